@@ -1,0 +1,275 @@
+//! The content of a finished session, and the recomputation that decides it.
+//!
+//! The live verifier and the offline check of a transcript call the same function on the same value, so that they
+//! cannot disagree. Nothing in here looks at times.
+
+use serde::{Deserialize, Serialize};
+
+use crate::binding::{Binding, DeviceClaim, DevicePlan, Nonce, check_claims, plans_are_sound};
+use crate::chain::ChainMatrix;
+use crate::derive::{DeviceKeys, Sample, SessionKeys};
+use crate::frame::{DeviceOpenings, RowOpening, WalkOpening};
+use crate::params::{ParamsError, ParamsRecord, ProofParams, WALK_GROUP};
+use crate::tree::{Digest, TreeError};
+use crate::walk::WalkKey;
+
+/// Everything that both sides said, in the order in which it came to exist.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Exchange {
+    /// What the session is bound to.
+    pub binding: Binding,
+    /// The sizes.
+    pub params: ParamsRecord,
+    /// What the prover called itself.
+    pub software: String,
+    /// What the prover said about its devices.
+    pub claims: Vec<DeviceClaim>,
+    /// N1, drawn at START.
+    pub n1: Nonce,
+    /// N2, drawn after COMMIT.
+    pub n2: Nonce,
+    /// N3, drawn after WROOT.
+    pub n3: Nonce,
+    /// What each planned device committed to and opened.
+    pub devices: Vec<DeviceExchange>,
+}
+
+/// One device's part.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DeviceExchange {
+    /// Its share of the work.
+    pub plan: DevicePlan,
+    /// When each panel was reported, in nanoseconds since START.
+    pub panel_ns: Vec<u64>,
+    /// The root of each panel.
+    pub panel_roots: Vec<Digest>,
+    /// The root of the row tree.
+    pub row_root: Digest,
+    /// The root of the walk tree.
+    pub walk_root: Digest,
+    /// The paths of the sampled rows.
+    pub rows: Vec<RowOpening>,
+    /// The groups and paths of the sampled walks.
+    pub walks: Vec<WalkOpening>,
+}
+
+/// What the recomputation found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Verdict {
+    /// Every sampled row and walk is what it must be.
+    Proven,
+    /// A committed row or walk result is not what the keys give.
+    Mismatch {
+        /// The device, by its place in the claims.
+        device: u16,
+        /// Where.
+        place: Place,
+    },
+}
+
+/// A place in a device's commitments.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Place {
+    /// A row of the plot.
+    Row(u64),
+    /// A walk.
+    Walk(u32),
+}
+
+/// Why a content cannot even be recomputed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ExchangeError {
+    /// Sizes out of bounds.
+    #[error("the parameters are out of bounds")]
+    Params(#[from] ParamsError),
+    /// Claims or plans that no verifier accepts.
+    #[error("the claims or the plans are not such as a verifier accepts")]
+    Plans,
+    /// Panel roots that do not make up the committed root.
+    #[error("the panel roots of device {0} do not make up its committed root")]
+    Panels(u16),
+    /// Openings of other rows or walks than the nonces ask for.
+    #[error("device {device} opened other places than it was asked to")]
+    Asked {
+        /// The device.
+        device: u16,
+    },
+    /// An opening of the wrong shape.
+    #[error("an opening of device {device} has the wrong shape")]
+    Shape {
+        /// The device.
+        device: u16,
+        /// What is wrong with it.
+        #[source]
+        source: TreeError,
+    },
+    /// A walk's group that does not hold 64 results.
+    #[error("a walk group of device {device} does not hold 64 results")]
+    Group {
+        /// The device.
+        device: u16,
+    },
+}
+
+impl Exchange {
+    /// Recomputes everything that was sampled.
+    ///
+    /// # Errors
+    /// Where the content contradicts itself before any row is computed.
+    pub fn check(&self) -> Result<Verdict, ExchangeError> {
+        let params = ProofParams::try_from(self.params)?;
+        check_claims(&self.claims).map_err(|_| ExchangeError::Plans)?;
+        let plans: Vec<DevicePlan> = self.devices.iter().map(|device| device.plan).collect();
+        if !plans_are_sound(&self.claims, &params, &plans) {
+            return Err(ExchangeError::Plans);
+        }
+        let keys = SessionKeys::derive(&self.n1, &self.binding, &params);
+        let mut checks = Vec::with_capacity(self.devices.len());
+        for device in &self.devices {
+            let claim = self.claims.get(usize::from(device.plan.device));
+            let claim = claim.ok_or(ExchangeError::Plans)?;
+            let device_keys = keys.device(claim, &device.plan);
+            device.check_panels(&device_keys, &params)?;
+            let sample = device_keys.sample(&self.n3, &params, &device.plan);
+            device.check_asked(&sample)?;
+            device.check_shape(&device_keys)?;
+            checks.push((device, device_keys, sample));
+        }
+        let matrix = ChainMatrix::new(&keys, &params);
+        for (device, keys, sample) in &checks {
+            let check = DeviceCheck { device, keys, sample, params: &params, matrix: &matrix };
+            if let Some(place) = check.wrong_row().or_else(|| check.wrong_walk(&self.n2)) {
+                return Ok(Verdict::Mismatch { device: device.plan.device, place });
+            }
+        }
+        Ok(Verdict::Proven)
+    }
+}
+
+impl DeviceExchange {
+    /// A device that has said nothing yet.
+    pub(crate) const fn new(plan: DevicePlan) -> Self {
+        let none = Digest([0; 32]);
+        Self {
+            plan,
+            panel_ns: Vec::new(),
+            panel_roots: Vec::new(),
+            row_root: none,
+            walk_root: none,
+            rows: Vec::new(),
+            walks: Vec::new(),
+        }
+    }
+
+    /// Takes over openings that came in a frame.
+    pub(crate) fn set_openings(&mut self, openings: DeviceOpenings) {
+        self.rows = openings.rows;
+        self.walks = openings.walks;
+    }
+
+    /// Whether the panels that were reported on the way are the tree that was committed to.
+    pub(crate) fn check_panels(
+        &self,
+        keys: &DeviceKeys,
+        params: &ProofParams,
+    ) -> Result<(), ExchangeError> {
+        let panels = self.plan.rows.checked_div(u64::from(params.panel_rows())).unwrap_or(0);
+        let whole = self.panel_roots.len() as u64 == panels
+            && self.panel_ns.len() == self.panel_roots.len()
+            && keys.rows().root(&self.panel_roots) == Ok(self.row_root);
+        if whole { Ok(()) } else { Err(ExchangeError::Panels(self.plan.device)) }
+    }
+
+    /// Whether exactly the sampled places were opened, in order.
+    pub(crate) fn check_asked(&self, sample: &Sample) -> Result<(), ExchangeError> {
+        let same = self.rows.iter().map(|opening| opening.row).eq(sample.rows.iter().copied())
+            && self.walks.iter().map(|opening| opening.walk).eq(sample.walks.iter().copied());
+        if same { Ok(()) } else { Err(ExchangeError::Asked { device: self.plan.device }) }
+    }
+
+    /// Whether every group has 64 results and every path the length of its place.
+    fn check_shape(&self, keys: &DeviceKeys) -> Result<(), ExchangeError> {
+        let device = self.plan.device;
+        let shape = |source| ExchangeError::Shape { device, source };
+        for opening in &self.rows {
+            let zero = Digest([0; 32]);
+            let rows = self.plan.rows;
+            keys.rows().root_from_path(rows, opening.row, zero, &opening.path).map_err(shape)?;
+        }
+        for opening in &self.walks {
+            if opening.group.len() as u64 != u64::from(WALK_GROUP) {
+                return Err(ExchangeError::Group { device });
+            }
+            self.walk_group_root(keys, opening).map_err(shape)?;
+        }
+        Ok(())
+    }
+
+    fn walk_group_root(
+        &self,
+        keys: &DeviceKeys,
+        opening: &WalkOpening,
+    ) -> Result<Digest, TreeError> {
+        let groups = u64::from(self.plan.walks.div_ceil(WALK_GROUP));
+        let group = u64::from(opening.walk.checked_div(WALK_GROUP).unwrap_or(0));
+        let leaf = keys.walks().leaf(&walk_leaf(&opening.group));
+        keys.walks().root_from_path(groups, group, leaf, &opening.path)
+    }
+}
+
+/// The content of a walk leaf: each result in 8 bytes, little endian.
+#[must_use]
+pub fn walk_leaf(group: &[u64]) -> Vec<u8> {
+    group.iter().flat_map(|result| result.to_le_bytes()).collect()
+}
+
+/// One device, with all that is needed to compute its rows again.
+#[derive(Debug)]
+struct DeviceCheck<'a> {
+    device: &'a DeviceExchange,
+    keys: &'a DeviceKeys,
+    sample: &'a Sample,
+    params: &'a ProofParams,
+    matrix: &'a ChainMatrix,
+}
+
+impl DeviceCheck<'_> {
+    /// The first sampled row that does not lead to the committed root.
+    fn wrong_row(&self) -> Option<Place> {
+        let plot = self.matrix.plot_rows(self.keys, &self.sample.rows);
+        let openings = self.device.rows.iter().zip(plot.chunks_exact(self.params.n()));
+        for (opening, row) in openings {
+            let leaf = self.keys.rows().leaf(row);
+            let rows = self.device.plan.rows;
+            let root = self.keys.rows().root_from_path(rows, opening.row, leaf, &opening.path);
+            if root != Ok(self.device.row_root) {
+                return Some(Place::Row(opening.row));
+            }
+        }
+        None
+    }
+
+    /// The first sampled walk whose result is not the committed one. All sampled walks take each step together, so that
+    /// their rows share the loads of the matrix.
+    fn wrong_walk(&self, n2: &Nonce) -> Option<Place> {
+        let n = self.params.n();
+        let key = WalkKey::new(self.keys, n2, n, self.device.plan.rows);
+        let mut states: Vec<u64> = self.sample.walks.iter().map(|walk| key.start(*walk)).collect();
+        for _ in 0..self.params.reads() {
+            let steps: Vec<(u64, u64)> = states.iter().map(|state| key.step(*state)).collect();
+            let rows: Vec<u64> = steps.iter().map(|(_, row)| *row).collect();
+            let plot = self.matrix.plot_rows(self.keys, &rows);
+            states = steps
+                .iter()
+                .zip(plot.chunks_exact(n))
+                .map(|((mixed, _), row)| key.absorb(*mixed, row))
+                .collect();
+        }
+        self.device.walks.iter().zip(&states).find_map(|(opening, state)| {
+            let in_group = opening.walk.checked_rem(WALK_GROUP).unwrap_or(0) as usize;
+            let same = opening.group.get(in_group) == Some(state)
+                && self.device.walk_group_root(self.keys, opening) == Ok(self.device.walk_root);
+            if same { None } else { Some(Place::Walk(opening.walk)) }
+        })
+    }
+}

@@ -1,7 +1,6 @@
 //! Time as a dependency: one trait, the machine's clock and one that a test moves by hand.
 
 use std::fmt;
-use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};

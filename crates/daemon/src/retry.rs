@@ -1,6 +1,5 @@
 //! Retry for faults that lie elsewhere: exponential, jittered, with an end.
 
-use std::future::Future;
 use std::time::Duration;
 
 use crate::Clock;

@@ -52,7 +52,7 @@ impl AccountId {
 
     /// The SS58 text, prefix 42.
     #[must_use]
-    pub fn to_ss58(&self) -> String {
+    pub fn to_ss58(self) -> String {
         let mut raw = Vec::with_capacity(DECODED_LEN);
         raw.push(SS58_PREFIX);
         raw.extend_from_slice(&self.0);

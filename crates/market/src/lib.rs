@@ -4,12 +4,36 @@
 //! weight follows from which evidence) is decided here from values that were passed in. This room does no I/O,
 //! reads no clock, draws no randomness and knows neither the chain nor HTTP nor SQL.
 
-#![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::indexing_slicing,
+        clippy::wildcard_enum_match_arm
+    )
+)]
 
 mod account;
+mod catalogue;
+mod hardware;
 mod ids;
+mod lease;
+mod offer;
+mod placement;
+mod score;
 mod units;
+mod weights;
 
 pub use account::{AccountId, Coldkey, Hotkey, ParseAccountError};
+pub use catalogue::{CATALOGUE_BYTES_MAX, Catalogue, CatalogueError, Class, MICRO};
+pub use hardware::{Capability, DeviceKind, Gpu, Machine};
 pub use ids::{LeaseId, OfferId, ParseIdError};
+pub use lease::{
+    EndReason, FailReason, LEASE_MILLIS_MAX, LEASE_MILLIS_MIN, Lease, LeaseEvent, LeaseRefusal,
+    LeaseState, PROOF_LEASE_MILLIS_MAX, Purpose, SSH_KEYS_MAX, Terms, UnknownPurpose, Wanted,
+};
+pub use offer::{Offer, RuntimeKind, UnknownRuntime};
+pub use placement::Wish;
+pub use score::{Evidence, Score, ScorePolicy, ScoreReason, Track, Verdict, score};
 pub use units::{BlockNumber, MicroUsd, Netuid, Rao, Uid, UnixMillis};
+pub use weights::{WeightPolicy, WeightsError, weights};

@@ -1,0 +1,167 @@
+//! What a validator's market API and its callers say to each other: the renter's side of the trade.
+
+use nicompute_market::{Hotkey, LeaseId, OfferId};
+use serde::{Deserialize, Serialize};
+
+use crate::node::{MachineView, SshAccessView};
+
+/// `GET /v1/offers` of the market.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MarketOffersView {
+    /// Every offer that the validator knows, cheapest first.
+    pub offers: Vec<MarketOfferView>,
+}
+
+/// An offer with its provider and what the validator has proven of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MarketOfferView {
+    /// The provider.
+    pub provider: Hotkey,
+    /// The provider's slot on the subnet.
+    pub uid: u16,
+    /// The offer's name with its provider.
+    pub offer: OfferId,
+    /// The machine as claimed.
+    pub machine: MachineView,
+    /// The asking price.
+    pub price_micro_usd_per_hour: u64,
+    /// Images that start without a download.
+    pub images: Vec<String>,
+    /// `docker`, `sandbox` or `sandbox-user`.
+    pub runtime: String,
+    /// `enforced` or `not enforced`.
+    pub limits: String,
+    /// Whether nobody holds it now.
+    pub available: bool,
+    /// What was proven last; absent when nothing was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<ProofView>,
+}
+
+/// The last proof of a provider, as its validator saw it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProofView {
+    /// `passed`, `refused` or `unreachable`.
+    pub verdict: String,
+    /// The class that was met, when one was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<String>,
+    /// Score in millionths.
+    pub score_micro: u64,
+    /// Why the score is what it is.
+    pub reason: String,
+    /// When the session ended, on the validator's clock.
+    pub at_unix_ms: u64,
+    /// Devices that worked at the same time.
+    pub devices: u32,
+    /// Bytes held at once by the device that held least.
+    pub bytes_per_device: u64,
+    /// Operations per second of the slowest device.
+    pub ops_per_second: u64,
+    /// Bytes per second fetched by dependent reads on the slowest device.
+    pub walk_bytes_per_second: u64,
+    /// BLAKE3 of the signed transcript, hexadecimal; empty when there is none.
+    pub transcript: String,
+}
+
+/// `POST /v1/leases` of the market. The same id asked for again with the same words is the same lease.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RentRequest {
+    /// Drawn by the caller.
+    pub id: LeaseId,
+    /// Whose offer.
+    pub provider: Hotkey,
+    /// Which offer.
+    pub offer: OfferId,
+    /// OpenSSH public keys that may enter.
+    pub ssh_keys: Vec<String>,
+    /// The image; the offer's first one when it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// How long.
+    pub duration_seconds: u64,
+    /// Refuse when the price has risen above this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub price_micro_usd_per_hour_max: Option<u64>,
+}
+
+/// `GET /v1/leases` of the market: the caller's own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RentalsView {
+    /// Newest first.
+    pub leases: Vec<RentalView>,
+}
+
+/// A lease as the market sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RentalView {
+    /// The lease.
+    pub id: LeaseId,
+    /// The provider.
+    pub provider: Hotkey,
+    /// What is leased.
+    pub offer: OfferId,
+    /// The provider's state of it, or `unknown` while the provider cannot be asked.
+    pub state: String,
+    /// Why it is ending, has ended or has failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// When it was asked for.
+    pub requested_at_unix_ms: u64,
+    /// When it ends by itself.
+    pub expires_at_unix_ms: u64,
+    /// The agreed price.
+    pub price_micro_usd_per_hour: u64,
+    /// How to enter, while that is possible.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ssh: Option<SshAccessView>,
+}
+
+/// `GET /v1/status` of the market.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MarketStatusView {
+    /// The validator.
+    pub hotkey: Hotkey,
+    /// Its slot, once it is registered.
+    pub uid: Option<u16>,
+    /// The subnet.
+    pub netuid: u16,
+    /// The newest block that it has seen.
+    pub block: u64,
+    /// The program's version.
+    pub version: String,
+    /// Every provider on the subnet with its score.
+    pub providers: Vec<ProviderView>,
+    /// The weights that were set last; empty before the first time.
+    pub weights: Vec<WeightView>,
+    /// The block in which they were set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights_block: Option<u64>,
+}
+
+/// One provider as the validator scores it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProviderView {
+    /// The provider.
+    pub hotkey: Hotkey,
+    /// Its slot.
+    pub uid: u16,
+    /// Its endpoint, when it announced one: `ip:port`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// Whether its offers could be read the last time.
+    pub reachable: bool,
+    /// The last proof.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<ProofView>,
+}
+
+/// One weight on chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WeightView {
+    /// The slot.
+    pub uid: u16,
+    /// The weight, the largest is 65535.
+    pub weight: u16,
+}

@@ -62,6 +62,9 @@ pub struct ProofView {
     pub walk_bytes_per_second: u64,
     /// BLAKE3 of the signed transcript, hexadecimal; empty when there is none.
     pub transcript: String,
+    /// The lease that the session ran on, when one was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<LeaseId>,
 }
 
 /// `POST /v1/leases` of the market. The same id asked for again with the same words is the same lease.
@@ -152,9 +155,23 @@ pub struct ProviderView {
     pub endpoint: Option<String>,
     /// Whether its offers could be read the last time.
     pub reachable: bool,
+    /// The session that runs now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<SessionView>,
     /// The last proof.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proof: Option<ProofView>,
+}
+
+/// A proof session under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionView {
+    /// The lease that it runs on.
+    pub lease: LeaseId,
+    /// `leasing`, `connecting`, `proving`, `verifying` or `releasing`.
+    pub phase: String,
+    /// When it began, on the validator's clock.
+    pub started_at_unix_ms: u64,
 }
 
 /// One weight on chain.

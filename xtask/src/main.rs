@@ -1,1 +1,44 @@
-fn main() {}
+//! The project's own tasks: `check`, `tidy` and `test`. They need nothing but cargo and what they install themselves.
+
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a task talks to the person who started it"
+)]
+
+mod check;
+mod judges;
+mod run;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo xtask <task>
+
+  check [--no-test]  formatting, lints, documentation, the house rules, and the tests
+  tidy               the house rules alone
+  test               installs what the tests need where it may, and runs them all";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    let outcome = match *words {
+        ["check"] => check::run(check::Tests::Run),
+        ["check", "--no-test"] => check::run(check::Tests::Skip),
+        ["tidy"] => tidy::run(),
+        ["test"] => test::run(),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

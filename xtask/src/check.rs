@@ -1,0 +1,36 @@
+//! The gate: what every change must pass.
+
+use crate::{run, test, tidy};
+
+/// Whether the tests are part of this run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tests {
+    /// Run them.
+    Run,
+    /// They ran already.
+    Skip,
+}
+
+/// Formatting, the house rules, lints, documentation, and the tests.
+pub(crate) fn run(tests: Tests) -> anyhow::Result<()> {
+    run::must(run::cargo(&["fmt", "--all", "--check"]))?;
+    tidy::run()?;
+    run::must(run::cargo(&[
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--locked",
+        "--",
+        "-D",
+        "warnings",
+    ]))?;
+    let mut doc =
+        run::cargo(&["doc", "--workspace", "--no-deps", "--locked", "--document-private-items"]);
+    doc.env("RUSTDOCFLAGS", "-D rustdoc::broken_intra_doc_links -D rustdoc::invalid_html_tags");
+    run::must(doc)?;
+    if tests == Tests::Run {
+        test::run()?;
+    }
+    println!("check: everything holds");
+    Ok(())
+}

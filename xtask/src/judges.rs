@@ -1,0 +1,134 @@
+//! What the tests judge with: Debian's packages, Python's packages and a Docker engine. Each is installed where that is
+//! allowed, and named loudly where it is missing.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+use crate::run;
+
+/// A judge that the tests can use, or why not.
+pub(crate) type Judge = Result<PathBuf, String>;
+
+/// Debian packages: the OpenSSH client, the Docker engine, a static shell for images, file systems for quotas, `setpriv`
+/// and `unshare`, user accounts, and virtual environments for Python.
+const DEBIAN: [(&str, &str); 7] = [
+    ("ssh", "openssh-client"),
+    ("sftp", "openssh-client"),
+    ("dockerd", "docker.io"),
+    ("busybox", "busybox-static"),
+    ("mkfs.ext4", "e2fsprogs"),
+    ("setpriv", "util-linux"),
+    ("python3", "python3-venv"),
+];
+/// The older SDK with the btcli of its time.
+const PYTHON_10: [&str; 3] =
+    ["bittensor==10.5.0", "bittensor-wallet==4.1.1", "bittensor-cli==9.23.2"];
+/// The newer SDK, which brings its own btcli.
+const PYTHON_11: [&str; 1] = ["bittensor==11.3.0"];
+/// How long a Docker engine may take to answer.
+const ENGINE_SECONDS_MAX: u64 = 60;
+
+fn is_root() -> bool {
+    run::output(run::command("id", &["-u"])).is_ok_and(|text| text.trim() == "0")
+}
+
+fn on_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let sbin = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    std::env::split_paths(&path).chain(sbin).any(|folder| folder.join(program).is_file())
+}
+
+/// Installs the Debian packages whose programs are missing. Returns what is still missing.
+pub(crate) fn debian() -> Vec<String> {
+    let missing = || DEBIAN.iter().filter(|(program, _)| !on_path(program));
+    if missing().next().is_some() && is_root() && on_path("apt-get") {
+        let packages: Vec<&str> = missing().map(|(_, package)| *package).collect();
+        install(&packages);
+    }
+    missing().map(|(program, package)| format!("{program} (Debian package {package})")).collect()
+}
+
+fn install(packages: &[&str]) {
+    let mut update = run::command("apt-get", &["update", "-q"]);
+    update.stdout(Stdio::null());
+    let mut install = run::command("apt-get", &["install", "-q", "-y", "--no-install-recommends"]);
+    install.args(packages).env("DEBIAN_FRONTEND", "noninteractive").stdout(Stdio::null());
+    // What could not be installed is named by the caller.
+    if let Err(error) = run::must(update).and_then(|()| run::must(install)) {
+        eprintln!("xtask: {error:#}");
+    }
+}
+
+/// A virtual environment with the given packages, made once and kept under the target folder.
+fn environment(folder: &Path, packages: &[&str]) -> Judge {
+    let python = folder.join("bin/python");
+    let stamp = folder.join("packages.txt");
+    let wanted = packages.join("\n");
+    if fs::read_to_string(&stamp).is_ok_and(|text| text == wanted) && python.exists() {
+        return Ok(python);
+    }
+    make_environment(folder, &python, packages)
+        .and_then(|()| Ok(fs::write(&stamp, &wanted)?))
+        .map_err(|error| format!("{error:#}"))?;
+    Ok(python)
+}
+
+fn make_environment(folder: &Path, python: &Path, packages: &[&str]) -> anyhow::Result<()> {
+    if folder.exists() {
+        fs::remove_dir_all(folder).context("remove the half-made environment")?;
+    }
+    let shown = folder.display().to_string();
+    run::must(run::command("python3", &["-m", "venv", &shown]))?;
+    let mut pip =
+        run::command(python, &["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
+    pip.args(packages);
+    run::must(pip)
+}
+
+/// The Python interpreters with SDK 10 and SDK 11.
+pub(crate) fn python(target: &Path) -> [(&'static str, Judge); 2] {
+    let folder = target.join("judges");
+    [
+        ("NICOMPUTE_TEST_PY10", environment(&folder.join("sdk10"), &PYTHON_10)),
+        ("NICOMPUTE_TEST_PY11", environment(&folder.join("sdk11"), &PYTHON_11)),
+    ]
+}
+
+/// A Docker engine: the one that answers, or one that is started here and left running for the next time.
+pub(crate) fn docker(target: &Path) -> Judge {
+    let socket = PathBuf::from("/var/run/docker.sock");
+    let answers =
+        || run::succeeds(run::command("docker", &["-H", "unix:///var/run/docker.sock", "version"]));
+    if answers() {
+        return Ok(socket);
+    }
+    if !is_root() {
+        return Err("no Docker engine answers, and only root can start one".to_owned());
+    }
+    start_engine(target).map_err(|error| format!("{error:#}"))?;
+    for _ in 0..ENGINE_SECONDS_MAX {
+        if answers() {
+            return Ok(socket);
+        }
+        #[expect(clippy::disallowed_methods, reason = "a task has no executor to block")]
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    Err(format!(
+        "dockerd did not answer within {ENGINE_SECONDS_MAX} s; see judges/dockerd.log in the target folder"
+    ))
+}
+
+fn start_engine(target: &Path) -> anyhow::Result<()> {
+    let folder = target.join("judges");
+    fs::create_dir_all(&folder)?;
+    let log = fs::File::create(folder.join("dockerd.log"))?;
+    let mut engine = run::command("setsid", &["dockerd"]);
+    engine.stdout(log.try_clone()?).stderr(log);
+    let child = engine.spawn().context("start dockerd")?;
+    eprintln!("xtask: started dockerd as process {}", child.id());
+    Ok(())
+}

@@ -2,5 +2,10 @@
 //!
 //! Signed requests and answers, the node API, the market API and the public error codes. Nothing here opens a connection.
 
+#![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
+
+pub mod btauth;
+pub mod codes;
+pub mod hostkey;
 pub mod market_api;
 pub mod node;

@@ -1,0 +1,6 @@
+//! Integration tests of the wire: recorded exchanges of Bittensor's SDK, and everything a hostile peer may send.
+
+#[cfg(test)]
+mod btauth;
+#[cfg(test)]
+mod btauth_hostile;

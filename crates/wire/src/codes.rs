@@ -77,6 +77,10 @@ codes! {
     MethodNotAllowed = "0013", 405, "this path does not take that method";
     /// Rate limit or no room in the replay memory.
     TooManyRequests = "0014", 429, "too many requests";
+    /// Over the limit.
+    HeadersTooLarge = "0015", 431, "the headers are too large";
+    /// Known to the protocol, not done by this node.
+    NotSupported = "0016", 501, "this node does not do that";
     /// Unknown, withdrawn or another provider's.
     NoSuchOffer = "0020", 404, "there is no such offer";
     /// Unknown or not the caller's.
@@ -93,6 +97,8 @@ codes! {
     BadSshKey = "0026", 422, "the SSH key cannot be used";
     /// Beyond the offer's own size.
     OverTheOffer = "0027", 422, "the lease asks for more than the offer has";
+    /// Another lease holds it.
+    Occupied = "0028", 409, "the offer is held by another lease";
     /// The container runtime refused.
     RuntimeFailed = "0030", 500, "the machine could not start the container";
     /// More work at once than its limit.

@@ -9,3 +9,4 @@ pub mod codes;
 pub mod hostkey;
 pub mod market_api;
 pub mod node;
+pub mod ssh_key;

@@ -3,13 +3,8 @@
 //! Operands are i16 and sums are i32. The loops are written so that the compiler turns them into multiply-add
 //! instructions of the baseline (on x86-64: `pmaddwd`), because this room has no `unsafe`.
 
-#![expect(
-    clippy::arithmetic_side_effects,
-    reason = "sums of at most 4096 products of nine-bit operands stay below 2^28; indices stay inside the matrix"
-)]
-
 use crate::derive::{DeviceKeys, SessionKeys};
-use crate::operand::{mix_tweak, mix32, next_operand, operand_row, plot_byte};
+use crate::operand::{MIX_COLUMN, mix_tweak, mix32, next_operand, operand_row, plot_byte};
 use crate::params::ProofParams;
 
 /// Rows whose sums share each load of a column.
@@ -45,8 +40,8 @@ impl ChainMatrix {
     /// The plot rows at these indices, one after the other, from the seed.
     #[must_use]
     pub fn plot_rows(&self, keys: &DeviceKeys, indices: &[u64]) -> Vec<u8> {
-        let mut operands = vec![0; indices.len() * self.n];
-        let mut scratch = vec![0; 2 * self.n];
+        let mut operands = vec![0; indices.len().saturating_mul(self.n)];
+        let mut scratch = vec![0; self.n.saturating_mul(2)];
         for (index, row) in indices.iter().zip(operands.chunks_exact_mut(self.n)) {
             operand_row(keys.operands(), *index, &mut scratch, row);
         }
@@ -58,27 +53,26 @@ impl ChainMatrix {
     /// Runs the whole chain over the first operands of some rows; `operands` is used up.
     pub fn chain(&self, operands: &mut [i16], plot: &mut [u8]) {
         let mut sums = vec![0_i32; operands.len()];
-        for step in 0..u32::from(self.steps) {
+        let last = u32::from(self.steps.saturating_sub(1));
+        for step in 0..last {
             self.multiply(operands, &mut sums);
-            let last = step + 1 == u32::from(self.steps);
-            let rows = sums.chunks_exact(self.n);
-            if last {
-                for (sums, plot) in rows.zip(plot.chunks_exact_mut(self.n)) {
-                    mix_to_plot(step, sums, plot);
-                }
-            } else {
-                for (sums, operands) in rows.zip(operands.chunks_exact_mut(self.n)) {
-                    mix_to_operands(step, sums, operands);
-                }
+            let rows = sums.chunks_exact(self.n).zip(operands.chunks_exact_mut(self.n));
+            for (sums, operands) in rows {
+                mix_to_operands(step, sums, operands);
             }
+        }
+        self.multiply(operands, &mut sums);
+        for (sums, plot) in sums.chunks_exact(self.n).zip(plot.chunks_exact_mut(self.n)) {
+            mix_to_plot(last, sums, plot);
         }
     }
 
     /// `sums = operands · B`, for any number of rows.
     pub fn multiply(&self, operands: &[i16], sums: &mut [i32]) {
         let n = self.n;
-        let mut groups = operands.chunks_exact(ROWS_TOGETHER * n);
-        let mut sum_groups = sums.chunks_exact_mut(ROWS_TOGETHER * n);
+        let together = n.saturating_mul(ROWS_TOGETHER);
+        let mut groups = operands.chunks_exact(together);
+        let mut sum_groups = sums.chunks_exact_mut(together);
         for (group, sums) in (&mut groups).zip(&mut sum_groups) {
             self.multiply_four(group, sums);
         }
@@ -92,9 +86,10 @@ impl ChainMatrix {
 
     fn multiply_four(&self, rows: &[i16], sums: &mut [i32]) {
         let n = self.n;
-        let (top, bottom) = rows.split_at(2 * n);
+        let half = n.saturating_mul(2);
+        let (top, bottom) = rows.split_at(half);
         let ((first, second), (third, fourth)) = (top.split_at(n), bottom.split_at(n));
-        let (top, bottom) = sums.split_at_mut(2 * n);
+        let (top, bottom) = sums.split_at_mut(half);
         let (to_first, to_second) = top.split_at_mut(n);
         let (to_third, to_fourth) = bottom.split_at_mut(n);
         let to = to_first.iter_mut().zip(to_second).zip(to_third.iter_mut().zip(to_fourth));
@@ -119,42 +114,52 @@ impl std::fmt::Debug for ChainMatrix {
 /// The sums of a step that is not the last, as the operands of the next.
 #[inline(always)]
 pub fn mix_to_operands(step: u32, sums: &[i32], operands: &mut [i16]) {
-    for ((column, sum), operand) in (0_u32..).zip(sums).zip(operands) {
-        *operand = next_operand(mix32(*sum, mix_tweak(step, column)));
+    let mut tweak = mix_tweak(step, 0);
+    for (sum, operand) in sums.iter().zip(operands) {
+        *operand = next_operand(mix32(*sum, tweak));
+        tweak = tweak.wrapping_add(MIX_COLUMN);
     }
 }
 
 /// The sums of the last step, as bytes of the plot.
 #[inline(always)]
 pub fn mix_to_plot(step: u32, sums: &[i32], plot: &mut [u8]) {
-    for ((column, sum), byte) in (0_u32..).zip(sums).zip(plot) {
-        *byte = plot_byte(mix32(*sum, mix_tweak(step, column)));
+    let mut tweak = mix_tweak(step, 0);
+    for (sum, byte) in sums.iter().zip(plot) {
+        *byte = plot_byte(mix32(*sum, tweak));
+        tweak = tweak.wrapping_add(MIX_COLUMN);
     }
 }
 
 #[inline]
 fn dot(row: &[i16], column: &[i16]) -> i32 {
-    row.iter().zip(column).map(|(a, b)| i32::from(*a) * i32::from(*b)).sum()
+    row.iter().zip(column).fold(0, |sum, (a, b)| add_product(sum, *a, *b))
 }
 
 /// Four sums over one column.
 #[inline]
 fn dot_four(rows: [&[i16]; 4], column: &[i16]) -> [i32; 4] {
     let [first, second, third, fourth] = rows;
-    let mut sums = [0_i32; 4];
-    let [a, b, c, d] = &mut sums;
+    let [mut a, mut b, mut c, mut d] = [0_i32; 4];
     let cells = first.iter().zip(second).zip(third.iter().zip(fourth)).zip(column);
     for (((w, x), (y, z)), cell) in cells {
-        let cell = i32::from(*cell);
-        *a += i32::from(*w) * cell;
-        *b += i32::from(*x) * cell;
-        *c += i32::from(*y) * cell;
-        *d += i32::from(*z) * cell;
+        a = add_product(a, *w, *cell);
+        b = add_product(b, *x, *cell);
+        c = add_product(c, *y, *cell);
+        d = add_product(d, *z, *cell);
     }
-    sums
+    [a, b, c, d]
+}
+
+/// Cannot wrap: at most 4096 products of nine-bit operands stay below 2^28. Written without overflow checks, which
+/// would keep the loop from becoming vector code in test builds.
+#[inline(always)]
+fn add_product(sum: i32, a: i16, b: i16) -> i32 {
+    sum.wrapping_add(i32::from(a).wrapping_mul(i32::from(b)))
 }
 
 #[cfg(test)]
+#[expect(clippy::arithmetic_side_effects, reason = "the definition, written plainly")]
 mod tests {
     use super::*;
 

@@ -1,0 +1,15 @@
+//! Whole sessions between the real verifier and provers, honest and not.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests, outside of test functions"
+)]
+
+mod binary;
+mod cheaters;
+mod deadlines;
+mod harness;
+mod hostile;
+mod session;
+mod transcript;

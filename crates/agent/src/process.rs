@@ -1,0 +1,297 @@
+//! Starts what a channel asked for, each in a session of its own, and ends it by process group.
+#![expect(unsafe_code, reason = "the new process prepares itself between fork and exec")]
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::process::{Pid, Signal, kill_process_group};
+
+use crate::accounts::Account;
+use crate::frames::{Exit, OpenRequest, OpenTarget, TerminalRequest};
+use crate::terminal;
+
+/// Where programs are looked for when the image does not say.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Programs that the host adds, last in line so that the image's own win.
+const OWN_PROGRAMS: &str = "/.nicompute/bin";
+/// Variables that a client may set; a name that ends in `_` stands for all that begin so.
+const VARIABLES_ALLOWED: &[&str] =
+    &["LANG", "LC_", "TERM", "COLORTERM", "NI_", "SSH_CONNECTION", "SSH_CLIENT"];
+
+/// The agent's ends of what was started. All of them are non-blocking.
+#[derive(Debug)]
+pub(crate) struct Started {
+    /// The process, which leads its group; none for a connection.
+    pub(crate) leader: Option<Pid>,
+    /// Takes the client's data.
+    pub(crate) input: OwnedFd,
+    /// Gives data.
+    pub(crate) output: OwnedFd,
+    /// Gives standard error, where it is separate.
+    pub(crate) error: Option<OwnedFd>,
+    /// Whether input and output are a terminal.
+    pub(crate) terminal: bool,
+}
+
+/// Why something was not started, in words for the renter.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartRefusal {
+    #[error("the image has no shell")]
+    NoShell,
+    #[error("cannot open a terminal ({0})")]
+    Terminal(io::Error),
+    #[error("cannot start {0} ({1})")]
+    Spawn(PathBuf, io::Error),
+    #[error("cannot connect: {0:?} is neither an address nor localhost")]
+    Host(String),
+    #[error("cannot connect to {0} ({1})")]
+    Connect(SocketAddr, io::Error),
+    #[error("cannot prepare the channel ({0})")]
+    Prepare(#[from] io::Error),
+}
+
+/// Starts it.
+pub(crate) fn start(request: &OpenRequest) -> Result<Started, StartRefusal> {
+    let variables = &request.variables;
+    match &request.target {
+        OpenTarget::Shell { terminal } => {
+            let account = Account::current();
+            let shell = account.shell().ok_or(StartRefusal::NoShell)?;
+            let mut command = session_command(&shell, &account, variables);
+            command.arg0(login_name(&shell));
+            start_session(command, &shell, terminal.as_ref())
+        }
+        OpenTarget::Exec { command: line, terminal } => {
+            let account = Account::current();
+            let shell = account.shell().ok_or(StartRefusal::NoShell)?;
+            let mut command = session_command(&shell, &account, variables);
+            command.arg("-c").arg(OsStr::from_bytes(line));
+            start_session(command, &shell, terminal.as_ref())
+        }
+        OpenTarget::Sftp => {
+            let own = own_program();
+            let mut command = session_command(&own, &Account::current(), variables);
+            command.arg("--sftp");
+            start_session(command, &own, None)
+        }
+        OpenTarget::Dial { host, port } => dial(host, *port),
+    }
+}
+
+/// Sends a signal to a group whose leader has not been reaped; its number cannot have been given to another.
+pub(crate) fn signal_group(leader: Pid, signal: Signal) {
+    // The group may be gone already, which is what the signal was for.
+    let _ = kill_process_group(leader, signal);
+}
+
+/// The exit that a wait status tells of, if it is one.
+pub(crate) fn exit_of(status: rustix::process::WaitStatus) -> Option<Exit> {
+    if let Some(code) = status.exit_status() {
+        return Some(Exit::Code(u8::try_from(code & 0xff).unwrap_or(u8::MAX)));
+    }
+    let number = u8::try_from(status.terminating_signal()?).ok()?;
+    Some(Exit::Signal { number, core_dumped: libc::WCOREDUMP(status.as_raw()) })
+}
+
+/// The agent's own file: its path where it is visible, else by the process's own link.
+fn own_program() -> PathBuf {
+    std::env::current_exe()
+        .ok()
+        .filter(|path| path.is_file())
+        .unwrap_or_else(|| PathBuf::from("/proc/self/exe"))
+}
+
+fn login_name(shell: &Path) -> OsString {
+    let mut name = b"-".to_vec();
+    name.extend_from_slice(shell.file_name().unwrap_or(OsStr::new("sh")).as_bytes());
+    OsString::from_vec(name)
+}
+
+/// A command with the image's environment, the account's names and the client's allowed variables.
+fn session_command(program: &Path, account: &Account, variables: &[(String, String)]) -> Command {
+    #[expect(clippy::disallowed_methods, reason = "starting programs is what the agent is for")]
+    let mut command = Command::new(program);
+    let path = std::env::var_os("PATH").unwrap_or_else(|| OsString::from(DEFAULT_PATH));
+    let mut search = path.into_vec();
+    search.push(b':');
+    search.extend_from_slice(OWN_PROGRAMS.as_bytes());
+    for (name, value) in variables.iter().filter(|(name, _)| may_be_set(name)) {
+        if !value.contains('\0') {
+            command.env(name, value);
+        }
+    }
+    command
+        .env("PATH", OsString::from_vec(search))
+        .env("HOME", &account.home)
+        .env("USER", &account.name)
+        .env("LOGNAME", &account.name)
+        .env("SHELL", account.shell().unwrap_or_else(|| program.to_path_buf()))
+        .current_dir(account.start_dir());
+    command
+}
+
+fn may_be_set(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let listed = |allowed: &str| match allowed.ends_with('_') {
+        true => name.starts_with(allowed),
+        false => name == allowed,
+    };
+    name.chars().all(plain) && VARIABLES_ALLOWED.iter().any(|allowed| listed(allowed))
+}
+
+fn start_session(
+    command: Command,
+    program: &Path,
+    terminal: Option<&TerminalRequest>,
+) -> Result<Started, StartRefusal> {
+    match terminal {
+        Some(request) => start_on_terminal(command, program, request),
+        None => start_on_pipes(command, program),
+    }
+}
+
+fn start_on_terminal(
+    mut command: Command,
+    program: &Path,
+    request: &TerminalRequest,
+) -> Result<Started, StartRefusal> {
+    let terminal = terminal::open(request).map_err(StartRefusal::Terminal)?;
+    command.env("TERM", &request.name);
+    if let Some(path) = &terminal.path {
+        command.env("SSH_TTY", path);
+    }
+    command.stdin(terminal.slave.try_clone()?).stdout(terminal.slave.try_clone()?);
+    command.stderr(terminal.slave);
+    let leader = spawn(command, program, true)?;
+    set_nonblocking(&terminal.master)?;
+    let output = terminal.master.try_clone()?;
+    Ok(Started {
+        leader: Some(leader),
+        input: terminal.master,
+        output,
+        error: None,
+        terminal: true,
+    })
+}
+
+fn start_on_pipes(mut command: Command, program: &Path) -> Result<Started, StartRefusal> {
+    let (their_input, input) = pipe()?;
+    let (output, their_output) = pipe()?;
+    let (error, their_error) = pipe()?;
+    command.stdin(Stdio::from(their_input)).stdout(their_output).stderr(their_error);
+    let leader = spawn(command, program, false)?;
+    for ours in [&input, &output, &error] {
+        set_nonblocking(ours)?;
+    }
+    Ok(Started { leader: Some(leader), input, output, error: Some(error), terminal: false })
+}
+
+fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?)
+}
+
+fn set_nonblocking(fd: impl AsFd) -> io::Result<()> {
+    let flags = fcntl_getfl(&fd)?;
+    Ok(fcntl_setfl(&fd, flags | OFlags::NONBLOCK)?)
+}
+
+/// Starts the process as the leader of a new session. The command is dropped here, and with it the process's ends.
+fn spawn(mut command: Command, program: &Path, on_terminal: bool) -> Result<Pid, StartRefusal> {
+    let prepare = move || {
+        rustix::process::setsid()?;
+        if on_terminal {
+            rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;
+        }
+        unblock_signals()
+    };
+    // SAFETY: between fork and exec the closure makes system calls only; it takes no lock and allocates nothing.
+    unsafe { command.pre_exec(prepare) };
+    let child =
+        command.spawn().map_err(|error| StartRefusal::Spawn(program.to_path_buf(), error))?;
+    // Dropping the handle neither waits nor kills: the supervisor reaps every child by its number.
+    let id = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    id.ok_or_else(|| StartRefusal::Spawn(program.to_path_buf(), io::ErrorKind::Other.into()))
+}
+
+/// The agent takes its signals from a descriptor and blocks them; a program must not begin life deaf to them.
+fn unblock_signals() -> io::Result<()> {
+    // SAFETY: the set lives on this stack and is initialised by sigemptyset before it is read.
+    let outcome = unsafe {
+        let mut none = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut())
+    };
+    if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Connects without waiting; whether it succeeded shows when the socket becomes writable.
+fn dial(host: &str, port: u16) -> Result<Started, StartRefusal> {
+    let addresses = match host {
+        "localhost" => vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)],
+        address => {
+            vec![
+                address
+                    .parse()
+                    .map_err(|_| StartRefusal::Host(address.chars().take(64).collect()))?,
+            ]
+        }
+    };
+    let mut refusal = StartRefusal::Host(host.to_owned());
+    for address in addresses {
+        match connect(SocketAddr::new(address, port)) {
+            Ok(started) => return Ok(started),
+            Err(error) => refusal = error,
+        }
+    }
+    Err(refusal)
+}
+
+fn connect(address: SocketAddr) -> Result<Started, StartRefusal> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let failed = |error: rustix::io::Errno| StartRefusal::Connect(address, error.into());
+    let socket =
+        rustix::net::socket_with(family, SocketType::STREAM, flags, None).map_err(failed)?;
+    // Interactive protocols run over forwarded ports too.
+    rustix::net::sockopt::set_tcp_nodelay(&socket, true).map_err(failed)?;
+    match rustix::net::connect(&socket, &address) {
+        Ok(()) | Err(rustix::io::Errno::INPROGRESS) => {}
+        Err(error) => return Err(failed(error)),
+    }
+    let output = socket.try_clone()?;
+    Ok(Started { leader: None, input: socket, output, error: None, terminal: false })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A client that may set LD_PRELOAD or PATH runs code in other people's scripts.
+    #[test]
+    fn clients_set_only_listed_variables() {
+        for name in ["LANG", "LC_ALL", "TERM", "COLORTERM", "NI_JOB", "SSH_CONNECTION"] {
+            assert!(may_be_set(name), "{name}");
+        }
+        for name in ["PATH", "LD_PRELOAD", "BASH_ENV", "LANGUAGE", "XLC_ALL", "NI_=x", ""] {
+            assert!(!may_be_set(name), "{name}");
+        }
+    }
+
+    /// Forwarding to names would need a resolver that a static program does not have; it must say so.
+    #[test]
+    fn only_addresses_are_dialled() {
+        let refusal = dial("example.com", 80).expect_err("is refused");
+        assert_eq!(
+            refusal.to_string(),
+            "cannot connect: \"example.com\" is neither an address nor localhost"
+        );
+    }
+}

@@ -3,7 +3,6 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
 
@@ -25,6 +24,16 @@ pub(crate) enum Port {
     Error,
 }
 
+/// What is at the other end of the descriptors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Pipes,
+    Terminal,
+    /// A connection that is being made; nothing has been said to the gateway yet.
+    Connecting,
+    Connected,
+}
+
 /// The gateway did what its own rules forbid. The connection is dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the gateway sent more than its credit")]
@@ -35,9 +44,7 @@ pub(crate) struct Overrun;
 pub(crate) struct Channel {
     id: u32,
     leader: Option<Pid>,
-    terminal: bool,
-    /// A connection that is being made; nothing has been said to the gateway yet.
-    connecting: bool,
+    kind: Kind,
     input: Option<OwnedFd>,
     output: Option<OwnedFd>,
     error: Option<OwnedFd>,
@@ -53,11 +60,15 @@ pub(crate) struct Channel {
 impl Channel {
     /// A channel over what was started.
     pub(crate) fn new(id: u32, started: Started) -> Self {
+        let kind = match (started.leader, started.terminal) {
+            (None, _) => Kind::Connecting,
+            (Some(_), true) => Kind::Terminal,
+            (Some(_), false) => Kind::Pipes,
+        };
         Self {
             id,
-            connecting: started.leader.is_none(),
             leader: started.leader,
-            terminal: started.terminal,
+            kind,
             input: Some(started.input),
             output: Some(started.output),
             error: started.error,
@@ -79,32 +90,25 @@ impl Channel {
         if self.exit.is_some() { None } else { self.leader }
     }
 
-    /// Adds the descriptors that can make progress, and what to wait for on each.
-    pub(crate) fn interests<'a>(
-        &'a self,
-        may_send: bool,
-        into: &mut Vec<(u32, Port, BorrowedFd<'a>, PollFlags)>,
-    ) {
-        let mut add = |port, fd: &'a Option<OwnedFd>, flags| {
-            into.extend(fd.as_ref().map(|fd| (self.id, port, fd.as_fd(), flags)));
-        };
-        if self.connecting {
-            add(Port::Input, &self.input, PollFlags::OUT);
-            return;
-        }
-        if !self.waiting.is_empty() {
-            add(Port::Input, &self.input, PollFlags::OUT);
-        }
-        if may_send && self.credit > 0 {
-            add(Port::Output, &self.output, PollFlags::IN);
-            add(Port::Error, &self.error, PollFlags::IN);
-        }
+    /// The descriptor that takes data, while there is some.
+    pub(crate) fn writable(&self) -> Option<(Port, BorrowedFd<'_>)> {
+        let wanted = self.kind == Kind::Connecting || !self.waiting.is_empty();
+        let input = self.input.as_ref().filter(|_| wanted)?;
+        Some((Port::Input, input.as_fd()))
+    }
+
+    /// The descriptors that give data, while the gateway takes it.
+    pub(crate) fn readable(&self) -> impl Iterator<Item = (Port, BorrowedFd<'_>)> {
+        let wanted = self.kind != Kind::Connecting && self.credit > 0;
+        let output = self.output.as_ref().map(|fd| (Port::Output, fd.as_fd()));
+        let error = self.error.as_ref().map(|fd| (Port::Error, fd.as_fd()));
+        output.into_iter().chain(error).filter(move |_| wanted)
     }
 
     /// Makes progress on one descriptor. Frames are appended to `out`; `scratch` is the memory to read into.
     pub(crate) fn ready(&mut self, port: Port, scratch: &mut [u8], out: &mut Vec<u8>) {
         match port {
-            Port::Input if self.connecting => self.connected(out),
+            Port::Input if self.kind == Kind::Connecting => self.connected(out),
             Port::Input => self.write_waiting(out),
             Port::Output => self.read(DataKind::Plain, scratch, out),
             Port::Error => self.read(DataKind::Error, scratch, out),
@@ -113,8 +117,11 @@ impl Channel {
 
     /// Whether output may be left after the process ended, although nobody says so: what a background job on the same
     /// terminal wrote is read until nothing is there, and then the terminal goes.
-    pub(crate) const fn lingers(&self) -> bool {
-        self.terminal && self.exit.is_some() && self.output.is_some() && self.credit > 0
+    pub(crate) fn lingers(&self) -> bool {
+        self.kind == Kind::Terminal
+            && self.exit.is_some()
+            && self.output.is_some()
+            && self.credit > 0
     }
 
     /// Data from the gateway.
@@ -129,7 +136,7 @@ impl Channel {
             return Ok(());
         }
         self.waiting.tail().extend_from_slice(bytes);
-        if !self.connecting {
+        if self.kind != Kind::Connecting {
             self.write_waiting(out);
         }
         Ok(())
@@ -138,7 +145,7 @@ impl Channel {
     /// No more data from the gateway.
     pub(crate) fn end_of_input(&mut self) {
         // On a terminal the end of input is a character that the client types; closing would hang up.
-        self.input_ended = !self.terminal;
+        self.input_ended = self.kind != Kind::Terminal;
         self.end_input_when_empty();
     }
 
@@ -150,7 +157,7 @@ impl Channel {
 
     /// The client's window changed.
     pub(crate) fn resize(&self, size: WindowSize) {
-        if let (true, Some(master)) = (self.terminal, &self.input) {
+        if let (Kind::Terminal, Some(master)) = (self.kind, &self.input) {
             // A terminal whose last program is gone cannot be resized, and need not be.
             drop(terminal::resize(master, size));
         }
@@ -187,7 +194,7 @@ impl Channel {
     }
 
     fn connected(&mut self, out: &mut Vec<u8>) {
-        self.connecting = false;
+        self.kind = Kind::Connected;
         let Some(socket) = &self.input else { return };
         let failure = match rustix::net::sockopt::socket_error(socket) {
             Ok(Ok(())) => {
@@ -224,7 +231,7 @@ impl Channel {
     }
 
     fn end_input_when_empty(&mut self) {
-        if self.input_ended && self.waiting.is_empty() && !self.connecting {
+        if self.input_ended && self.waiting.is_empty() && self.kind != Kind::Connecting {
             if let (Some(socket), None) = (&self.input, self.leader) {
                 // Half of the connection closes; a peer that is gone already has closed both.
                 let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Write);
@@ -260,7 +267,9 @@ impl Channel {
                 self.credit -= u32::try_from(count).unwrap_or(self.credit);
             }
             Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) if self.terminal && self.exit.is_some() => *source = None,
+            Err(Errno::AGAIN) if self.kind == Kind::Terminal && self.exit.is_some() => {
+                *source = None;
+            }
             Err(Errno::AGAIN) => {}
             // The end, or an error that ends it: a terminal without programs reads as EIO.
             Ok(0) | Err(_) => {

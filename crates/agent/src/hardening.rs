@@ -27,14 +27,16 @@ pub enum HardenError {
     Architecture,
 }
 
-/// Makes the process unreadable for others, and, when asked, takes dangerous system calls away from it and its children.
-pub(crate) fn harden(seccomp: bool) -> Result<(), HardenError> {
+/// Makes the process unreadable for others, and gives up any way to gain rights by starting a program.
+pub(crate) fn lower_rights() -> Result<(), HardenError> {
     prctl(libc::PR_SET_DUMPABLE, 0)?;
-    prctl(libc::PR_SET_NO_NEW_PRIVS, 1)?;
-    if seccomp {
-        for filter in [deny_filter()?, clone3_filter()?, foreign_numbers_filter()] {
-            apply_filter(&filter).map_err(|error| HardenError::Filter(Box::new(error)))?;
-        }
+    prctl(libc::PR_SET_NO_NEW_PRIVS, 1)
+}
+
+/// Takes the dangerous system calls away from this thread and its children. Needs lowered rights.
+pub(crate) fn filter_calls() -> Result<(), HardenError> {
+    for filter in [deny_filter()?, clone3_filter()?, foreign_numbers_filter()] {
+        apply_filter(&filter).map_err(|error| HardenError::Filter(Box::new(error)))?;
     }
     Ok(())
 }
@@ -184,7 +186,8 @@ mod tests {
     #[test]
     fn a_filtered_thread_is_refused_what_the_list_says() {
         let refused = std::thread::spawn(|| {
-            harden(true).expect("hardens");
+            lower_rights().expect("lowers");
+            filter_calls().expect("filters");
             let null: *const libc::c_char = std::ptr::null();
             // SAFETY: the calls are refused before the kernel looks at their arguments.
             let calls = unsafe {

@@ -111,7 +111,7 @@ fn own_program() -> PathBuf {
 
 fn login_name(shell: &Path) -> OsString {
     let mut name = b"-".to_vec();
-    name.extend_from_slice(shell.file_name().unwrap_or(OsStr::new("sh")).as_bytes());
+    name.extend_from_slice(shell.file_name().unwrap_or_else(|| OsStr::new("sh")).as_bytes());
     OsString::from_vec(name)
 }
 
@@ -170,7 +170,7 @@ fn start_on_terminal(
     }
     command.stdin(terminal.slave.try_clone()?).stdout(terminal.slave.try_clone()?);
     command.stderr(terminal.slave);
-    let leader = spawn(command, program, true)?;
+    let leader = spawn(command, program, begin_on_terminal)?;
     set_nonblocking(&terminal.master)?;
     let output = terminal.master.try_clone()?;
     Ok(Started {
@@ -187,7 +187,7 @@ fn start_on_pipes(mut command: Command, program: &Path) -> Result<Started, Start
     let (output, their_output) = pipe()?;
     let (error, their_error) = pipe()?;
     command.stdin(Stdio::from(their_input)).stdout(their_output).stderr(their_error);
-    let leader = spawn(command, program, false)?;
+    let leader = spawn(command, program, begin)?;
     for ours in [&input, &output, &error] {
         set_nonblocking(ours)?;
     }
@@ -203,22 +203,31 @@ fn set_nonblocking(fd: impl AsFd) -> io::Result<()> {
     Ok(fcntl_setfl(&fd, flags | OFlags::NONBLOCK)?)
 }
 
-/// Starts the process as the leader of a new session. The command is dropped here, and with it the process's ends.
-fn spawn(mut command: Command, program: &Path, on_terminal: bool) -> Result<Pid, StartRefusal> {
-    let prepare = move || {
-        rustix::process::setsid()?;
-        if on_terminal {
-            rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;
-        }
-        unblock_signals()
-    };
-    // SAFETY: between fork and exec the closure makes system calls only; it takes no lock and allocates nothing.
+/// Starts the process, which runs `prepare` first. The command is dropped here, and with it the process's ends.
+fn spawn(
+    mut command: Command,
+    program: &Path,
+    prepare: fn() -> io::Result<()>,
+) -> Result<Pid, StartRefusal> {
+    // SAFETY: between fork and exec the closure makes system calls only: it takes no lock and allocates nothing.
     unsafe { command.pre_exec(prepare) };
     let child =
         command.spawn().map_err(|error| StartRefusal::Spawn(program.to_path_buf(), error))?;
     // Dropping the handle neither waits nor kills: the supervisor reaps every child by its number.
     let id = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     id.ok_or_else(|| StartRefusal::Spawn(program.to_path_buf(), io::ErrorKind::Other.into()))
+}
+
+/// Makes the new process the leader of a session and a group.
+fn begin() -> io::Result<()> {
+    rustix::process::setsid()?;
+    unblock_signals()
+}
+
+/// The same, with the terminal as the session's own.
+fn begin_on_terminal() -> io::Result<()> {
+    begin()?;
+    Ok(rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?)
 }
 
 /// The agent takes its signals from a descriptor and blocks them; a program must not begin life deaf to them.

@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, WaitOptions, wait};
 use crate::args::Options;
 use crate::channel::{Channel, Overrun, Port};
 use crate::frames::{CONTROL, Exit, Frame, Message, PROTOCOL_VERSION, encode};
-use crate::hardening::{HardenError, harden};
+use crate::hardening::{HardenError, filter_calls, lower_rights};
 use crate::link::{Link, LinkError};
 use crate::process::{exit_of, signal_group, start};
 
@@ -57,7 +57,10 @@ enum Drop {
 /// When it cannot begin. Afterwards nothing that a client, a tenant or the gateway does ends it.
 pub fn run(options: &Options) -> Result<(), StartError> {
     let signals = take_signals()?;
-    harden(options.seccomp)?;
+    lower_rights()?;
+    if options.seccomp {
+        filter_calls()?;
+    }
     let mut supervisor = Supervisor {
         is_init: rustix::process::getpid().is_init(),
         channels: BTreeMap::new(),
@@ -125,16 +128,18 @@ impl Supervisor {
     }
 
     fn wait(&self, signals: &OwnedFd) -> Result<Vec<Ready>, StartError> {
-        let mut interests = Vec::new();
         let may_send = self.link.as_ref().is_some_and(Link::may_send);
-        for channel in self.channels.values() {
-            channel.interests(may_send, &mut interests);
-        }
         let mut fds = vec![PollFd::new(signals, PollFlags::IN)];
         let mut meanings = vec![None];
-        for (id, port, fd, flags) in &interests {
-            fds.push(PollFd::from_borrowed_fd(*fd, *flags));
-            meanings.push(Some((*id, *port)));
+        for (id, channel) in &self.channels {
+            if let Some((port, fd)) = channel.writable() {
+                fds.push(PollFd::from_borrowed_fd(fd, PollFlags::OUT));
+                meanings.push(Some((*id, port)));
+            }
+            for (port, fd) in channel.readable().filter(|_| may_send) {
+                fds.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));
+                meanings.push(Some((*id, port)));
+            }
         }
         let link_at = self.link.as_ref().map(|link| {
             let (fd, flags) = link.interest();

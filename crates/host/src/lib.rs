@@ -1,1 +1,3 @@
+//! The only room that touches a machine.
 
+pub mod gateway;

@@ -125,7 +125,7 @@ impl Files {
             request::FSTAT => stat(id, &self.file(request)?.metadata()?, out),
             request::REALPATH => real_path(id, &path(request)?, out),
             request::READLINK => {
-                name(id, fs::read_link(path(request)?)?.as_os_str().as_bytes(), out)
+                name(id, fs::read_link(path(request)?)?.as_os_str().as_bytes(), out);
             }
             request::EXTENDED => return self.extended(id, request, out),
             _ => return self.change(kind, request).map(|()| false),
@@ -393,7 +393,7 @@ fn real_path(id: u32, path: &Path, out: &mut Writer) {
     let whole = fs::canonicalize(path).ok();
     let by_parent = || {
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let parent = fs::canonicalize(parent.unwrap_or(Path::new("."))).ok()?;
+        let parent = fs::canonicalize(parent.unwrap_or_else(|| Path::new("."))).ok()?;
         Some(parent.join(path.file_name()?))
     };
     let shown = whole.or_else(by_parent).or_else(|| std::path::absolute(path).ok());

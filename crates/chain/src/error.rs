@@ -1,0 +1,217 @@
+//! What can go wrong on the way to the chain and back.
+
+use std::time::Duration;
+
+use nicompute_daemon::Kind;
+use nicompute_market::Netuid;
+use subxt::rpcs;
+
+use crate::dispatch::ModuleError;
+use crate::pool::PoolRejection;
+use crate::url::ParseNodeUrlError;
+
+/// Why no connection to a chain came about.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The endpoint is not one.
+    #[error("read the chain's endpoint")]
+    Endpoint(#[from] ParseNodeUrlError),
+    /// No node answers there, or what answers is no node that this client can use.
+    #[error("connect to the chain at {endpoint}")]
+    Unusable {
+        /// Where.
+        endpoint: String,
+        /// Why not.
+        #[source]
+        source: ReadError,
+    },
+}
+
+impl ConnectError {
+    /// Who can do something about it.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Endpoint(_) => Kind::Caller,
+            Self::Unusable { source, .. } => source.kind(),
+        }
+    }
+
+    /// What a person can do about it.
+    #[must_use]
+    pub fn remedy(&self) -> Option<&'static str> {
+        match self {
+            Self::Endpoint(_) => None,
+            Self::Unusable { source, .. } => source.remedy(),
+        }
+    }
+}
+
+/// What the node said, or why it said nothing.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct NodeError(rpcs::Error);
+
+/// A value that is not what its name promises.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ShapeError {
+    /// A field that this client needs is not there.
+    #[error("there is no field {0:?}")]
+    Field(&'static str),
+    /// A value of another kind.
+    #[error("expected {0}")]
+    Kind(&'static str),
+    /// Deeper or larger than anything a chain answers.
+    #[error("the value is too deep or too large")]
+    Size,
+    /// Bytes that are no value of the type that the metadata names.
+    #[error("the bytes do not fit the metadata: {0}")]
+    Decode(String),
+}
+
+/// Why something could not be read from the chain.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The chain gave no answer within the deadline.
+    #[error("the chain at {endpoint} gave no answer within {} s", waited.as_secs())]
+    Gone {
+        /// Where the chain was last.
+        endpoint: String,
+        /// For how long it was tried.
+        waited: Duration,
+        /// What the last try ended with; none if it was still under way.
+        #[source]
+        source: Option<NodeError>,
+    },
+    /// The node refused the request.
+    #[error("the node refused {request}")]
+    Refused {
+        /// What was asked.
+        request: &'static str,
+        /// Its answer.
+        #[source]
+        source: NodeError,
+    },
+    /// The endpoint now serves another chain than when this client connected.
+    #[error("the chain at {endpoint} is another one than before: its genesis block has changed")]
+    OtherChain {
+        /// Where.
+        endpoint: String,
+    },
+    /// The node's runtime lacks something that a Subtensor has.
+    #[error("the node's runtime has no {0}: is it a Subtensor?")]
+    Missing(String),
+    /// The node answered with something that cannot be understood.
+    #[error("understand the node's answer about {about}")]
+    Shape {
+        /// What it was about.
+        about: &'static str,
+        /// What is wrong with it.
+        #[source]
+        source: ShapeError,
+    },
+    /// There is no such subnet.
+    #[error("subnet {0} does not exist")]
+    NoSubnet(Netuid),
+}
+
+impl ReadError {
+    /// Who can do something about it.
+    #[must_use]
+    pub const fn kind(&self) -> Kind {
+        match self {
+            Self::Gone { .. } | Self::Refused { .. } => Kind::Elsewhere,
+            Self::OtherChain { .. } | Self::Missing(_) | Self::Shape { .. } | Self::NoSubnet(_) => {
+                Kind::Caller
+            }
+        }
+    }
+
+    /// What a person can do about it.
+    #[must_use]
+    pub const fn remedy(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Gone { .. } => "check that the node runs and that its address is right",
+            Self::OtherChain { .. } => "restart, so that nothing of the old chain is used",
+            Self::Missing(_) | Self::Shape { .. } => "check the endpoint, or upgrade this program",
+            Self::NoSubnet(_) => "check the netuid and the network",
+            Self::Refused { .. } => return None,
+        })
+    }
+}
+
+/// Why something could not be said to the chain, or what became of it.
+#[derive(Debug, thiserror::Error)]
+pub enum SubmitError {
+    /// The chain had to be read first.
+    #[error("prepare the extrinsic")]
+    Read(#[from] ReadError),
+    /// The subnet takes weights by commit and reveal only.
+    #[error("subnet {0} takes weights by commit and reveal only")]
+    CommitRevealRequired(Netuid),
+    /// The call does not fit the node's runtime.
+    #[error("the node's runtime does not take this call: {0}")]
+    Encode(String),
+    /// The pool did not take it: nothing has changed.
+    #[error("the node did not take the extrinsic")]
+    Pool(#[from] PoolRejection),
+    /// It is in a block, and the chain undid it: only the fee is gone.
+    #[error("the chain undid the extrinsic")]
+    Dispatch(#[from] ModuleError),
+    /// It was sent, and no block with it was seen in time. It may still be included.
+    #[error("the extrinsic 0x{} was sent, and not seen in a block", hex::encode(hash))]
+    Unknown {
+        /// The extrinsic's hash.
+        hash: [u8; 32],
+        /// What the search ended with; none if blocks came without it.
+        #[source]
+        source: Option<ReadError>,
+    },
+}
+
+impl SubmitError {
+    /// Who can do something about it.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Read(error) => error.kind(),
+            Self::CommitRevealRequired(_) | Self::Encode(_) => Kind::Caller,
+            Self::Pool(rejection) => rejection.kind(),
+            Self::Dispatch(error) => error.kind(),
+            Self::Unknown { .. } => Kind::Elsewhere,
+        }
+    }
+
+    /// What a person can do about it.
+    #[must_use]
+    pub fn remedy(&self) -> Option<&'static str> {
+        match self {
+            Self::Read(error) => error.remedy(),
+            Self::CommitRevealRequired(_) => {
+                Some("use a subnet without commit-reveal, or a validator that supports it")
+            }
+            Self::Encode(_) => Some("upgrade this program, or check the network"),
+            Self::Pool(rejection) => rejection.remedy(),
+            Self::Dispatch(error) => error.remedy(),
+            Self::Unknown { .. } => Some("look at the chain before it is tried again"),
+        }
+    }
+}
+
+impl NodeError {
+    pub(crate) const fn new(error: rpcs::Error) -> Self {
+        Self(error)
+    }
+
+    /// Whether the connection is of no use any more. What the node itself answered is no such case.
+    pub(crate) const fn lost(&self) -> bool {
+        !matches!(self.0, rpcs::Error::User(_) | rpcs::Error::Deserialization(_))
+    }
+
+    /// The pool's verdict, if this is one.
+    pub(crate) fn pool_rejection(&self) -> Option<PoolRejection> {
+        let rpcs::Error::User(error) = &self.0 else { return None };
+        let data = error.data.as_ref().map(|data| data.get());
+        PoolRejection::parse(error.code, &error.message, data)
+    }
+}

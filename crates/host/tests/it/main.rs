@@ -1,7 +1,9 @@
-//! What the machine room promises, checked from outside.
+//! What the machine room promises, checked from outside. What a machine lacks is skipped aloud.
 
+mod conformance;
 mod gateway_exec;
 mod gateway_files;
 mod gateway_forward;
 mod gateway_lifecycle;
 mod gateway_world;
+mod support;

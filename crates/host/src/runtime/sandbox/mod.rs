@@ -1,0 +1,608 @@
+//! The embedded runtime: containers without an engine, with root or without.
+//!
+//! Nothing of it stays resident. A container is made by a helper, which is this program started again with one thread (see
+//! `helper`), and then consists of the agent and its children alone; its mounts, network and disk live in namespaces that
+//! end with them. What it is, the lease's directory records. So a node that was killed finds its containers by reading,
+//! and there is nothing to clean up after a container but its files and its control groups.
+//!
+//! The plain-user profile maps one uid and limits nothing. The root profile maps 65,536 ids of its own, gives the container a
+//! disk of the leased size and control groups with the leased processor, memory and process limits.
+
+mod cgroup;
+mod helper;
+mod process;
+mod protocol;
+mod state;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rustix::process::Signal;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use nicompute_daemon::SharedClock;
+use nicompute_market::LeaseId;
+
+use self::cgroup::{Layout, Motion};
+use self::process::ProcessId;
+use self::protocol::{
+    Answer, End, Failure, Image, MESSAGE_BYTES_MAX, Order, Profile, Remedy, RootProfile,
+};
+use self::state::{Lock, Record};
+use super::{
+    ContainerSpec, Limits, Presence, Rootfs, Running, Runtime, RuntimeConfig, RuntimeError,
+    RuntimeKind,
+};
+
+pub use self::helper::sandbox_main;
+
+/// The name of the machine's own root as an image.
+pub const HOST_IMAGE: &str = "host";
+/// The name of the unpacked image in `Rootfs::Directory`.
+pub const ROOTFS_IMAGE: &str = "rootfs";
+
+/// Longest time for making a container; it takes a tenth of a second on an idle machine.
+const START_LIMIT: Duration = Duration::from_secs(60);
+/// Longest time for a container to end, to freeze, or for its disk to be let go of.
+const END_LIMIT: Duration = Duration::from_secs(30);
+/// How often a wait looks again.
+const POLL: Duration = Duration::from_millis(5);
+/// Rounds of stopping processes before one that forks without end counts as unstoppable.
+const STOP_ROUNDS_MAX: u32 = 200;
+/// Ids of this machine from which containers get theirs: above those that container managers take, below 2^31.
+const ID_BASE: u32 = 2_000_000_000;
+/// Ids of one container.
+const IDS: u32 = 65_536;
+/// How many containers' ids fit.
+const ID_SLOTS: u32 = 2_000;
+/// Where `mkfs.ext4` may lie.
+const MKFS_PLACES: [&str; 6] = [
+    "/usr/sbin/mkfs.ext4",
+    "/sbin/mkfs.ext4",
+    "/usr/bin/mkfs.ext4",
+    "/bin/mkfs.ext4",
+    "/usr/local/sbin/mkfs.ext4",
+    "/run/current-system/sw/bin/mkfs.ext4",
+];
+
+/// The embedded runtime.
+#[derive(Debug)]
+pub struct Sandbox {
+    config: RuntimeConfig,
+    clock: SharedClock,
+    rootfs: Rootfs,
+    root: Option<Root>,
+}
+
+/// What root has at hand.
+#[derive(Debug)]
+struct Root {
+    cgroups: Layout,
+    mkfs: PathBuf,
+}
+
+/// Why the embedded runtime cannot work on this machine.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// It was not told what to show as a container's files.
+    #[error("the sandbox has no image")]
+    NoImage,
+    /// The kernel does not let this user make containers.
+    #[error("user namespaces are switched off ({sysctl})")]
+    NoUserns {
+        /// The switch that is off.
+        sysctl: &'static str,
+    },
+    /// A program is missing.
+    #[error("mkfs.ext4 is not installed")]
+    NoMkfs,
+    /// Control groups cannot be used.
+    #[error("control groups cannot be used")]
+    Cgroups(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A trial container could not be made.
+    #[error("a trial container could not be made")]
+    Trial(#[source] Box<RuntimeError>),
+}
+
+impl SandboxError {
+    /// What an operator can do about it.
+    #[must_use]
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::NoImage => {
+                "name an unpacked image with --sandbox.rootfs, or use --runtime docker"
+            }
+            Self::NoUserns { .. } => Remedy::Userns.text(),
+            Self::NoMkfs => Remedy::Mkfs.text(),
+            Self::Cgroups(_) => Remedy::Cgroup.text(),
+            Self::Trial(error) => error.remedy().unwrap_or("see the cause above"),
+        }
+    }
+}
+
+// === impl Sandbox ===
+
+impl Sandbox {
+    /// Finds out whether the embedded runtime works here, by making a container up to its last step and letting it go.
+    ///
+    /// # Errors
+    /// Why it does not, with a remedy.
+    pub async fn detect(config: RuntimeConfig, clock: SharedClock) -> Result<Self, SandboxError> {
+        let rootfs = config.rootfs.clone().ok_or(SandboxError::NoImage)?;
+        let root = if rustix::process::geteuid().is_root() { Some(find_root()?) } else { None };
+        userns_allowed(root.as_ref())?;
+        let sandbox = Self { config, clock, rootfs, root };
+        sandbox.try_out().await.map_err(|error| SandboxError::Trial(Box::new(error)))?;
+        Ok(sandbox)
+    }
+
+    async fn try_out(&self) -> Result<(), RuntimeError> {
+        let mut random = [0; 16];
+        getrandom::fill(&mut random).map_err(|error| RuntimeError::Step {
+            step: "draw a random name".to_owned(),
+            remedy: None,
+            source: io::Error::other(error),
+        })?;
+        let lease = LeaseId::from_random_bytes(random);
+        let dir = self.config.lease_dir(lease);
+        let spec = ContainerSpec {
+            lease,
+            generation: 0,
+            cores_milli: 1000,
+            memory_bytes: super::MEMORY_BYTES_MIN,
+            disk_bytes: super::DISK_BYTES_MIN,
+            gpus: Vec::new(),
+            image: self.image_name().to_owned(),
+            dir: dir.clone(),
+            // Any file that everybody may execute will do: it is mounted and never started.
+            agent: PathBuf::from("/bin/sh"),
+            masked_host_paths: Vec::new(),
+        };
+        let tried = self.make(&spec, End::Tried).await;
+        let removed = self.remove(lease).await;
+        tried?;
+        removed
+    }
+
+    const fn image_name(&self) -> &'static str {
+        match self.rootfs {
+            Rootfs::Host => HOST_IMAGE,
+            Rootfs::Directory(_) => ROOTFS_IMAGE,
+        }
+    }
+
+    /// Runs the helper and waits for its answer.
+    async fn make(&self, spec: &ContainerSpec, end: End) -> Result<Running, RuntimeError> {
+        let run_dir = spec.dir.join("run");
+        fs::create_dir_all(&run_dir).map_err(io_error("make", &run_dir))?;
+        if let Some(root) = &self.root {
+            root.cgroups.prepare(&self.config.node_id).map_err(cgroup_error)?;
+        }
+        let order = self.order(spec, end)?;
+        match self.run_helper(&order).await? {
+            Answer::Running { init_pid } => Ok(Running { init_pid }),
+            Answer::Superseded { current } => {
+                let (lease, asked) = (spec.lease, spec.generation);
+                Err(RuntimeError::Superseded { lease, asked, current })
+            }
+            Answer::Failed(failure) => Err(failed(failure)),
+        }
+    }
+
+    fn order(&self, spec: &ContainerSpec, end: End) -> Result<Order, RuntimeError> {
+        let image = match &self.rootfs {
+            Rootfs::Host => Image::Host,
+            Rootfs::Directory(dir) => Image::Directory(absolute(dir)?),
+        };
+        let profile = self.root.as_ref().map_or(Profile::User, |root| {
+            Profile::Root(RootProfile {
+                id_base: id_base(spec.lease),
+                disk_bytes: spec.disk_bytes,
+                mkfs: root.mkfs.clone(),
+                cgroups: root.cgroups.plan(&self.config.node_id, spec),
+            })
+        });
+        let ours = [self.config.state_dir.clone()];
+        let mut masked = Vec::new();
+        for path in spec.masked_host_paths.iter().chain(&ours) {
+            // A link to a wallet folder must hide the folder, and a folder that is not there needs no hiding.
+            match fs::canonicalize(path) {
+                Ok(path) => masked.push(path),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(source) => return Err(io_error("find", path)(source)),
+            }
+        }
+        Ok(Order {
+            node_id: self.config.node_id.clone(),
+            lease: spec.lease,
+            generation: spec.generation,
+            dir: absolute(&spec.dir)?,
+            agent: absolute(&spec.agent)?,
+            image,
+            masked,
+            memory_bytes: spec.memory_bytes,
+            profile,
+            end,
+        })
+    }
+
+    async fn run_helper(&self, order: &Order) -> Result<Answer, RuntimeError> {
+        let program = &self.config.sandbox_program;
+        let text = serde_json::to_vec(order).map_err(helper_error)?;
+        if !u64::try_from(text.len()).is_ok_and(|len| len < MESSAGE_BYTES_MAX) {
+            return Err(RuntimeError::Helper { detail: "the order is too long".to_owned() });
+        }
+        let mut child = tokio::process::Command::new(&program.path)
+            .args(&program.args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .map_err(io_error("start", &program.path))?;
+        let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
+        let talk = async {
+            let (Some(mut stdin), Some(stdout)) = (stdin, stdout) else {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            };
+            stdin.write_all(&text).await?;
+            drop(stdin);
+            let mut answer = Vec::new();
+            stdout.take(MESSAGE_BYTES_MAX).read_to_end(&mut answer).await?;
+            let ended = child.wait().await?;
+            Ok::<_, io::Error>((answer, ended))
+        };
+        let spoken = tokio::select! {
+            spoken = talk => Some(spoken),
+            () = self.clock.sleep(START_LIMIT) => None,
+        };
+        let Some(spoken) = spoken else {
+            // Its namer and init notice that it is gone and end; what they mounted ends with them.
+            child.kill().await.map_err(io_error("stop", &program.path))?;
+            return Err(too_long("making the container", START_LIMIT));
+        };
+        let (answer, ended) = spoken.map_err(helper_error)?;
+        serde_json::from_slice(&answer).map_err(|error| RuntimeError::Helper {
+            detail: format!("{ended}, {} bytes, {error}", answer.len()),
+        })
+    }
+
+    fn record(&self, lease: LeaseId) -> Result<Option<Record>, RuntimeError> {
+        let dir = self.config.lease_dir(lease);
+        Record::read(&dir).map_err(io_error("read the record in", &dir))
+    }
+
+    fn living(&self, record: &Record) -> Result<Option<ProcessId>, RuntimeError> {
+        record.living().map_err(io_error("read", Path::new("/proc")))
+    }
+
+    /// The first process of a container that must be there.
+    fn init_of(&self, lease: LeaseId) -> Result<ProcessId, RuntimeError> {
+        let record = self.record(lease)?.ok_or(RuntimeError::NotRunning { lease })?;
+        self.living(&record)?.ok_or(RuntimeError::NotRunning { lease })
+    }
+
+    fn is_paused(&self, lease: LeaseId, init: ProcessId) -> Result<bool, RuntimeError> {
+        match &self.root {
+            Some(root) => root
+                .cgroups
+                .frozen(&self.config.node_id, lease)
+                .map_err(io_error("read", Path::new("/sys/fs/cgroup"))),
+            None => Ok(init.stat().is_some_and(|stat| stat.state == 'T')),
+        }
+    }
+
+    /// Waits until something holds.
+    async fn wait_for(
+        &self,
+        act: &'static str,
+        mut holds: impl FnMut() -> Result<bool, RuntimeError> + Send,
+    ) -> Result<(), RuntimeError> {
+        let start = self.clock.monotonic();
+        while !holds()? {
+            if self.clock.monotonic().saturating_sub(start) > END_LIMIT {
+                return Err(too_long(act, END_LIMIT));
+            }
+            self.clock.sleep(POLL).await;
+        }
+        Ok(())
+    }
+
+    async fn freeze(
+        &self,
+        root: &Root,
+        lease: LeaseId,
+        motion: Motion,
+    ) -> Result<(), RuntimeError> {
+        let (node, groups) = (&self.config.node_id, Path::new("/sys/fs/cgroup"));
+        let (act, wanted) = match motion {
+            Motion::Freeze => ("freezing the container", true),
+            Motion::Thaw => ("thawing the container", false),
+        };
+        root.cgroups.freeze(node, lease, motion).map_err(io_error("write", groups))?;
+        self.wait_for(act, || {
+            let frozen = root.cgroups.frozen(node, lease).map_err(io_error("read", groups))?;
+            // Version 1 forgets the order when a process is born at the wrong moment: give it again.
+            if frozen != wanted {
+                root.cgroups.freeze(node, lease, motion).map_err(io_error("write", groups))?;
+            }
+            Ok(frozen == wanted)
+        })
+        .await
+    }
+
+    /// Ends everything that belongs to the lease and waits until it is gone.
+    async fn kill(&self, lease: LeaseId) -> Result<(), RuntimeError> {
+        let proc = Path::new("/proc");
+        let record = self.record(lease).unwrap_or_else(|error| {
+            // A damaged record names nobody; with root, the control groups still do.
+            let error = nicompute_daemon::ErrorChain(&error).to_string();
+            tracing::warn!(%lease, error, "unreadable record of a container");
+            None
+        });
+        if let Some(root) = &self.root {
+            let groups = root.cgroups.groups(&self.config.node_id, lease);
+            if groups.iter().any(|group| group.exists()) {
+                self.freeze(root, lease, Motion::Thaw).await?;
+            }
+        }
+        if let Some(init) = record.map(|record| self.living(&record)).transpose()?.flatten() {
+            // The kernel ends everything else in the process namespace with its first process.
+            init.signal(Signal::KILL).map_err(io_error("signal a process in", proc))?;
+            self.wait_for("ending the container", || Ok(init.stat().is_none())).await?;
+        }
+        let Some(root) = &self.root else { return Ok(()) };
+        self.wait_for("ending the container", || {
+            let pids = root.cgroups.pids(&self.config.node_id, lease);
+            for process in pids.iter().filter_map(|pid| ProcessId::of(*pid)) {
+                process.signal(Signal::KILL).map_err(io_error("signal a process in", proc))?;
+            }
+            Ok(pids.is_empty())
+        })
+        .await
+    }
+
+    async fn remove_locked(&self, lease: LeaseId, dir: &Path) -> Result<(), RuntimeError> {
+        self.kill(lease).await?;
+        if let Some(root) = &self.root {
+            let node = &self.config.node_id;
+            self.wait_for("removing the control groups", || {
+                root.cgroups
+                    .remove(node, lease)
+                    .map_err(io_error("remove", "/sys/fs/cgroup".as_ref()))
+            })
+            .await?;
+            root.cgroups.tidy(node);
+            let disk = dir.join("disk.img");
+            self.wait_for("releasing the disk", || Ok(!loop_holds(&disk))).await?;
+        }
+        let (doomed, path) = (dir.to_owned(), dir.to_owned());
+        let removed = tokio::task::spawn_blocking(move || fs::remove_dir_all(doomed)).await;
+        match removed.map_err(io::Error::other).flatten() {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(RuntimeError::Io { act: "remove", path, source })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn lock(&self, dir: &Path) -> Result<Lock, RuntimeError> {
+        let mut held = None;
+        self.wait_for("waiting for the lease's helper", || {
+            held = Lock::try_take(dir).map_err(io_error("lock", dir))?;
+            Ok(held.is_some())
+        })
+        .await?;
+        held.ok_or_else(|| too_long("waiting for the lease's helper", END_LIMIT))
+    }
+
+    /// Sends a signal to every process of the container until all are in the wanted state.
+    fn signal_all(init: ProcessId, motion: Motion) -> io::Result<()> {
+        let (signal, stopped) = match motion {
+            Motion::Freeze => (Signal::STOP, true),
+            Motion::Thaw => (Signal::CONT, false),
+        };
+        for _ in 0..STOP_ROUNDS_MAX {
+            let mut changed = false;
+            for (process, state) in family(init)? {
+                if (state == 'T') != stopped {
+                    changed = process.signal(signal)? || changed;
+                }
+            }
+            if !changed {
+                return Ok(());
+            }
+        }
+        Err(io::Error::other("its processes multiply faster than they can be stopped"))
+    }
+}
+
+#[async_trait]
+impl Runtime for Sandbox {
+    fn kind(&self) -> RuntimeKind {
+        if self.root.is_some() { RuntimeKind::SandboxRoot } else { RuntimeKind::SandboxUser }
+    }
+
+    fn limits(&self) -> Limits {
+        if self.root.is_some() { Limits::All } else { Limits::Nothing }
+    }
+
+    async fn images(&self) -> Result<Vec<String>, RuntimeError> {
+        Ok(vec![self.image_name().to_owned()])
+    }
+
+    async fn ensure(&self, spec: &ContainerSpec) -> Result<Running, RuntimeError> {
+        spec.check()?;
+        if !spec.gpus.is_empty() {
+            return Err(RuntimeError::Unsupported {
+                what: "the sandbox does not give GPUs to containers".to_owned(),
+                remedy: "use --runtime docker with the NVIDIA container toolkit",
+            });
+        }
+        if spec.image != self.image_name() {
+            return Err(RuntimeError::ImageMissing { image: spec.image.clone() });
+        }
+        if spec.dir != self.config.lease_dir(spec.lease) {
+            let rule = "must be the lease's directory below the node's state directory";
+            return Err(RuntimeError::InvalidSpec { lease: spec.lease, field: "dir", rule });
+        }
+        self.make(spec, End::Started).await
+    }
+
+    async fn inspect(&self, lease: LeaseId) -> Result<Presence, RuntimeError> {
+        let Some(record) = self.record(lease)? else { return Ok(Presence::Absent) };
+        let Some(init) = self.living(&record)? else { return Ok(Presence::Exited) };
+        let init_pid = init.pid;
+        Ok(if self.is_paused(lease, init)? {
+            Presence::Paused { init_pid }
+        } else {
+            Presence::Running { init_pid }
+        })
+    }
+
+    async fn pause(&self, lease: LeaseId) -> Result<(), RuntimeError> {
+        let init = self.init_of(lease)?;
+        match &self.root {
+            Some(root) => self.freeze(root, lease, Motion::Freeze).await,
+            None => Self::signal_all(init, Motion::Freeze)
+                .map_err(io_error("stop the processes in", &self.config.lease_dir(lease))),
+        }
+    }
+
+    async fn resume(&self, lease: LeaseId) -> Result<(), RuntimeError> {
+        let init = self.init_of(lease)?;
+        match &self.root {
+            Some(root) => self.freeze(root, lease, Motion::Thaw).await,
+            None => Self::signal_all(init, Motion::Thaw)
+                .map_err(io_error("continue the processes in", &self.config.lease_dir(lease))),
+        }
+    }
+
+    async fn remove(&self, lease: LeaseId) -> Result<(), RuntimeError> {
+        let dir = self.config.lease_dir(lease);
+        if !dir.exists() {
+            return self.remove_locked(lease, &dir).await;
+        }
+        let lock = self.lock(&dir).await?;
+        let removed = self.remove_locked(lease, &dir).await;
+        drop(lock);
+        removed
+    }
+
+    async fn list(&self) -> Result<Vec<LeaseId>, RuntimeError> {
+        let leases = self.config.state_dir.join("leases");
+        let mut found = Vec::new();
+        match fs::read_dir(&leases) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            entries => {
+                for entry in entries.map_err(io_error("read", &leases))? {
+                    let entry = entry.map_err(io_error("read", &leases))?;
+                    let name = entry.file_name();
+                    let lease = name.to_str().and_then(|name| name.parse::<LeaseId>().ok());
+                    found.extend(lease.filter(|_| state::has_traces(&entry.path())));
+                }
+            }
+        }
+        if let Some(root) = &self.root {
+            let groups = root.cgroups.leases(&self.config.node_id);
+            found.extend(groups.map_err(io_error("read", Path::new("/sys/fs/cgroup")))?);
+        }
+        found.sort_unstable();
+        found.dedup();
+        Ok(found)
+    }
+}
+
+// === what this machine has ===
+
+fn find_root() -> Result<Root, SandboxError> {
+    let mkfs = MKFS_PLACES.iter().map(PathBuf::from).find(|path| path.exists());
+    let mountinfo = fs::read_to_string("/proc/self/mountinfo")
+        .map_err(|error| SandboxError::Cgroups(Box::new(error)))?;
+    let cgroups =
+        Layout::discover(&mountinfo).map_err(|error| SandboxError::Cgroups(Box::new(error)))?;
+    Ok(Root { cgroups, mkfs: mkfs.ok_or(SandboxError::NoMkfs)? })
+}
+
+/// Names the switch that is off; the trial would only say that something is not permitted.
+fn userns_allowed(root: Option<&Root>) -> Result<(), SandboxError> {
+    let says =
+        |path: &str, value: &str| fs::read_to_string(path).is_ok_and(|text| text.trim() == value);
+    if says("/proc/sys/user/max_user_namespaces", "0") {
+        return Err(SandboxError::NoUserns { sysctl: "user.max_user_namespaces is 0" });
+    }
+    if root.is_none() && says("/proc/sys/kernel/unprivileged_userns_clone", "0") {
+        return Err(SandboxError::NoUserns { sysctl: "kernel.unprivileged_userns_clone is 0" });
+    }
+    Ok(())
+}
+
+/// The ids of a lease's container. Two leases rarely share theirs, and then still neither files nor processes.
+fn id_base(lease: LeaseId) -> u32 {
+    let bytes = lease.as_bytes();
+    let drawn = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+    ID_BASE + drawn % ID_SLOTS * IDS
+}
+
+/// Whether a loop device still has the file.
+fn loop_holds(file: &Path) -> bool {
+    let Ok(devices) = fs::read_dir("/sys/block") else { return false };
+    devices.flatten().any(|device| {
+        let backing = device.path().join("loop/backing_file");
+        fs::read_to_string(backing).is_ok_and(|held| Path::new(held.trim_end()) == file)
+    })
+}
+
+/// The process and all its descendants, with their states. In a process namespace everything descends from the first.
+fn family(init: ProcessId) -> io::Result<Vec<(ProcessId, char)>> {
+    let all = process::all()?;
+    let mut members = match init.stat() {
+        Some(stat) => vec![(init, stat.state)],
+        None => return Ok(Vec::new()),
+    };
+    let mut next = 0;
+    while let Some((parent, _)) = members.get(next).copied() {
+        let children = all.iter().filter(|(_, stat)| stat.parent == parent.pid);
+        members.extend(children.map(|(pid, stat)| {
+            (ProcessId { pid: *pid, start_ticks: stat.start_ticks }, stat.state)
+        }));
+        next += 1;
+    }
+    Ok(members)
+}
+
+// === errors ===
+
+fn absolute(path: &Path) -> Result<PathBuf, RuntimeError> {
+    fs::canonicalize(path).map_err(io_error("find", path))
+}
+
+fn io_error(act: &'static str, path: &Path) -> impl Fn(io::Error) -> RuntimeError + use<> {
+    let path = path.to_owned();
+    move |source| RuntimeError::Io { act, path: path.clone(), source }
+}
+
+fn helper_error(error: impl std::fmt::Display) -> RuntimeError {
+    RuntimeError::Helper { detail: error.to_string() }
+}
+
+fn cgroup_error(error: cgroup::LayoutError) -> RuntimeError {
+    RuntimeError::Step {
+        step: "preparing the control groups".to_owned(),
+        remedy: Some(Remedy::Cgroup.text()),
+        source: io::Error::other(error),
+    }
+}
+
+fn failed(failure: Failure) -> RuntimeError {
+    let source = failure.source();
+    RuntimeError::Step { step: failure.step, remedy: failure.remedy.map(Remedy::text), source }
+}
+
+const fn too_long(act: &'static str, limit: Duration) -> RuntimeError {
+    RuntimeError::Timeout { act, limit_s: limit.as_secs() }
+}

@@ -1,0 +1,10 @@
+//! Integration tests of the program, driven as a user drives it.
+
+#[cfg(test)]
+mod judges;
+#[cfg(test)]
+mod judges_btauth;
+#[cfg(test)]
+mod judges_wallet;
+#[cfg(test)]
+mod wallet;

@@ -26,7 +26,7 @@ const DEBIAN: [(&str, &str); 7] = [
 ];
 /// The older SDK with the btcli of its time.
 const PYTHON_10: [&str; 3] =
-    ["bittensor==10.5.0", "bittensor-wallet==4.1.1", "bittensor-cli==9.23.2"];
+    ["bittensor==10.5.0", "bittensor-wallet==4.1.0", "bittensor-cli==9.23.2"];
 /// The newer SDK, which brings its own btcli.
 const PYTHON_11: [&str; 1] = ["bittensor==11.3.0"];
 /// How long a Docker engine may take to answer.

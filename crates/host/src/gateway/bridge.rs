@@ -55,6 +55,13 @@ impl From<Lost> for NotOpened {
     }
 }
 
+/// What kind of channel the client has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Joined {
+    Session,
+    Connection,
+}
+
 /// The client is gone; there is nobody to tell.
 struct ClientGone;
 
@@ -70,7 +77,7 @@ impl Bridge {
         let over = self.over.clone();
         let work = async {
             let told = match self.open(request).await {
-                Ok(stream) => match self.pump(&stream).await {
+                Ok(stream) => match self.pump(&stream, Joined::Session).await {
                     Ok(End::Closed(exit)) => self.end(exit).await,
                     Ok(End::Lost) => self.fail(&NotOpened::Lost).await,
                     Err(gone) => Err(gone),
@@ -90,7 +97,7 @@ impl Bridge {
     pub(super) async fn run_connection(self, stream: OpenStream) {
         let over = self.over.clone();
         let work = async {
-            if self.pump(&stream).await.is_ok() {
+            if self.pump(&stream, Joined::Connection).await.is_ok() {
                 // Closing says all that is left to say.
                 drop(self.writer.close().await);
             }
@@ -118,14 +125,14 @@ impl Bridge {
         within(clock, limit, ask).await.unwrap_or(Err(NotOpened::Silent))
     }
 
-    async fn pump(&self, open: &OpenStream) -> Result<End, ClientGone> {
+    async fn pump(&self, open: &OpenStream, joined: Joined) -> Result<End, ClientGone> {
         tokio::select! {
-            end = self.download(open) => end,
+            end = self.download(open, joined) => end,
             never = self.upload(open) => match never {},
         }
     }
 
-    async fn download(&self, open: &OpenStream) -> Result<End, ClientGone> {
+    async fn download(&self, open: &OpenStream, joined: Joined) -> Result<End, ClientGone> {
         loop {
             let Piece { output, error, eof, end } = open.stream.next().await;
             let count = u32::try_from(output.len() + error.len()).unwrap_or(u32::MAX);
@@ -135,7 +142,9 @@ impl Bridge {
             if !error.is_empty() {
                 self.writer.extended_data_bytes(STDERR, error).await?;
             }
-            if eof {
+            // A session's output ends with the session: an exit code or words may follow, and data after its end would
+            // make the client drop the whole connection.
+            if eof && joined == Joined::Connection {
                 self.writer.eof().await?;
             }
             if let Some(end) = end {

@@ -59,6 +59,14 @@ pub(crate) fn key_pair() -> (String, String) {
     (private, key.public_key().to_openssh().expect("encodes"))
 }
 
+/// Does something beside the test, which waits for it.
+pub(crate) fn background<T: Send + 'static>(
+    work: impl Future<Output = T> + Send + 'static,
+) -> tokio::task::JoinHandle<T> {
+    #[expect(clippy::disallowed_methods, reason = "its owner is the test that awaits it")]
+    tokio::spawn(work)
+}
+
 /// Waits until the condition holds.
 pub(crate) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let poll = async {

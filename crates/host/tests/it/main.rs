@@ -4,6 +4,8 @@ mod conformance;
 mod gateway_exec;
 mod gateway_files;
 mod gateway_forward;
+mod gateway_hostile;
 mod gateway_lifecycle;
+mod gateway_limits;
 mod gateway_world;
 mod support;

@@ -27,6 +27,9 @@ const SAMPLED_ROWS_MAX: u16 = 512;
 const WALKS_MAX: u32 = 1 << 26;
 const READS_MAX: u16 = 256;
 const SAMPLED_WALKS_MAX: u16 = 64;
+/// Products that a check of one device may cost: a few seconds of one core, three times what the widest profile needs.
+/// Without it, a transcript of a stranger could keep a checker busy for days.
+const CHECK_PRODUCTS_MAX: u64 = 1 << 36;
 /// Twice the mean of an operand's square, exactly: 2·Σv²/512 over -255..=255.
 const OPERAND_SQUARE_MEAN_TWICE: u64 = 43_435;
 /// The square of the distance, in standard deviations, that a sum must keep from 2^24.
@@ -263,12 +266,27 @@ impl TryFrom<ParamsRecord> for ProofParams {
         if !replayed_fit {
             return Err(bound("sampled_walks", replayed, "1 to 64, at most half of the walks"));
         }
+        let products = check_products(&record);
+        if products > CHECK_PRODUCTS_MAX {
+            let expected = "at most 2^36 in sampled rows and walks together";
+            return Err(bound("products to check", products, expected));
+        }
         Ok(Self { record })
     }
 }
 
 fn bound(field: &'static str, value: impl Into<u64>, expected: &'static str) -> ParamsError {
     ParamsError::Bound { field, value: value.into(), expected }
+}
+
+/// The products that recomputing one device's sample costs.
+fn check_products(record: &ParamsRecord) -> u64 {
+    let n = u64::from(record.n);
+    let read = u64::from(record.sampled_walks).saturating_mul(u64::from(record.reads));
+    u64::from(record.sampled_rows)
+        .saturating_add(read)
+        .saturating_mul(u64::from(record.steps))
+        .saturating_mul(n.saturating_mul(n))
 }
 
 /// The rule of `docs/proof.md`, 2: worst case below 2^24, or twelve standard deviations of room.
@@ -294,6 +312,14 @@ mod tests {
     /// A profile that its own bounds refuse could never be proven by anybody.
     #[test]
     fn the_small_profile_is_within_its_bounds() {
+        let widest = ParamsRecord {
+            n: 4096,
+            steps: 4,
+            rows: 32 << 20,
+            panel_rows: 65_536,
+            ..ProofParams::small().record()
+        };
+        assert!(ProofParams::try_from(widest).is_ok(), "the GPU profile of the specification");
         let small = ProofParams::small();
         assert_eq!(ProofParams::try_from(small.record()), Ok(small));
         assert_eq!(small.exactness(), Ok(Exactness::WorstCase));
@@ -315,7 +341,7 @@ mod tests {
     #[test]
     fn each_bound_is_enforced_at_its_limit() {
         let small = ProofParams::small().record();
-        let cases: [(&str, ParamsRecord); 20] = [
+        let cases: [(&str, ParamsRecord); 21] = [
             ("n", ParamsRecord { n: 64, ..small }),
             ("n", ParamsRecord { n: 300, ..small }),
             ("n", ParamsRecord { n: 4160, ..small }),
@@ -336,6 +362,7 @@ mod tests {
             ("reads", ParamsRecord { reads: 257, ..small }),
             ("sampled_walks", ParamsRecord { sampled_walks: 65, ..small }),
             ("sampled_walks", ParamsRecord { sampled_walks: 33, walks: 64, ..small }),
+            ("products to check", ParamsRecord { n: 4096, steps: 16, ..small }),
         ];
         for (name, record) in cases {
             let refused = ProofParams::try_from(record).unwrap_err();

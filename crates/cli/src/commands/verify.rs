@@ -1,0 +1,186 @@
+//! `nicompute verify`: checks a proof's transcript again, on this machine and offline.
+
+use std::fs::File;
+use std::io::{Read as _, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use clap::Args;
+use nicompute_proof::{
+    Report, SIGNATURE_LEN, SIGNERS_WORD, TRANSCRIPT_BODY_LEN_MAX, Verdict, verify_transcript,
+};
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::exit::{Exit, Failure};
+
+/// The longest file that is read: a body of the largest size with its header and its signature.
+const FILE_LEN_MAX: usize = TRANSCRIPT_BODY_LEN_MAX + SIGNATURE_LEN + 1024;
+
+/// Options of `nicompute verify`.
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// The transcript file.
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// One JSON document instead of lines.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Prints what the transcript proves and what is only its signer's word.
+///
+/// A transcript that does not hold ends with code 1; one that holds and says that the proof was wrong, with code 3.
+pub(crate) fn run(args: &VerifyArgs, out: &mut dyn Write) -> anyhow::Result<()> {
+    let bytes = read(&args.file)?;
+    let report = verify_transcript(&bytes).map_err(|error| {
+        Failure::new(Exit::Failed, format!("{} does not hold", args.file.display()))
+            .because(error)
+            .hint("it was changed or cut after it was signed, or its signer is wrong: it is no evidence")
+    })?;
+    let text = if args.json { document(&report) } else { lines(&report) };
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("write the report")?;
+    match report.verdict {
+        Verdict::Proven => Ok(()),
+        Verdict::Mismatch { device, place } => {
+            let what = format!(
+                "the transcript holds, and its verdict is: device {device}, {place} is wrong"
+            );
+            Err(Failure::new(Exit::Refused, what).into())
+        }
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let failed = |what: String| Failure::new(Exit::Failed, what);
+    let open = File::open(path).map_err(|error| {
+        failed(format!("cannot read {}", path.display()))
+            .because(error)
+            .hint("give the path of a transcript that a validator stored")
+    })?;
+    let mut bytes = Vec::new();
+    let limit = u64::try_from(FILE_LEN_MAX).unwrap_or(u64::MAX).saturating_add(1);
+    open.take(limit)
+        .read_to_end(&mut bytes)
+        .map_err(|error| failed(format!("cannot read {}", path.display())).because(error))?;
+    if bytes.len() > FILE_LEN_MAX {
+        return Err(failed(format!("{} is longer than any transcript", path.display())).into());
+    }
+    Ok(bytes)
+}
+
+fn lines(report: &Report) -> String {
+    let measured = &report.measured;
+    let verdict = match report.verdict {
+        Verdict::Proven => {
+            "proven: every sampled row and walk was computed again and is right".to_owned()
+        }
+        Verdict::Mismatch { device, place } => {
+            format!("refused: device {device}, {place} is wrong")
+        }
+    };
+    let devices: Vec<&str> = report.claims.iter().map(|claim| claim.name.as_str()).collect();
+    let mut text = [
+        ("transcript", hex::encode(report.digest)),
+        ("signed by", format!("{} (validator)", report.signer)),
+        (
+            "about",
+            format!("{} (provider), lease {}", report.provider, Uuid::from_bytes(report.lease)),
+        ),
+        ("block", format!("{} 0x{}", report.block_number, hex::encode(report.block_hash))),
+        ("verdict", verdict),
+        (
+            "computed again",
+            format!(
+                "{} rows and {} walks of {} reads",
+                report.sampled_rows, report.sampled_walks, report.params.reads
+            ),
+        ),
+        ("held at once", format!("{} bytes", measured.plot_bytes)),
+        (
+            "computed",
+            format!(
+                "{} operations; by the signer's clock in {} ns: {} per second",
+                measured.operations, measured.fill_ns, measured.operations_per_second
+            ),
+        ),
+        (
+            "read",
+            format!(
+                "{} bytes; by the signer's clock in {} ns: {} per second",
+                measured.walk_bytes, measured.walk_ns, measured.walk_bytes_per_second
+            ),
+        ),
+    ]
+    .map(|(name, value)| format!("{name:<15}{value}\n"))
+    .concat();
+    text.push_str("only the signer's word:\n");
+    text.extend(SIGNERS_WORD.map(|word| format!("  - {word}\n")));
+    text + &format!("    (claimed: {}; set up at {})\n", devices.join(", "), report.set_up_at)
+}
+
+fn document(report: &Report) -> String {
+    let (measured, times) = (&report.measured, &report.times);
+    let verdict = match report.verdict {
+        Verdict::Proven => json!({ "proven": true }),
+        Verdict::Mismatch { device, place } => {
+            json!({ "proven": false, "device": device, "place": place.to_string() })
+        }
+    };
+    let document = json!({
+        "transcript": hex::encode(report.digest),
+        "signer": report.signer.to_string(),
+        "provider": report.provider.to_string(),
+        "lease": Uuid::from_bytes(report.lease).to_string(),
+        "block": { "number": report.block_number, "hash": hex::encode(report.block_hash) },
+        "verdict": verdict,
+        "sampled": { "rows": report.sampled_rows, "walks": report.sampled_walks },
+        "plot_bytes": measured.plot_bytes,
+        "operations": measured.operations,
+        "walk_bytes": measured.walk_bytes,
+        "signers_word": {
+            "set_up_at_unix_ms": report.set_up_at.get(),
+            "rtt_min_ns": times.rtt_min_ns,
+            "fill_ns": measured.fill_ns,
+            "walk_ns": measured.walk_ns,
+            "operations_per_second": measured.operations_per_second,
+            "walk_bytes_per_second": measured.walk_bytes_per_second,
+            "devices": report.claims.iter().map(|claim| &claim.name).collect::<Vec<_>>(),
+            "what": SIGNERS_WORD,
+        },
+    });
+    format!("{document:#}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TRANSCRIPT: &str = include_str!("../../../proof/testdata/transcript-v1.hex");
+
+    fn verify(bytes: &[u8], json: bool) -> (anyhow::Result<()>, String) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), bytes).unwrap();
+        let mut out = Vec::new();
+        let ended = run(&VerifyArgs { file: file.path().to_owned(), json }, &mut out);
+        (ended, String::from_utf8(out).unwrap())
+    }
+
+    /// A good transcript must be shown with the proven and the merely said apart; a changed one must not be shown at all.
+    #[test]
+    fn a_transcript_is_shown_or_refused() {
+        let mut bytes = hex::decode(TRANSCRIPT.trim()).unwrap();
+        let (ended, text) = verify(&bytes, false);
+        assert!(ended.is_ok(), "{ended:?}");
+        assert!(text.contains("proven: every sampled row"), "{text}");
+        assert!(text.contains("only the signer's word"), "{text}");
+        let (ended, text) = verify(&bytes, true);
+        assert!(ended.is_ok(), "{ended:?}");
+        let document: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(document["verdict"]["proven"], true);
+        assert_eq!(document["plot_bytes"], 192 * 128);
+        bytes[100] ^= 1;
+        let (ended, text) = verify(&bytes, false);
+        assert!(ended.is_err() && text.is_empty());
+    }
+}

@@ -85,34 +85,48 @@ pub(crate) fn create_dir(path: &Path) -> Result<(), WriteError> {
         .map_err(|source| WriteError::Io { path: path.to_owned(), source })
 }
 
-/// Stores a private file so that after any crash it is either complete or as it was before.
+/// A private file that lies complete on the disk and does not have its name yet. Dropping it removes it.
 ///
-/// A crash between creation and naming can leave a hidden `.<name>.<random>.tmp` of mode 0600 behind; nothing reads it.
-pub(crate) fn write_private(
-    path: &Path,
-    bytes: &[u8],
-    existing: Existing,
-) -> Result<(), WriteError> {
-    let failed = |source| WriteError::Io { path: path.to_owned(), source };
-    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(failed(io::ErrorKind::InvalidInput.into()));
-    };
-    let mut random = [0u8; 8];
-    getrandom::fill(&mut random).map_err(|_| failed(io::ErrorKind::Other.into()))?;
-    let temporary = dir.join(format!(".{}.{}.tmp", name.to_string_lossy(), hex::encode(random)));
-    let stored = store(&temporary, bytes).and_then(|()| match existing {
-        Existing::Replace => fs::rename(&temporary, path),
-        // A hard link never replaces what is there, and two writers cannot both succeed.
-        Existing::Refuse => fs::hard_link(&temporary, path),
-    });
-    // After a rename there is nothing to remove, and a leftover of a failed write is not worth a second error.
-    drop(fs::remove_file(&temporary));
-    match stored.and_then(|()| File::open(dir)?.sync_all()) {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            Err(WriteError::Exists { path: path.to_owned() })
-        }
-        Err(error) => Err(failed(error)),
+/// A crash before that can leave a hidden `.<name>.<random>.tmp` of mode 0600 behind; nothing reads it.
+pub(crate) struct Staged {
+    temporary: PathBuf,
+    path: PathBuf,
+}
+
+impl Staged {
+    /// Writes the bytes beside the place that they are for.
+    pub(crate) fn new(path: &Path, bytes: &[u8]) -> Result<Self, WriteError> {
+        let failed = |source| WriteError::Io { path: path.to_owned(), source };
+        let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(failed(io::ErrorKind::InvalidInput.into()));
+        };
+        let mut random = [0u8; 8];
+        getrandom::fill(&mut random).map_err(|_| failed(io::ErrorKind::Other.into()))?;
+        let name = format!(".{}.{}.tmp", name.to_string_lossy(), hex::encode(random));
+        let staged = Self { temporary: dir.join(name), path: path.to_owned() };
+        store(&staged.temporary, bytes).map_err(failed)?;
+        Ok(staged)
+    }
+
+    /// Gives the file its name, so that after any crash the name leads to the old bytes or to the new ones.
+    pub(crate) fn name(self, existing: Existing) -> Result<(), WriteError> {
+        let named = match existing {
+            Existing::Replace => fs::rename(&self.temporary, &self.path),
+            // A hard link never replaces what is there, and of two writers only one can succeed.
+            Existing::Refuse => fs::hard_link(&self.temporary, &self.path),
+        };
+        let dir = self.path.parent().unwrap_or_else(|| Path::new("."));
+        named.and_then(|()| File::open(dir)?.sync_all()).map_err(|source| match source.kind() {
+            io::ErrorKind::AlreadyExists => WriteError::Exists { path: self.path.clone() },
+            _ => WriteError::Io { path: self.path.clone(), source },
+        })
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        // After a rename there is nothing to remove, and a leftover is not worth a second error.
+        drop(fs::remove_file(&self.temporary));
     }
 }
 
@@ -128,6 +142,10 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
+
+    fn write_private(path: &Path, bytes: &[u8], existing: Existing) -> Result<(), WriteError> {
+        Staged::new(path, bytes)?.name(existing)
+    }
 
     fn mode(path: &Path) -> u32 {
         fs::metadata(path).unwrap().permissions().mode() & 0o777

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use nicompute_market::{AccountId, Coldkey, Hotkey};
 use zeroize::Zeroizing;
 
-use crate::files::{self, Existing, WriteError};
+use crate::files::{self, Existing, Staged, WriteError};
 use crate::keyfile::{self, EncryptionKey, KeyfileError, Public};
 use crate::keypair::Keypair;
 use crate::password::Password;
@@ -34,7 +34,7 @@ impl NameError {
     /// What the user can do about it.
     #[must_use]
     pub const fn hint(&self) -> &'static str {
-        "a name is a plain file name of 1 to 200 bytes: no '/', no leading '.', not ending in \"pub.txt\""
+        "a name is a plain file name of 1 to 200 bytes: no '/', no control characters, no leading '.', not ending in \"pub.txt\""
     }
 }
 
@@ -264,8 +264,12 @@ impl WalletPath {
     /// # Errors
     /// Where another one is already there and may not be replaced, or the disk refuses.
     pub fn write_coldkeypub(&self, public: &Public, existing: Existing) -> Result<(), WriteError> {
+        let file = self.coldkeypub_file();
         files::create_dir(&self.dir)?;
-        write_public(&self.coldkeypub_file(), public, existing)
+        match Staged::new(&file, &keyfile::encode_public(public))?.name(existing) {
+            Err(WriteError::Exists { .. }) if states(&file, &public.account) => Ok(()),
+            other => other,
+        }
     }
 
     fn summary(&self) -> Result<WalletSummary, ListError> {
@@ -316,7 +320,7 @@ fn check_name(name: &str) -> Result<(), NameError> {
         && name.len() <= NAME_LEN_MAX
         && !name.starts_with('.')
         && !name.ends_with(PUB_SUFFIX)
-        && !name.contains(['/', '\0']);
+        && !name.chars().any(|letter| letter == '/' || letter.is_control());
     if plain { Ok(()) } else { Err(NameError(name.chars().take(NAME_LEN_MAX).collect())) }
 }
 
@@ -345,13 +349,18 @@ fn write_pair(
         Some(password) => Zeroizing::new(EncryptionKey::derive(password).seal(&clear)),
         None => clear,
     };
-    files::write_private(secret, &stored, existing)?;
-    write_public(public, &public_half, existing)
-}
-
-fn write_public(path: &Path, public: &Public, existing: Existing) -> Result<(), WriteError> {
-    match files::write_private(path, &keyfile::encode_public(public), existing) {
-        Err(WriteError::Exists { .. }) if states(path, &public.account) => Ok(()),
+    // Both are on the disk before either has its name, so that a full disk leaves no half of a pair.
+    let secret_file = Staged::new(secret, &stored)?;
+    let public_file = Staged::new(public, &keyfile::encode_public(&public_half))?;
+    secret_file.name(existing)?;
+    match public_file.name(existing) {
+        Err(WriteError::Exists { .. }) if states(public, &public_half.account) => Ok(()),
+        Err(error @ WriteError::Exists { .. }) => {
+            // Somebody else's public half came in between: our secret, a moment old and shown to nobody, must not
+            // stand beside it.
+            drop(fs::remove_file(secret));
+            Err(error)
+        }
         other => other,
     }
 }

@@ -71,6 +71,30 @@ fn nothing_is_overwritten_unasked() {
     assert_eq!(wallet.load_coldkey(|| None).unwrap().coldkey(), two.coldkey());
 }
 
+/// Of two programs that make the same hotkey at once one must win, and both files must be its.
+#[test]
+fn pairs_of_files_belong_together_after_a_race() {
+    let root = tempfile::tempdir().unwrap();
+    let wallet = wallet(root.path());
+    let wins: Vec<Keypair> = std::thread::scope(|scope| {
+        let writers: Vec<_> = (0..8)
+            .map(|_| {
+                scope.spawn(|| {
+                    let pair = Keypair::generate(Scheme::Sr25519);
+                    wallet.write_hotkey("h", &pair, None, Existing::Refuse).ok().map(|()| pair)
+                })
+            })
+            .collect();
+        writers.into_iter().filter_map(|writer| writer.join().unwrap()).collect()
+    });
+    let [winner] = wins.as_slice() else { panic!("{} writers won", wins.len()) };
+    assert_eq!(wallet.load_hotkey("h").unwrap().account(), winner.account());
+    let stated = fs::read_to_string(wallet.hotkeypub_file("h").unwrap()).unwrap();
+    assert!(stated.contains(&winner.account().to_string()));
+    let dir = wallet.dir().join("hotkeys");
+    assert_eq!(fs::read_dir(dir).unwrap().count(), 2, "a temporary file was left");
+}
+
 /// An encrypted coldkey must open with its password only; nothing may ask for one where none is needed.
 #[test]
 fn an_encrypted_coldkey_needs_its_password() {
@@ -98,7 +122,9 @@ fn an_encrypted_coldkey_needs_its_password() {
 #[test]
 fn names_stay_inside() {
     let root = tempfile::tempdir().unwrap();
-    for bad in ["", ".", "..", "a/b", "../x", "/etc", ".hidden", "a\0b", "xpub.txt"] {
+    for bad in
+        ["", ".", "..", "a/b", "../x", "/etc", ".hidden", "a\0b", "a\nb", "\u{1b}[2J", "xpub.txt"]
+    {
         assert!(WalletPath::new(root.path(), bad).is_err(), "{bad:?}");
         assert!(wallet(root.path()).hotkey_file(bad).is_err(), "{bad:?}");
     }

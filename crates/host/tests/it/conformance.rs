@@ -1,12 +1,13 @@
 //! The promises of `Runtime`, held against every implementation: the fake always, the others where the machine lets them.
 
-use nicompute_daemon::{Kind, SystemClock};
-use nicompute_host::runtime::sandbox::{HOST_IMAGE, Sandbox};
+use nicompute_daemon::Kind;
+use nicompute_host::runtime::sandbox::HOST_IMAGE;
 use nicompute_host::runtime::{
     ContainerSpec, FakeMachine, FakeRuntime, Presence, Runtime, RuntimeError,
 };
 
-use crate::support::{Node, lives};
+use crate::docker::docker;
+use crate::support::{Node, lives, sandbox};
 
 /// The fake is what other rooms trust: if it breaks a promise, their tests prove nothing.
 #[tokio::test]
@@ -24,12 +25,17 @@ async fn the_fake_keeps_the_promises() {
 #[tokio::test]
 async fn the_sandbox_keeps_the_promises() {
     let node = Node::new();
-    match Sandbox::detect(node.config.clone(), SystemClock::shared()).await {
-        Ok(sandbox) => promises(&sandbox, &node.spec(HOST_IMAGE), lives).await,
-        Err(error) => {
-            let chain = nicompute_daemon::ErrorChain(&error).to_string();
-            println!("skipped: the sandbox does not work here: {chain} ({})", error.remedy());
-        }
+    if let Some(sandbox) = sandbox(&node).await {
+        promises(&sandbox, &node.spec(HOST_IMAGE), lives).await;
+    }
+}
+
+/// The engine would lose, double or leak a rental.
+#[tokio::test]
+async fn docker_keeps_the_promises() {
+    let node = Node::new();
+    if let Some((docker, image)) = docker(&node).await {
+        promises(&docker, &node.spec(&image), lives).await;
     }
 }
 

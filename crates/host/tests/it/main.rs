@@ -1,6 +1,7 @@
 //! What the machine room promises, checked from outside. What a machine lacks is skipped aloud.
 
 mod conformance;
+mod docker;
 mod gateway_exec;
 mod gateway_files;
 mod gateway_forward;
@@ -8,4 +9,7 @@ mod gateway_hostile;
 mod gateway_lifecycle;
 mod gateway_limits;
 mod gateway_world;
+mod sandbox_crash;
+mod sandbox_inside;
+mod sandbox_limits;
 mod support;

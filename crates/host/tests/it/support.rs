@@ -1,13 +1,21 @@
 //! What the tests of runtimes share: a node's directory, specs, and a way to run commands inside a container.
 
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
+use nicompute_daemon::{ErrorChain, SystemClock};
+use nicompute_host::runtime::sandbox::Sandbox;
 use nicompute_host::runtime::{ContainerSpec, Rootfs, RuntimeConfig, SandboxProgram};
 use nicompute_market::LeaseId;
 use tempfile::TempDir;
+
+/// Longest wait for anything in these tests; the machine may be busy with others.
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 /// One node's directory and what its runtimes are told.
 pub(crate) struct Node {
@@ -86,6 +94,108 @@ fn build_agent() -> PathBuf {
     std::fs::set_permissions(&fresh, everybody).expect("mode");
     std::fs::rename(&fresh, &built).expect("rename");
     built
+}
+
+/// The gateway's end of a container's socket.
+pub(crate) struct Inside {
+    listener: UnixListener,
+}
+
+impl Inside {
+    pub(crate) fn listen(spec: &ContainerSpec) -> Self {
+        let run = spec.dir.join("run");
+        std::fs::create_dir_all(&run).expect("run dir");
+        let socket = run.join("gateway.sock");
+        if socket.exists() {
+            std::fs::remove_file(&socket).expect("old socket");
+        }
+        let listener = UnixListener::bind(&socket).expect("bind");
+        listener.set_nonblocking(true).expect("nonblocking");
+        Self { listener }
+    }
+
+    /// Runs a shell command in the container and returns its exit code and output.
+    pub(crate) async fn run(&self, command: &str) -> (i32, String) {
+        let mut text = String::new();
+        while text.is_empty() {
+            // What an agent left in the queue that has died since answers nothing.
+            let stream = self.accept().await;
+            let mut sent = stream.try_clone().expect("clone");
+            if sent.write_all(format!("{command}\n").as_bytes()).is_ok() {
+                text = tokio::task::spawn_blocking(move || read(stream)).await.expect("reader");
+            }
+        }
+        let (code, output) = text.split_once('\n').expect("an exit code, a line end, output");
+        (code.parse().expect("code"), output.to_owned())
+    }
+
+    /// The output of a command that must succeed.
+    pub(crate) async fn ok(&self, command: &str) -> String {
+        let (code, output) = self.run(command).await;
+        assert_eq!(code, 0, "{command}: {output}");
+        output.trim_end().to_owned()
+    }
+
+    /// The output of a command that must fail.
+    pub(crate) async fn refused(&self, command: &str) -> String {
+        let (code, output) = self.run(command).await;
+        assert_ne!(code, 0, "{command}: {output}");
+        output
+    }
+
+    pub(crate) async fn accept(&self) -> UnixStream {
+        let mut accepted = None;
+        wait_for("the agent to dial", || {
+            accepted = self.listener.accept().ok();
+            accepted.is_some()
+        })
+        .await;
+        let (stream, _) = accepted.expect("stream");
+        stream.set_nonblocking(false).expect("blocking");
+        stream.set_read_timeout(Some(LIMIT)).expect("timeout");
+        stream
+    }
+}
+
+fn read(mut stream: UnixStream) -> String {
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("answer in time");
+    text
+}
+
+/// Polls until something holds; fails the test when it never does.
+pub(crate) async fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
+    #[expect(clippy::disallowed_methods, reason = "a test's own limit")]
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < LIMIT, "waited in vain for {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// A runtime, or a line that says why the test did not run.
+pub(crate) async fn sandbox(node: &Node) -> Option<Sandbox> {
+    match Sandbox::detect(node.config.clone(), SystemClock::shared()).await {
+        Ok(sandbox) => Some(sandbox),
+        Err(error) => {
+            let chain = ErrorChain(&error).to_string();
+            skip(&format!("the sandbox does not work here: {chain}; {}", error.remedy()));
+            None
+        }
+    }
+}
+
+/// Says aloud that something was not tested.
+pub(crate) fn skip(why: &str) {
+    #[expect(clippy::print_stdout, reason = "a test that did not run must be heard")]
+    {
+        println!("SKIPPED: {why}");
+    }
+}
+
+/// Whether this test runs as root.
+pub(crate) fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
 }
 
 /// Whether a process of that number exists and is not a zombie.

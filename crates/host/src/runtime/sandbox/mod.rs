@@ -132,12 +132,20 @@ impl Sandbox {
     /// # Errors
     /// Why it does not, with a remedy.
     pub async fn detect(config: RuntimeConfig, clock: SharedClock) -> Result<Self, SandboxError> {
+        let sandbox = Self::without_trial(config, clock)?;
+        sandbox.try_out().await.map_err(|error| SandboxError::Trial(Box::new(error)))?;
+        Ok(sandbox)
+    }
+
+    /// The embedded runtime of a machine that is known to be able to run it.
+    ///
+    /// # Errors
+    /// What can be seen to be missing without making a container.
+    pub fn without_trial(config: RuntimeConfig, clock: SharedClock) -> Result<Self, SandboxError> {
         let rootfs = config.rootfs.clone().ok_or(SandboxError::NoImage)?;
         let root = if rustix::process::geteuid().is_root() { Some(find_root()?) } else { None };
         userns_allowed(root.as_ref())?;
-        let sandbox = Self { config, clock, rootfs, root };
-        sandbox.try_out().await.map_err(|error| SandboxError::Trial(Box::new(error)))?;
-        Ok(sandbox)
+        Ok(Self { config, clock, rootfs, root })
     }
 
     async fn try_out(&self) -> Result<(), RuntimeError> {

@@ -18,7 +18,8 @@ use super::sys::{self, ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, MountA
 
 /// The lease's disk, in its directory.
 const DISK: &str = "../disk.img";
-/// It has its name only when it is whole.
+/// It has its name only when it is whole. Until then it has one of its own, since a `mkfs.ext4` whose helper was killed
+/// goes on for a moment and must not write into the next one.
 const DISK_NEW: &str = "../disk.img.new";
 /// Others take loop devices between our asking for a free one and taking it.
 const LOOP_TRIES: u32 = 64;
@@ -74,8 +75,8 @@ fn make_disk(root: &RootProfile) -> Step<()> {
     if Path::new(DISK).exists() {
         return Ok(());
     }
-    let file =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(DISK_NEW);
+    let new = format!("{DISK_NEW}.{}", std::process::id());
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new);
     let sized = file.and_then(|file| file.set_len(root.disk_bytes));
     sized.step("make the lease's disk")?;
     let owner = root.id_base;
@@ -83,13 +84,13 @@ fn make_disk(root: &RootProfile) -> Step<()> {
         format!("lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner={owner}:{owner}");
     #[expect(clippy::disallowed_methods, reason = "the host runs programs; mkfs.ext4 is one")]
     let mut mkfs = Command::new(&root.mkfs);
-    mkfs.args(["-q", "-F", "-m", "0", "-E", &options, DISK_NEW]).stdin(Stdio::null());
+    mkfs.args(["-q", "-F", "-m", "0", "-E", &options, &new]).stdin(Stdio::null());
     let made = mkfs.output().step_or("run mkfs.ext4", Remedy::Mkfs)?;
     if !made.status.success() {
         let said = String::from_utf8_lossy(&made.stderr);
         return Err(Failure::because("run mkfs.ext4", said.trim(), Some(Remedy::Mkfs)));
     }
-    fs::rename(DISK_NEW, DISK).step("make the lease's disk")
+    fs::rename(&new, DISK).step("make the lease's disk")
 }
 
 /// Binds the disk's file to a free loop device and returns the device with its path. It lets go of the file when its last

@@ -44,6 +44,9 @@ const MASKED: [&str; 9] = [
 ];
 /// Parts of `/proc` with switches.
 const READ_ONLY: [&str; 4] = ["proc/bus", "proc/fs", "proc/irq", "proc/sys"];
+/// How many user namespaces may be made inside this one.
+const USERNS_SWITCH: &str = "proc/sys/user/max_user_namespaces";
+const NO_USERNS: &str = "forbid user namespaces";
 /// Room for mount points only.
 const SKELETON_BYTES: u64 = 1 << 20;
 /// Group `tty` of every distribution.
@@ -167,7 +170,8 @@ impl Tree<'_> {
         self.attach(&proc, "proc", FileType::Directory).step("mount /proc")?;
         // A user namespace inside this one would give its maker capabilities again, and with them most of the kernel's code
         // that has ever been broken into from a container.
-        fs::write("new/proc/sys/user/max_user_namespaces", "0").step("forbid user namespaces")?;
+        let switch = self.open(Path::new(USERNS_SWITCH), OFlags::WRONLY);
+        rustix::io::write(switch.step(NO_USERNS)?, b"0").step(NO_USERNS)?;
         let quiet = quiet | MountAttrFlags::MOUNT_ATTR_RDONLY;
         let sys = fresh("sysfs", &[], quiet).step_or("mount /sys", Remedy::HiddenProc)?;
         self.attach(&sys, "sys", FileType::Directory).step("mount /sys")
@@ -194,6 +198,7 @@ impl Tree<'_> {
         let quiet = quiet | MountAttrFlags::MOUNT_ATTR_NODEV;
         let queues = fresh("mqueue", &[], quiet).step("mount /dev/mqueue")?;
         self.attach(&queues, "dev/mqueue", FileType::Directory).step(STEP)?;
+        let dev = self.dir("dev").step(STEP)?;
         for (target, name) in [
             ("pts/ptmx", "ptmx"),
             ("/proc/self/fd", "fd"),
@@ -201,7 +206,7 @@ impl Tree<'_> {
             ("/proc/self/fd/1", "stdout"),
             ("/proc/self/fd/2", "stderr"),
         ] {
-            rustix::fs::symlinkat(target, &self.root, format!("dev/{name}")).step(STEP)?;
+            rustix::fs::symlinkat(target, &dev, name).step(STEP)?;
         }
         Ok(())
     }
@@ -225,7 +230,7 @@ impl Tree<'_> {
 
     /// Covers a directory with an empty one and anything else with `/dev/null`.
     fn hide(&self, path: &Path) -> io::Result<()> {
-        let target = match self.open(path, OFlags::empty()) {
+        let target = match self.open(path, OFlags::PATH) {
             // What is not there, or is out of this root's reach, needs no cover.
             Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => return Ok(()),
             target => target?,
@@ -241,7 +246,7 @@ impl Tree<'_> {
     }
 
     fn make_read_only(&self, path: &str) -> io::Result<()> {
-        let target = match self.open(Path::new(path), OFlags::empty()) {
+        let target = match self.open(Path::new(path), OFlags::PATH) {
             Err(Errno::NOENT) => return Ok(()),
             target => target?,
         };
@@ -276,9 +281,9 @@ impl Tree<'_> {
             if let Some(parent) = path.parent() {
                 drop(self.dir(parent)?);
             }
-            let flags = OFlags::CREATE | OFlags::WRONLY;
-            drop(self.open(path, flags)?);
-            self.open(path, OFlags::empty())?
+            // An image may have a pipe in this place, and opening that would wait for ever.
+            drop(self.open(path, OFlags::CREATE | OFlags::WRONLY | OFlags::NONBLOCK)?);
+            self.open(path, OFlags::PATH)?
         };
         attach_at(mount, &target)
     }
@@ -286,13 +291,13 @@ impl Tree<'_> {
     /// The directory at that path, made with its parents if need be.
     fn dir(&self, path: impl AsRef<Path>) -> io::Result<OwnedFd> {
         let mut at = PathBuf::new();
-        let mut opened = self.open(Path::new("."), OFlags::DIRECTORY)?;
+        let mut opened = self.open(Path::new("."), OFlags::PATH | OFlags::DIRECTORY)?;
         for name in path.as_ref() {
             at.push(name);
-            opened = match self.open(&at, OFlags::DIRECTORY) {
+            opened = match self.open(&at, OFlags::PATH | OFlags::DIRECTORY) {
                 Err(Errno::NOENT) => {
                     rustix::fs::mkdirat(&opened, name, Mode::from_raw_mode(0o755))?;
-                    self.open(&at, OFlags::DIRECTORY)?
+                    self.open(&at, OFlags::PATH | OFlags::DIRECTORY)?
                 }
                 opened => opened?,
             };
@@ -300,13 +305,18 @@ impl Tree<'_> {
         Ok(opened)
     }
 
-    /// Opens a path as the container would see it: a link in the image cannot lead out of it.
+    /// Opens a path of the tree. A link on the way is refused: an image has none in the places that are ours, unless its
+    /// author wants our mounts somewhere else.
     fn open(&self, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
-        let how = if flags.contains(OFlags::CREATE) { flags } else { flags | OFlags::PATH };
         let mode = if flags.contains(OFlags::CREATE) { 0o644 } else { 0 };
-        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        let how = how | OFlags::CLOEXEC;
-        rustix::fs::openat2(&self.root, path, how, Mode::from_raw_mode(mode), resolve)
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
+        rustix::fs::openat2(
+            &self.root,
+            path,
+            flags | OFlags::CLOEXEC,
+            Mode::from_raw_mode(mode),
+            resolve,
+        )
     }
 }
 

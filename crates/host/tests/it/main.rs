@@ -2,6 +2,7 @@
 
 mod conformance;
 mod docker;
+mod gateway_container;
 mod gateway_exec;
 mod gateway_files;
 mod gateway_forward;

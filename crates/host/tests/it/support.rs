@@ -9,8 +9,9 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use nicompute_daemon::{ErrorChain, SystemClock};
+use nicompute_host::runtime::docker::Docker;
 use nicompute_host::runtime::sandbox::Sandbox;
-use nicompute_host::runtime::{ContainerSpec, Rootfs, RuntimeConfig, SandboxProgram};
+use nicompute_host::runtime::{ContainerSpec, Rootfs, Runtime, RuntimeConfig, SandboxProgram};
 use nicompute_market::LeaseId;
 use tempfile::TempDir;
 
@@ -62,6 +63,39 @@ pub(crate) fn random() -> [u8; 16] {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).expect("random");
     bytes
+}
+
+/// A test that failed half-way must not leave its containers to the next one.
+impl Drop for Node {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let config = self.config.clone();
+        let sweep = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.expect("runtime").block_on(sweep(config));
+        });
+        if sweep.join().is_err() {
+            skip("the sweep after a failed test");
+        }
+    }
+}
+
+async fn sweep(config: RuntimeConfig) {
+    let clock = SystemClock::shared();
+    let mut runtimes: Vec<Box<dyn Runtime>> = Vec::new();
+    if let Ok(sandbox) = Sandbox::without_trial(config.clone(), clock.clone()) {
+        runtimes.push(Box::new(sandbox));
+    }
+    if let Ok(docker) = Docker::detect(config, clock).await {
+        runtimes.push(Box::new(docker));
+    }
+    for runtime in runtimes {
+        for lease in runtime.list().await.expect("list") {
+            runtime.remove(lease).await.expect("remove");
+        }
+    }
 }
 
 /// The helper that cargo built beside this test.

@@ -385,7 +385,8 @@ impl Sandbox {
             })
             .await?;
             root.cgroups.tidy(node);
-            let disk = dir.join("disk.img");
+            // The kernel tells the file by its true path.
+            let disk = fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned()).join("disk.img");
             self.wait_for("releasing the disk", || Ok(!loop_holds(&disk))).await?;
         }
         let (doomed, path) = (dir.to_owned(), dir.to_owned());

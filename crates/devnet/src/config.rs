@@ -1,0 +1,162 @@
+//! What a devnet is started with, and the values of its first state.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nicompute_market::{AccountId, Coldkey, Hotkey, Netuid, Rao};
+
+use crate::schema::Profile;
+
+/// The subnet of GPU compute, on this chain as on the main network.
+pub const DEFAULT_NETUID: Netuid = Netuid(27);
+/// Faster blocks than this leave no time for the disk.
+pub const BLOCK_TIME_MIN: Duration = Duration::from_millis(50);
+/// Slower blocks than this are of no use to anybody.
+pub const BLOCK_TIME_MAX: Duration = Duration::from_secs(60);
+
+/// Everything that a devnet is started with.
+#[derive(Debug, Clone)]
+pub struct DevnetConfig {
+    /// The folder of its state. One devnet at a time may use it.
+    pub dir: PathBuf,
+    /// Where it listens: a loopback address; port 0 picks a free one.
+    pub listen: SocketAddr,
+    /// Time between blocks.
+    pub block_time: Duration,
+    /// How its metadata writes single-field types.
+    pub profile: Profile,
+    /// The first state, used only while the folder is empty.
+    pub genesis: Genesis,
+}
+
+/// The first state of a chain.
+#[derive(Debug, Clone, Default)]
+pub struct Genesis {
+    /// Who has how many coins.
+    pub endowed: Vec<(AccountId, Rao)>,
+    /// The subnets besides the root network.
+    pub subnets: Vec<SubnetGenesis>,
+}
+
+/// A subnet at the beginning.
+#[derive(Debug, Clone)]
+pub struct SubnetGenesis {
+    /// Its number; 0 is the root network and cannot be given.
+    pub netuid: Netuid,
+    /// Its name.
+    pub name: String,
+    /// Its token's symbol.
+    pub symbol: String,
+    /// Who owns it.
+    pub owner_coldkey: Coldkey,
+    /// The owner's hotkey, which weights may be burned to.
+    pub owner_hotkey: Hotkey,
+    /// Blocks between epochs.
+    pub tempo: u16,
+    /// Its validators, registered and permitted from the first block, with their stake in alpha.
+    pub validators: Vec<(Hotkey, Coldkey, Rao)>,
+    /// Its other values.
+    pub parameters: Parameters,
+}
+
+/// A subnet's hyperparameters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parameters {
+    /// How many neurons there can be.
+    pub max_uids: u16,
+    /// How many validator permits there are.
+    pub max_validators: u16,
+    /// Fewest weights of one vector.
+    pub min_allowed_weights: u16,
+    /// The largest share of one weight; 65,535 for no limit.
+    pub max_weight: u16,
+    /// Blocks between two weight vectors of one neuron.
+    pub weights_rate_limit: u64,
+    /// The lowest accepted version key; 0 accepts all.
+    pub weights_version_key: u64,
+    /// The lowest price of a registration, and the first.
+    pub burn: Rao,
+    /// Blocks during which a new neuron is not replaced.
+    pub immunity_period: u16,
+    /// Blocks after which a neuron that set no weights is inactive.
+    pub activity_cutoff: u16,
+    /// The majority of the consensus, of 65,535.
+    pub kappa: u16,
+    /// How much of the old bonds an epoch keeps, in millionths.
+    pub bonds_moving_average: u64,
+    /// Blocks between two announcements of one neuron.
+    pub serving_rate_limit: u64,
+    /// Which switches are on.
+    pub switches: Switches,
+}
+
+/// A subnet's switches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Switches {
+    /// Weights must be committed first, so that `set_weights` is refused.
+    pub commit_reveal: bool,
+    /// Bonds of weights (Yuma 3) instead of bonds of stake.
+    pub yuma3: bool,
+}
+
+impl Default for Parameters {
+    /// The values of the local market.
+    fn default() -> Self {
+        Self {
+            max_uids: 256,
+            max_validators: 64,
+            min_allowed_weights: 1,
+            max_weight: u16::MAX,
+            weights_rate_limit: 1,
+            weights_version_key: 0,
+            burn: Rao(100_000_000),
+            immunity_period: 100,
+            activity_cutoff: 5_000,
+            kappa: 32_767,
+            bonds_moving_average: 900_000,
+            serving_rate_limit: 0,
+            switches: Switches::default(),
+        }
+    }
+}
+
+impl SubnetGenesis {
+    /// A subnet with the local market's values and no validators yet.
+    #[must_use]
+    pub fn new(netuid: Netuid, owner_coldkey: Coldkey, owner_hotkey: Hotkey) -> Self {
+        Self {
+            netuid,
+            name: format!("subnet {}", netuid.0),
+            symbol: "\u{3b1}".to_owned(),
+            owner_coldkey,
+            owner_hotkey,
+            tempo: 10,
+            validators: Vec::new(),
+            parameters: Parameters::default(),
+        }
+    }
+}
+
+/// A genesis that no chain can begin with.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum GenesisError {
+    /// Netuid 0, or one above what the metagraph's keys can hold.
+    #[error("subnet {0} cannot be created: choose a netuid from 1 to 4095")]
+    Netuid(u16),
+    /// The same subnet twice.
+    #[error("subnet {0} is listed twice")]
+    Twice(u16),
+    /// A tempo that never ends.
+    #[error("subnet {0} has a tempo of 0 blocks: choose 1 or more")]
+    Tempo(u16),
+    /// More validators than slots.
+    #[error("subnet {0} has more validators than uids")]
+    TooManyValidators(u16),
+    /// A hotkey under two coldkeys, or registered twice.
+    #[error("hotkey {0} is listed twice")]
+    Hotkey(Hotkey),
+    /// More coins than the chain can count.
+    #[error("the endowments add up to more than the chain can count")]
+    Coins,
+}

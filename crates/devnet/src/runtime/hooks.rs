@@ -1,0 +1,205 @@
+//! What happens in every block by itself: numbers and hashes, the price of registration, emission, and epochs.
+
+use crate::events::{DispatchInfo, Event, SubtensorEvent, SystemEvent};
+use crate::hash::H256;
+use crate::items::{self, Account};
+use crate::runtime::{Exec, ROOT, neurons, registration, stake};
+use crate::state::Read;
+use crate::yuma::{self, EpochInput, EpochOutput};
+
+/// How many block hashes the state keeps; extrinsics may be mortal for at most as many blocks.
+pub(crate) const BLOCK_HASH_COUNT: u32 = 256;
+/// Alpha that every subnet emits in a block, in rao.
+pub(crate) const BLOCK_EMISSION_RAO: u64 = 1_000_000_000;
+
+/// Begins a block: the first extrinsic, the timestamp, is applied here too.
+pub(crate) fn begin(exec: &mut Exec<'_>, parent: &H256, now_ms: u64, slot: u64) {
+    let number = u32::try_from(exec.block).unwrap_or(u32::MAX);
+    let state = &mut exec.state;
+    items::NUMBER.put(state, &number);
+    items::PARENT_HASH.put(state, parent);
+    items::CURRENT_SLOT.put(state, &slot);
+    let last = number.saturating_sub(1);
+    items::BLOCK_HASH.put(state, &last, parent);
+    // The genesis hash stays for good: signatures of immortal extrinsics cover it.
+    if let Some(old) = last.checked_sub(BLOCK_HASH_COUNT).filter(|old| *old > 0) {
+        items::BLOCK_HASH.remove(state, &old);
+    }
+    for netuid in neurons::netuids(&exec.state) {
+        if netuid != ROOT {
+            subnet_step(exec, netuid);
+        }
+    }
+    exec.begin_extrinsic(0);
+    items::NOW.put(&mut exec.state, &now_ms);
+    exec.emit(Event::System(SystemEvent::ExtrinsicSuccess(DispatchInfo::mandatory())));
+}
+
+/// Ends a block with that many extrinsics.
+pub(crate) fn end(exec: &mut Exec<'_>, extrinsics: u32) {
+    items::EXTRINSIC_COUNT.put(&mut exec.state, &extrinsics);
+    exec.store_events();
+}
+
+fn subnet_step(exec: &mut Exec<'_>, netuid: u16) {
+    registration::lower_price(&mut exec.state, netuid);
+    emit_block(exec, netuid);
+    let since = items::BLOCKS_SINCE_LAST_STEP.get(&exec.state, &netuid).unwrap_or_default();
+    let last = items::LAST_EPOCH_BLOCK.get(&exec.state, &netuid).unwrap_or_default();
+    let tempo = u64::from(items::TEMPO.get(&exec.state, &netuid).unwrap_or_default());
+    if tempo == 0 || exec.block.saturating_sub(last) < tempo {
+        items::BLOCKS_SINCE_LAST_STEP.put(&mut exec.state, &netuid, &since.saturating_add(1));
+        return;
+    }
+    run_epoch(exec, netuid);
+    let block = exec.block;
+    let state = &mut exec.state;
+    let index = items::SUBNET_EPOCH_INDEX.get(state, &netuid).unwrap_or_default();
+    items::BLOCKS_SINCE_LAST_STEP.put(state, &netuid, &0);
+    items::LAST_EPOCH_BLOCK.put(state, &netuid, &block);
+    items::LAST_STEP_BLOCK.put(state, &netuid, &block);
+    items::SUBNET_EPOCH_INDEX.put(state, &netuid, &index.saturating_add(1));
+}
+
+/// Splits one block's alpha: the owner's cut first, the rest in halves for servers and validators.
+fn emit_block(exec: &mut Exec<'_>, netuid: u16) {
+    let state = &mut exec.state;
+    let cut = items::SUBNET_OWNER_CUT.get(state).unwrap_or_default();
+    let owner = stake::scale(BLOCK_EMISSION_RAO, u64::from(cut), u64::from(u16::MAX));
+    let rest = BLOCK_EMISSION_RAO.saturating_sub(owner);
+    let server = rest / 2;
+    for (item, amount) in [
+        (&items::PENDING_OWNER_CUT, owner),
+        (&items::PENDING_SERVER, server),
+        (&items::PENDING_VALIDATOR, rest.saturating_sub(server)),
+    ] {
+        let pending = item.get(state, &netuid).unwrap_or_default();
+        item.put(state, &netuid, &pending.saturating_add(amount));
+    }
+    items::ALPHA_OUT_EMISSION.put(state, &netuid, &BLOCK_EMISSION_RAO);
+}
+
+fn run_epoch(exec: &mut Exec<'_>, netuid: u16) {
+    let take = |exec: &mut Exec<'_>, item: &items::Map1<u16, u64>| {
+        let pending = item.get(&exec.state, &netuid).unwrap_or_default();
+        item.put(&mut exec.state, &netuid, &0);
+        pending
+    };
+    let owner_cut = take(exec, &items::PENDING_OWNER_CUT);
+    let pools =
+        take(exec, &items::PENDING_SERVER).saturating_add(take(exec, &items::PENDING_VALIDATOR));
+    let input = input(&exec.state, exec.block, netuid, pools);
+    match yuma::epoch(&input) {
+        Ok(output) => {
+            store(exec, netuid, &input, &output);
+            distribute(exec, netuid, owner_cut, &output);
+        }
+        // The input is made of this chain's own state: a mismatch is a bug, and the epoch pays nobody.
+        Err(error) => tracing::error!(netuid, error = %error, "epoch could not be computed"),
+    }
+}
+
+fn input(state: &impl Read, block: u64, netuid: u16, emission_rao: u64) -> EpochInput {
+    let n = neurons::count(state, netuid);
+    let threshold = items::STAKE_THRESHOLD.get(state).unwrap_or_default();
+    let hotkeys: Vec<Account> =
+        (0..n).map(|uid| neurons::hotkey(state, netuid, uid).unwrap_or_default()).collect();
+    let owner = items::SUBNET_OWNER_HOTKEY.get(state, &netuid).unwrap_or_default();
+    let weight = |hotkey: &Account| {
+        let weight = stake::weight(state, hotkey, netuid);
+        if weight < threshold && *hotkey != owner { 0 } else { weight }
+    };
+    let per_uid = |item: &items::Map2<u16, u16, Vec<(u16, u16)>>| {
+        let row = |uid: u16| {
+            let row = item.get(state, &netuid, &uid).unwrap_or_default();
+            row.into_iter().filter(|(to, _)| *to < n).collect()
+        };
+        (0..n).map(row).collect::<Vec<Vec<(u16, u16)>>>()
+    };
+    let sized = |mut list: Vec<u64>| {
+        list.resize(usize::from(n), 0);
+        list
+    };
+    let mut permits = items::VALIDATOR_PERMIT.get(state, &netuid).unwrap_or_default();
+    permits.resize(usize::from(n), false);
+    let registered_at =
+        |uid: u16| items::BLOCK_AT_REGISTRATION.get(state, &netuid, &uid).unwrap_or_default();
+    EpochInput {
+        block,
+        tempo: u64::from(items::TEMPO.get(state, &netuid).unwrap_or_default()),
+        n: usize::from(n),
+        stake: hotkeys.iter().map(weight).collect(),
+        weights: per_uid(&items::WEIGHTS),
+        bonds: per_uid(&items::BONDS),
+        last_update: sized(items::LAST_UPDATE.get(state, &netuid).unwrap_or_default()),
+        registered_at: (0..n).map(registered_at).collect(),
+        permits,
+        kappa: items::KAPPA.get(state, &netuid).unwrap_or_default(),
+        bonds_moving_average: items::BONDS_MOVING_AVERAGE.get(state, &netuid).unwrap_or_default(),
+        bonds_penalty: items::BONDS_PENALTY.get(state, &netuid).unwrap_or(u16::MAX),
+        activity_cutoff: u64::from(items::ACTIVITY_CUTOFF.get(state, &netuid).unwrap_or_default()),
+        max_validators: items::MAX_ALLOWED_VALIDATORS.get(state, &netuid).unwrap_or_default(),
+        emission_rao,
+        owner_uid: neurons::uid(state, netuid, &owner),
+        last_step: items::LAST_STEP_BLOCK.get(state, &netuid).unwrap_or_default(),
+        yuma3: items::YUMA3_ON.get(state, &netuid).unwrap_or_default(),
+        liquid_alpha: None,
+    }
+}
+
+fn store(exec: &mut Exec<'_>, netuid: u16, input: &EpochInput, output: &EpochOutput) {
+    let state = &mut exec.state;
+    items::INCENTIVE.put(state, &netuid, &output.incentive);
+    items::DIVIDENDS.put(state, &netuid, &output.dividends);
+    items::CONSENSUS.put(state, &netuid, &output.consensus);
+    items::VALIDATOR_TRUST.put(state, &netuid, &output.validator_trust);
+    items::EMISSION.put(state, &netuid, &output.emission);
+    items::VALIDATOR_PERMIT.put(state, &netuid, &output.new_permits);
+    items::ACTIVE.put(state, &netuid, &output.active);
+    items::STAKE_WEIGHT.put(state, &netuid, &stake_weights(&input.stake));
+    for (uid, bonds) in (0_u16..).zip(&output.bonds) {
+        items::BONDS.put(state, &netuid, &uid, bonds);
+    }
+    let event = SubtensorEvent::IncentiveAlphaEmittedToMiners {
+        netuid,
+        emissions: output.server_emission.clone(),
+    };
+    exec.emit(Event::Subtensor(event));
+}
+
+/// Stake as a share of the largest, of 65,535.
+fn stake_weights(stake: &[u64]) -> Vec<u16> {
+    let max = stake.iter().max().copied().unwrap_or_default();
+    let share = |held: &u64| stake::scale(*held, u64::from(u16::MAX), max);
+    stake.iter().map(|held| u16::try_from(share(held)).unwrap_or(u16::MAX)).collect()
+}
+
+/// Credits an epoch as stake. What the owner's own hotkey earns by serving is burned, as on the real chain.
+fn distribute(exec: &mut Exec<'_>, netuid: u16, owner_cut: u64, output: &EpochOutput) {
+    let state = &mut exec.state;
+    let owner_hotkey = items::SUBNET_OWNER_HOTKEY.get(state, &netuid).unwrap_or_default();
+    let owner = items::SUBNET_OWNER.get(state, &netuid).unwrap_or_default();
+    let mut failed = stake::credit(state, &owner_hotkey, &owner, netuid, owner_cut).is_err();
+    let mut given_out = owner_cut;
+    for (uid, (server, validator)) in
+        (0_u16..).zip(output.server_emission.iter().zip(&output.validator_emission))
+    {
+        let Some(hotkey) = neurons::hotkey(state, netuid, uid) else { continue };
+        let coldkey = items::OWNER.get(state, &hotkey).unwrap_or(hotkey);
+        if *server > 0 && hotkey != owner_hotkey {
+            failed |= stake::credit(state, &hotkey, &coldkey, netuid, *server).is_err();
+            given_out = given_out.saturating_add(*server);
+        }
+        if *validator > 0 {
+            failed |= stake::pay_dividends(state, &hotkey, netuid, *validator).is_err();
+            given_out = given_out.saturating_add(*validator);
+        }
+        items::ALPHA_DIVIDENDS.put(state, &netuid, &hotkey, validator);
+    }
+    let out = items::SUBNET_ALPHA_OUT.get(state, &netuid).unwrap_or_default();
+    items::SUBNET_ALPHA_OUT.put(state, &netuid, &out.saturating_add(given_out));
+    if failed {
+        // Only reachable past 2^64 rao of one hotkey; whoever is at the limit stays there.
+        tracing::warn!(netuid, "an emission did not fit into a stake");
+    }
+}

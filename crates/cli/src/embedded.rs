@@ -1,14 +1,12 @@
 //! The two programs inside this one: the agent that runs in every container, and the prover that a validator uploads.
 //!
-//! They are written out under names that hold their own hash, so that an upgrade never touches a file that a running
-//! container has mounted.
+//! They are written out beside their place and renamed into it: a container that runs keeps the file that it has mounted,
+//! and the next one gets the new one.
 
 use std::fs;
 use std::io::{self, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-
-use sha2::{Digest as _, Sha256};
 
 static AGENT: &[u8] = include_bytes!(env!("NICOMPUTE_AGENT_BIN"));
 static PROVER: &[u8] = include_bytes!(env!("NICOMPUTE_PROVER_BIN"));
@@ -56,8 +54,7 @@ pub(crate) fn materialize(dir: &Path) -> Result<Programs, MaterializeError> {
 }
 
 fn write_program(dir: &Path, name: &str, bytes: &[u8]) -> Result<PathBuf, MaterializeError> {
-    let hash = hex::encode(Sha256::digest(bytes));
-    let path = dir.join(format!("{name}-{}", hash.get(..16).unwrap_or(&hash)));
+    let path = dir.join(name);
     match write_unless_same(&path, bytes) {
         Ok(()) => Ok(path),
         Err(source) => Err(MaterializeError { path, source }),

@@ -1,3 +1,5 @@
+//! Every frame there and back, every limit, and bytes that are none.
+
 use proptest::prelude::*;
 
 use super::*;

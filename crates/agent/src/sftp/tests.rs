@@ -1,3 +1,5 @@
+//! Sessions of the file transfer as bytes in and bytes out.
+
 use proptest::prelude::*;
 
 use super::*;

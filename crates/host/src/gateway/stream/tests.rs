@@ -1,3 +1,5 @@
+//! What an agent may say on a channel, and what ends it.
+
 use super::*;
 
 fn open() -> Stream {

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use nicompute_daemon::Backoff;
+use nicompute_daemon::{Backoff, ErrorChain};
 use nicompute_keys::{Keypair, Scheme};
 use nicompute_market::BlockNumber;
 use scale_value::{Composite, Value};
@@ -26,6 +26,8 @@ use crate::reads::Head;
 const ERA_BLOCKS: u64 = 128;
 /// The longest wait for a new head before the node is asked for one.
 const HEAD_WAIT_MAX: Duration = Duration::from_secs(15);
+/// Blocks without the extrinsic after which the same bytes are sent again: the node may have lost its pool.
+const SEND_AGAIN_BLOCKS: u64 = 5;
 /// How often an extrinsic is signed anew when the pool did not take it because of a race.
 const SIGN_ANEW: Backoff =
     Backoff { first: Duration::from_millis(250), cap: Duration::from_secs(3), tries_max: 5 };
@@ -55,9 +57,23 @@ struct Sent {
     hash: Hash,
 }
 
-/// Blocks that were searched without finding it.
-#[derive(Debug, Default)]
-struct Searched(Vec<Hash>);
+/// What is known after the bytes were sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Delivery {
+    /// The pool has them.
+    Taken,
+    /// The connection broke: they may or may not have arrived.
+    Lost,
+}
+
+/// How far the search has come.
+#[derive(Debug)]
+struct Search {
+    /// The best block that was looked at.
+    head: BlockNumber,
+    /// Blocks without it, at most an era of them.
+    without: Vec<Hash>,
+}
 
 struct KeySigner<'a>(&'a Keypair);
 
@@ -85,10 +101,10 @@ impl Chain {
         let clock = self.shared.link.clock();
         let until = clock.monotonic().saturating_add(self.shared.limits.submit);
         let mut attempt = 1;
-        let sent = loop {
+        let (sent, delivery) = loop {
             let sent = self.sign(call, signer).await?;
             match self.send(&sent).await {
-                Ok(()) => break sent,
+                Ok(delivery) => break (sent, delivery),
                 Err(rejection)
                     if rejection.cured_by_signing_anew() && attempt < SIGN_ANEW.tries_max =>
                 {
@@ -100,7 +116,7 @@ impl Chain {
                 Err(rejection) => return Err(rejection.into()),
             }
         };
-        let (block, index) = self.find(&sent, until).await?;
+        let (block, index) = self.find(&sent, delivery, until).await?;
         self.verdict(&sent, block, index).await?;
         Ok(Included { block, hash: sent.hash.0 })
     }
@@ -129,39 +145,50 @@ impl Chain {
     }
 
     /// Hands it to the pool. A connection that breaks meanwhile is no verdict: the search will tell.
-    async fn send(&self, sent: &Sent) -> Result<(), PoolRejection> {
+    async fn send(&self, sent: &Sent) -> Result<Delivery, PoolRejection> {
         let bytes = &sent.bytes;
         let ask = |rpc: Rpc| async move { rpc.author_submit_extrinsic(bytes).await };
         let limit = self.shared.limits.read;
         match self.shared.link.ask_once(limit, "author_submitExtrinsic", ask).await {
-            Ok(_) => Ok(()),
+            Ok(_) => Ok(Delivery::Taken),
             Err(ReadError::Refused { source, .. }) => match source.pool_rejection() {
-                Some(PoolRejection::AlreadyImported) => Ok(()),
+                Some(PoolRejection::AlreadyImported) => Ok(Delivery::Taken),
                 Some(rejection) => Err(rejection),
                 None => Err(PoolRejection::Other { code: 0, text: source.to_string() }),
             },
             Err(error) => {
-                tracing::debug!(%error, "connection lost while an extrinsic was sent");
-                Ok(())
+                tracing::debug!(error = %ErrorChain(&error), "connection lost while sending");
+                Ok(Delivery::Lost)
             }
         }
     }
 
-    /// Searches the chain until the extrinsic is found, its era is over or the time is up.
-    async fn find(&self, sent: &Sent, until: Duration) -> Result<(Head, u32), SubmitError> {
+    /// Searches the chain until the extrinsic is found or the time is up.
+    async fn find(
+        &self,
+        sent: &Sent,
+        mut delivery: Delivery,
+        until: Duration,
+    ) -> Result<(Head, u32), SubmitError> {
         let clock = self.shared.link.clock();
         let mut heads = self.subscribe_heads();
-        let mut searched = Searched::default();
+        let mut search = Search { head: sent.at.head.number, without: Vec::new() };
+        let mut sent_at = search.head.0;
         let mut last = None;
         while clock.monotonic() < until {
-            match self.search(sent, &mut searched).await {
+            match self.search(sent, &mut search).await {
                 Ok(Some(found)) => return Ok(found),
                 Ok(None) => last = None,
                 Err(error) => {
                     last = Some(error);
-                    // The node may have lost its pool; the same bytes can be included only once.
-                    drop(self.send(sent).await);
+                    delivery = Delivery::Lost;
                 }
+            }
+            let waiting = search.head.0.saturating_sub(sent_at);
+            if delivery == Delivery::Lost || waiting >= SEND_AGAIN_BLOCKS {
+                sent_at = search.head.0;
+                // The chain takes the same bytes once: a refusal says that they are, or cannot be, in a block.
+                delivery = self.send(sent).await.unwrap_or(Delivery::Taken);
             }
             let left = until.saturating_sub(clock.monotonic());
             tokio::select! {
@@ -181,12 +208,13 @@ impl Chain {
     async fn search(
         &self,
         sent: &Sent,
-        searched: &mut Searched,
+        search: &mut Search,
     ) -> Result<Option<(Head, u32)>, ReadError> {
-        let mut next = Hash::from(self.head().await?.hash);
-        let mut fresh = Vec::new();
+        let head = self.head().await?;
+        let mut next = Hash::from(head.hash);
+        let mut without = Vec::new();
         let birth = sent.at.head.number.0;
-        while next != sent.at.hash() && !searched.0.contains(&next) {
+        while next != sent.at.hash() && !search.without.contains(&next) {
             let ask = |rpc: Rpc| async move { rpc.chain_get_block(Some(next)).await };
             let limit = self.shared.limits.read;
             let block = self.shared.link.ask(limit, "chain_getBlock", ask).await?;
@@ -200,10 +228,11 @@ impl Chain {
                 let head = Head { number: BlockNumber(number), hash: next.0 };
                 return Ok(Some((head, u32::try_from(index).unwrap_or(u32::MAX))));
             }
-            fresh.push(next);
+            without.push(next);
             next = block.header.parent_hash;
         }
-        searched.0.extend(fresh);
+        search.head = head.number;
+        search.without.extend(without);
         Ok(None)
     }
 

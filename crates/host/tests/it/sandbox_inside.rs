@@ -135,8 +135,9 @@ async fn pausing_stops_every_process() {
     let spec = node.spec(HOST_IMAGE);
     let inside = Inside::listen(&spec);
     sandbox.ensure(&spec).await.expect("ensure");
-    // Processes that come and go all the time, one of them reparented to the first process.
-    let work = "(while :; do /bin/true; done) & (setsid sh -c 'while :; do /bin/true; done' &) ; sleep 1000";
+    // Processes that come and go all the time, one of them reparented to the first process, and one that resists.
+    let work = "(while :; do /bin/true; done) & (setsid sh -c 'while :; do /bin/true; done' &) ; \
+                (while :; do kill -CONT -1; done) & sleep 1000";
     let worker = inside.accept().await;
     std::io::Write::write_all(&mut &worker, format!("{work}\n").as_bytes()).expect("send");
     for _ in 0..5 {

@@ -186,6 +186,10 @@ impl Layout {
     pub(super) fn freeze(&self, node: &str, lease: LeaseId, motion: Motion) -> io::Result<()> {
         let Some((version, root)) = self.places.get(&Controller::Freezer) else { return Ok(()) };
         let group = group(root, node, lease);
+        if motion == Motion::Thaw && !group.exists() {
+            // A helper that was killed among the groups has frozen nothing yet.
+            return Ok(());
+        }
         match version {
             Version::V1 => {
                 let state = if motion == Motion::Freeze { "FROZEN" } else { "THAWED" };

@@ -14,6 +14,7 @@ mod process;
 mod protocol;
 mod state;
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -51,8 +52,8 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 const END_LIMIT: Duration = Duration::from_secs(30);
 /// How often a wait looks again.
 const POLL: Duration = Duration::from_millis(5);
-/// Rounds of stopping processes before one that forks without end counts as unstoppable.
-const STOP_ROUNDS_MAX: u32 = 200;
+/// Rounds of telling newborn processes to stop before the others of this thread get their turn.
+const STOP_ROUNDS_MAX: u32 = 10;
 /// Ids of this machine from which containers get theirs: above those that container managers take, below 2^31.
 const ID_BASE: u32 = 2_000_000_000;
 /// Ids of one container.
@@ -300,7 +301,7 @@ impl Sandbox {
                 .cgroups
                 .frozen(&self.config.node_id, lease)
                 .map_err(io_error("read", Path::new("/sys/fs/cgroup"))),
-            None => Ok(init.stat().is_some_and(|stat| stat.state == 'T')),
+            None => Ok(init.stat().is_some_and(|stat| is_stopped(init, stat.state))),
         }
     }
 
@@ -409,24 +410,43 @@ impl Sandbox {
         held.ok_or_else(|| too_long("waiting for the lease's helper", END_LIMIT))
     }
 
-    /// Sends a signal to every process of the container until all are in the wanted state.
-    fn signal_all(init: ProcessId, motion: Motion) -> io::Result<()> {
-        let (signal, stopped) = match motion {
-            Motion::Freeze => (Signal::STOP, true),
-            Motion::Thaw => (Signal::CONT, false),
+    /// Stops every process of the container, or lets all go on, by signals. It takes a moment until the kernel has told
+    /// each of them, and new ones are born meanwhile.
+    async fn signal_all(&self, init: ProcessId, motion: Motion) -> Result<(), RuntimeError> {
+        let proc = Path::new("/proc");
+        let (act, signal) = match motion {
+            Motion::Freeze => ("stopping the container", Signal::STOP),
+            Motion::Thaw => ("continuing the container", Signal::CONT),
         };
-        for _ in 0..STOP_ROUNDS_MAX {
-            let mut changed = false;
-            for (process, state) in family(init)? {
-                if (state == 'T') != stopped {
-                    changed = process.signal(signal)? || changed;
+        let done = |process: ProcessId, state| match motion {
+            Motion::Freeze => is_stopped(process, state),
+            // One that is held by a tracer inside goes on when its tracer says so.
+            Motion::Thaw => state != 'T',
+        };
+        let mut told = HashSet::new();
+        self.wait_for(act, || {
+            // Newborns are told at once; those that were told in this turn need a moment. The next turn tells all
+            // again, since a process inside may have told them the opposite.
+            told.clear();
+            for _ in 0..STOP_ROUNDS_MAX {
+                let mut waiting = family(init).map_err(io_error("read", proc))?;
+                waiting.retain(|(process, state)| !done(*process, *state));
+                if waiting.is_empty() {
+                    return Ok(true);
+                }
+                let before = told.len();
+                for (process, _) in waiting {
+                    if told.insert(process) {
+                        process.signal(signal).map_err(io_error("signal a process in", proc))?;
+                    }
+                }
+                if told.len() == before {
+                    break;
                 }
             }
-            if !changed {
-                return Ok(());
-            }
-        }
-        Err(io::Error::other("its processes multiply faster than they can be stopped"))
+            Ok(false)
+        })
+        .await
     }
 }
 
@@ -477,8 +497,7 @@ impl Runtime for Sandbox {
         let init = self.init_of(lease)?;
         match &self.root {
             Some(root) => self.freeze(root, lease, Motion::Freeze).await,
-            None => Self::signal_all(init, Motion::Freeze)
-                .map_err(io_error("stop the processes in", &self.config.lease_dir(lease))),
+            None => self.signal_all(init, Motion::Freeze).await,
         }
     }
 
@@ -486,8 +505,7 @@ impl Runtime for Sandbox {
         let init = self.init_of(lease)?;
         match &self.root {
             Some(root) => self.freeze(root, lease, Motion::Thaw).await,
-            None => Self::signal_all(init, Motion::Thaw)
-                .map_err(io_error("continue the processes in", &self.config.lease_dir(lease))),
+            None => self.signal_all(init, Motion::Thaw).await,
         }
     }
 
@@ -564,6 +582,12 @@ fn loop_holds(file: &Path) -> bool {
         let backing = device.path().join("loop/backing_file");
         fs::read_to_string(backing).is_ok_and(|held| Path::new(held.trim_end()) == file)
     })
+}
+
+/// Whether a process stands still: stopped, held by a tracer that is stopped itself, or asleep in the kernel with the
+/// order to stop before it. The last is a parent whose child was stopped between `vfork` and `exec`.
+fn is_stopped(process: ProcessId, state: char) -> bool {
+    matches!(state, 'T' | 't') || (state == 'D' && process.stop_pending())
 }
 
 /// The process and all its descendants, with their states. In a process namespace everything descends from the first.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// A process, told apart from every other of this start of the machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(super) struct ProcessId {
     pub(super) pid: u32,
     /// When it was started, in the kernel's ticks since the machine's start.
@@ -57,6 +57,17 @@ impl ProcessId {
     /// Whether this very process still lives.
     pub(super) fn stat(self) -> Option<Stat> {
         stat(self.pid).filter(|stat| stat.start_ticks == self.start_ticks)
+    }
+
+    /// Whether the order to stop waits for it to leave the kernel.
+    pub(super) fn stop_pending(self) -> bool {
+        // Signal 19 is bit 18 of the set of the whole process.
+        const STOP: u64 = 1 << 18;
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
+        let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:"));
+        pending
+            .and_then(|set| u64::from_str_radix(set.trim(), 16).ok())
+            .is_some_and(|set| set & STOP != 0)
     }
 
     /// Sends a signal to this very process. Returns false when it is gone.

@@ -19,7 +19,6 @@ mod pool;
 mod rpc;
 mod runtime;
 mod schema;
-mod shield;
 mod state;
 mod store;
 #[cfg(test)]

@@ -1,1 +1,33 @@
+//! The provider's node: what it offers, the leases on it, and the doors through which validators and renters come.
+//!
+//! The node owns one state directory with one SQLite file. A request that changes something is stored first; then one
+//! loop, the reconciler, makes the machine equal to what is stored, as often as needed. So the process may be killed at
+//! any moment: the next one reads the file, adopts what should run and removes what should not.
+//!
+//! It never believes a request before its signature is checked, never runs what a caller names except an image of its own
+//! list, and knows nothing about proofs, scores or weights.
 
+mod chain_subnet;
+mod config;
+mod dir_lock;
+mod fuse;
+mod node;
+mod node_api;
+mod offers;
+mod reconciler;
+mod routes;
+mod store;
+mod subnet;
+
+pub use config::{MinerConfig, OnShutdown, UnenforcedLimits};
+pub use dir_lock::LockError;
+pub use fuse::{KillPoint, UnknownKillPoint};
+pub use node::{Addresses, Miner, Neighbours, StartError};
+pub use node_api::{
+    ApiLimits, CONNECTIONS_MAX, EVENT_STREAMS_MAX, HEADER_BYTES_MAX, REQUEST_LIMIT, REQUESTS_MAX,
+    WAIT_MILLIS_MAX,
+};
+pub use offers::OFFER_ID;
+pub use routes::{RouteRefused, Routes};
+pub use store::{LEASES_KEPT_MAX, StoreError};
+pub use subnet::{Member, PERMITS_AGE_MAX, Subnet, SubnetError};

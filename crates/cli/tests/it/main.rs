@@ -5,8 +5,6 @@ mod judges;
 #[cfg(test)]
 mod judges_btauth;
 #[cfg(test)]
-mod judges_chain;
-#[cfg(test)]
 mod judges_wallet;
 #[cfg(test)]
 mod wallet;

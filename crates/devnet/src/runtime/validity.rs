@@ -31,9 +31,6 @@ pub(crate) enum Invalid {
     Custom(u8),
 }
 
-/// Subtensor's number for a request that makes no sense.
-pub(crate) const BAD_REQUEST: u8 = 255;
-
 /// The chain's newest block, which an extrinsic is checked against.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Tip {
@@ -123,7 +120,7 @@ fn custom(error: DispatchError) -> Invalid {
         events::INVALID_IP_TYPE | events::INVALID_IP_ADDRESS => 11,
         events::SERVING_RATE_LIMIT_EXCEEDED => 12,
         events::INVALID_PORT => 13,
-        _ => BAD_REQUEST,
+        _ => 255,
     };
     Invalid::Custom(number)
 }

@@ -1,0 +1,384 @@
+//! One node from its start to its end: what is opened in which order, and closed in the other.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nicompute_chain::Chain;
+use nicompute_daemon::{CancellationToken, ErrorChain, Kind, OnError, SharedClock, Tasks};
+use nicompute_host::gateway::{
+    Gateway, GatewayConfig, GatewayError, HostKey, HostKeyError, Limits,
+};
+use nicompute_host::inventory::{self, Inventory, InventoryError};
+use nicompute_market::{EndReason, Hotkey, LeaseEvent, Netuid, UnixMillis};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::chain_subnet::ChainSubnet;
+use crate::config::{MinerConfig, OnShutdown, UnenforcedLimits};
+use crate::dir_lock::{DirLock, LockError};
+use crate::fuse::Fuse;
+use crate::node_api::{self, Api, ApiError, ApiLimits, ApiParts};
+use crate::offers::Offers;
+use crate::reconciler::{Memory, Places, Reconciler};
+use crate::routes::Routes;
+use crate::store::{Store, StoreError};
+use crate::subnet::{Permits, Standing, Subnet, SubnetError};
+
+/// The gateway's key in the state directory.
+const HOST_KEY_FILE: &str = "ssh_host_ed25519_key";
+/// How long ending leases may take at shutdown. What is left is ended by the next start.
+const END_LEASES_LIMIT: Duration = Duration::from_secs(20);
+/// How long a stopping reconciler may take, its own limit and a little more.
+const STOP_LIMIT: Duration = Duration::from_secs(12);
+
+/// The parties that a node depends on.
+#[derive(Debug)]
+pub struct Neighbours {
+    /// The chain.
+    pub subnet: Box<dyn Subnet>,
+    /// The ways into leases; the SSH gateway when there is none.
+    pub routes: Option<Arc<dyn Routes>>,
+    /// How much the node API takes on.
+    pub api_limits: ApiLimits,
+}
+
+/// A running node.
+#[derive(Debug)]
+pub struct Miner {
+    addresses: Addresses,
+    on_shutdown: OnShutdown,
+    store: Arc<Store>,
+    permits: Arc<Permits>,
+    clock: SharedClock,
+    stop_api: CancellationToken,
+    stop_loop: CancellationToken,
+    loop_ended: CancellationToken,
+}
+
+/// Where a node is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Addresses {
+    /// The node API, as bound.
+    pub api: SocketAddr,
+    /// The SSH gateway, as bound.
+    pub ssh: SocketAddr,
+    /// The node API, as announced on chain.
+    pub announced: SocketAddr,
+}
+
+/// Why a node did not start. Nothing runs and nothing has changed then, but the state directory may have been made.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The runtime does not hold tenants to their share.
+    #[error("the runtime cannot hold tenants to the limits of their lease")]
+    UnenforcedLimits,
+    /// The state directory.
+    #[error("cannot take the state directory")]
+    StateDir(#[from] LockError),
+    /// The store in it.
+    #[error("cannot use the store")]
+    Store(#[from] StoreError),
+    /// The machine.
+    #[error("cannot read what this machine has")]
+    Inventory(#[from] InventoryError),
+    /// The chain is there, and is none that the node can be on.
+    #[error("cannot ask the chain about subnet and hotkey")]
+    Chain(#[source] SubnetError),
+    /// The hotkey is not on the subnet.
+    #[error("the hotkey {hotkey} is not registered on subnet {netuid}")]
+    NotRegistered {
+        /// The hotkey.
+        hotkey: Hotkey,
+        /// The subnet.
+        netuid: Netuid,
+    },
+    /// The node API's address.
+    #[error("cannot listen on {address} (--axon.port)")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The SSH gateway.
+    #[error("cannot open the SSH gateway (--ssh.port)")]
+    Gateway(#[from] GatewayError),
+    /// The SSH gateway's key.
+    #[error("cannot use the SSH gateway's host key")]
+    HostKey(#[from] HostKeyError),
+    /// The SSH gateway's key is none that can be announced.
+    #[error("cannot sign the SSH gateway's host key")]
+    SignHostKey(#[source] nicompute_wire::hostkey::HostKeyError),
+}
+
+// === impl StartError ===
+
+impl StartError {
+    /// What a person can do about it.
+    #[must_use]
+    pub fn remedy(&self) -> Option<String> {
+        let text = match self {
+            Self::UnenforcedLimits => {
+                "start the node as root, or with --runtime docker; only the local market takes offers without limits"
+            }
+            Self::StateDir(error) => error.remedy(),
+            Self::Store(error) => error.remedy()?,
+            Self::Chain(error) => error.remedy?,
+            Self::NotRegistered { netuid, .. } => {
+                return Some(format!("nicompute register --netuid {netuid}, with the same wallet"));
+            }
+            Self::Listen { .. } => "stop what listens there, or give another --axon.port",
+            Self::Gateway(_) => "stop what listens there, or give another --ssh.port",
+            Self::HostKey(_) | Self::SignHostKey(_) => {
+                "restore the file ssh_host_ed25519_key in --state-dir, or remove it to get a new host key"
+            }
+            Self::Inventory(_) => return None,
+        };
+        Some(text.to_owned())
+    }
+}
+
+impl From<ApiError> for StartError {
+    fn from(error: ApiError) -> Self {
+        match error {
+            ApiError::Store(error) => Self::Store(error),
+            ApiError::HostKey(error) => Self::SignHostKey(error),
+        }
+    }
+}
+
+// === impl Miner ===
+
+impl Miner {
+    /// Starts a node on a chain.
+    ///
+    /// # Errors
+    /// See [`Miner::start_among`].
+    pub async fn start(
+        config: MinerConfig,
+        chain: Chain,
+        clock: SharedClock,
+        tasks: Tasks,
+    ) -> Result<Self, StartError> {
+        let (netuid, hotkey) = (config.netuid, config.hotkey.clone());
+        let neighbours = Neighbours {
+            subnet: Box::new(ChainSubnet { chain, netuid, hotkey }),
+            routes: None,
+            api_limits: ApiLimits::standard(),
+        };
+        Self::start_among(config, neighbours, clock, tasks).await
+    }
+
+    /// Starts a node among given neighbours.
+    ///
+    /// A chain that is out of reach does not keep a node from starting: leases of before go on, and new ones are given
+    /// when the chain says who is a validator.
+    ///
+    /// # Errors
+    /// When something that the node needs is missing or taken; the error names it and has a remedy.
+    pub async fn start_among(
+        config: MinerConfig,
+        neighbours: Neighbours,
+        clock: SharedClock,
+        tasks: Tasks,
+    ) -> Result<Self, StartError> {
+        let limits_enforced = config.runtime.limits_enforced();
+        if !limits_enforced && config.unenforced_limits == UnenforcedLimits::Refuse {
+            return Err(StartError::UnenforcedLimits);
+        }
+        let me = config.hotkey.hotkey();
+        let lock = DirLock::take(&config.state_dir)?;
+        let fuse = Fuse::new(config.kill_after);
+        let store = Arc::new(Store::open(&config.state_dir, &me, fuse, lock).await?);
+        let inventory = read_inventory(&config).await?;
+        let permits = Arc::new(Permits::new(neighbours.subnet, me, Arc::clone(&clock)));
+        check_registered(&permits, me, config.netuid).await?;
+        let listen = |source| StartError::Listen { address: config.listen, source };
+        let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
+        let api_address = listener.local_addr().map_err(listen)?;
+        let routes = match neighbours.routes {
+            Some(routes) => routes,
+            None => Arc::new(open_gateway(&config, &clock, &tasks).await?),
+        };
+        let (stop_api, stop_loop) = (tasks.token().child_token(), tasks.token().child_token());
+        let runtime = Arc::clone(&config.runtime);
+        let offers = Offers::new(&inventory, config.price_per_hour, runtime, Arc::clone(&clock));
+        let offers = Arc::new(offers);
+        let addresses = Addresses {
+            api: api_address,
+            ssh: SocketAddr::new(config.ssh_listen.ip(), routes.port()),
+            announced: SocketAddr::new(
+                config.announce_ip,
+                config.announce_port.unwrap_or_else(|| api_address.port()),
+            ),
+        };
+        let api = Api::new(ApiParts {
+            store: Arc::clone(&store),
+            offers: Arc::clone(&offers),
+            permits: Arc::clone(&permits),
+            routes: &*routes,
+            key: config.hotkey.clone(),
+            clock: Arc::clone(&clock),
+            limits_enforced,
+            announce_ip: config.announce_ip,
+            limits: neighbours.api_limits,
+            stop: stop_api.clone(),
+        })
+        .await?;
+        let reconciler = Reconciler {
+            store: Arc::clone(&store),
+            runtime: config.runtime,
+            routes,
+            offers,
+            clock: Arc::clone(&clock),
+            places: Places {
+                state_dir: config.state_dir,
+                agent: config.agent,
+                masked_host_paths: config.masked_host_paths,
+            },
+            memory: Memory::default(),
+        };
+        let miner = Self {
+            addresses,
+            on_shutdown: config.on_shutdown,
+            store,
+            permits,
+            clock,
+            stop_api,
+            stop_loop,
+            loop_ended: CancellationToken::new(),
+        };
+        miner.spawn(&tasks, reconciler, (listener, api), neighbours.api_limits);
+        Ok(miner)
+    }
+
+    /// Where it is reached.
+    #[must_use]
+    pub const fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// Waits until the chain says the announced address.
+    pub async fn announced(&self) {
+        let mut announced: watch::Receiver<_> = self.permits.announced();
+        // The node holds the other end: the wait cannot fail.
+        drop(announced.wait_for(Option::is_some).await);
+    }
+
+    /// Takes no more requests, ends or keeps the open leases as configured, and lets go of the state directory.
+    ///
+    /// Cancelling the tasks without this keeps the leases whatever the configuration says, as a kill would.
+    pub async fn shutdown(self) {
+        self.stop_api.cancel();
+        if self.on_shutdown == OnShutdown::EndLeases {
+            tokio::select! {
+                ended = self.end_leases() => {
+                    if let Err(error) = ended {
+                        tracing::error!(error = %ErrorChain(&error), "cannot end the open leases");
+                    }
+                }
+                () = self.clock.sleep(END_LEASES_LIMIT) => {
+                    tracing::error!("open leases are left; the next start ends them");
+                }
+            }
+        }
+        self.stop_loop.cancel();
+        tokio::select! {
+            () = self.loop_ended.cancelled() => {}
+            () = self.clock.sleep(STOP_LIMIT) => {}
+        }
+        self.store.close().await;
+    }
+
+    /// Asks for the end of every open lease and waits until nothing of them is left.
+    async fn end_leases(&self) -> Result<(), StoreError> {
+        let mut changes = self.store.changes();
+        loop {
+            let open = self.store.open_leases().await?;
+            if open.is_empty() || self.loop_ended.is_cancelled() {
+                return Ok(());
+            }
+            for lease in &open {
+                let now = UnixMillis(self.clock.unix_ms());
+                let ended = LeaseEvent::EndAsked(EndReason::Provider);
+                drop(self.store.apply(lease, ended, now).await?);
+            }
+            tokio::select! {
+                // This holds the store, so the channel is open.
+                _ = changes.changed() => {}
+                () = self.loop_ended.cancelled() => {}
+            }
+        }
+    }
+
+    fn spawn(
+        &self,
+        tasks: &Tasks,
+        reconciler: Reconciler,
+        (listener, api): (TcpListener, Api),
+        limits: ApiLimits,
+    ) {
+        let (stop, ended, drives) =
+            (self.stop_loop.clone(), self.loop_ended.clone(), tasks.clone());
+        tasks.spawn("reconciler", OnError::Stop, async move {
+            let _ended = ended.drop_guard();
+            Arc::new(reconciler).run(drives, stop).await;
+            Ok(())
+        });
+        let router = node_api::router(Arc::new(api));
+        let (stop, with) = (self.stop_api.clone(), (Arc::clone(&self.clock), tasks.clone()));
+        tasks.spawn("node API", OnError::Stop, async move {
+            Ok(node_api::serve(listener, router, limits.connections, with, stop).await?)
+        });
+        let (stop, permits) = (self.stop_api.clone(), Arc::clone(&self.permits));
+        let address = self.addresses.announced;
+        tasks.spawn("entry on chain", OnError::Log, async move {
+            tokio::select! {
+                () = permits.watch(address) => {}
+                () = stop.cancelled() => {}
+            }
+            Ok(())
+        });
+    }
+}
+
+async fn read_inventory(config: &MinerConfig) -> Result<Inventory, StartError> {
+    let state_dir = config.state_dir.clone();
+    let read = tokio::task::spawn_blocking(move || inventory::read(&state_dir)).await;
+    let inventory = read.expect("reading the inventory does not panic")?;
+    for note in &inventory.notes {
+        tracing::warn!(note, "a part of this machine is not offered");
+    }
+    Ok(inventory)
+}
+
+async fn check_registered(
+    permits: &Permits,
+    hotkey: Hotkey,
+    netuid: Netuid,
+) -> Result<(), StartError> {
+    match permits.refresh_soon().await {
+        Ok(Standing::Member(_)) => Ok(()),
+        Ok(Standing::Stranger) => Err(StartError::NotRegistered { hotkey, netuid }),
+        Err(error) if error.kind != Kind::Elsewhere => Err(StartError::Chain(error)),
+        Err(error) => {
+            tracing::warn!(
+                error = %ErrorChain(&error),
+                "the chain is out of reach; leases go on, new ones wait for it"
+            );
+            Ok(())
+        }
+    }
+}
+
+async fn open_gateway(
+    config: &MinerConfig,
+    clock: &SharedClock,
+    tasks: &Tasks,
+) -> Result<Gateway, StartError> {
+    let host_key = HostKey::load_or_create(&config.state_dir.join(HOST_KEY_FILE))?;
+    let config = GatewayConfig { listen: config.ssh_listen, host_key, limits: Limits::standard() };
+    Ok(Gateway::bind(config, Arc::clone(clock), tasks.clone()).await?)
+}

@@ -1,0 +1,208 @@
+//! The node's HTTP door under `/v1`: every request signed by its sender for this node, every answer signed by this node.
+//!
+//! A request passes the limits, then the signature, then the question who may ask at all; only then its handler sees it.
+//! Handlers change nothing on the machine: they store what is wanted, the reconciler does it.
+
+mod ask;
+mod events;
+mod guard;
+mod leases;
+mod refusal;
+mod server;
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::extract::{Extension, State};
+use axum::response::Response;
+use axum::routing::{get, post};
+use axum::{Router, middleware};
+use nicompute_daemon::{CancellationToken, SharedClock};
+use nicompute_keys::Keypair;
+use nicompute_market::Lease;
+use nicompute_wire::btauth::{MAX_SKEW_NS, ReplayStore};
+use nicompute_wire::codes::Code;
+use nicompute_wire::hostkey::{self, HostKeyError};
+use nicompute_wire::node::{LeaseView, NodeView, OffersView, SshAccessView, SshDoorView};
+use tokio::sync::Semaphore;
+
+use crate::offers::Offers;
+use crate::routes::Routes;
+use crate::store::{Store, StoreError};
+use crate::subnet::Permits;
+use guard::guard;
+use refusal::{Refusal, json};
+pub(crate) use server::serve;
+
+/// Connections at once. Each costs a socket and a small buffer.
+pub const CONNECTIONS_MAX: usize = 256;
+/// Requests that are worked on at once, long polls included.
+pub const REQUESTS_MAX: usize = 64;
+/// Event streams at once.
+pub const EVENT_STREAMS_MAX: usize = 16;
+/// Bytes of all header names and values of one request. A signed request has about 600.
+pub const HEADER_BYTES_MAX: usize = 16 * 1024;
+/// From a request's first byte to its answer. Longer than the longest wait that a caller may ask for.
+pub const REQUEST_LIMIT: Duration = Duration::from_secs(20);
+/// The longest wait for a change of a lease that a caller may ask for.
+pub const WAIT_MILLIS_MAX: u64 = 10_000;
+/// Requests of strangers that are remembered against replays, in all and of one: they may only look.
+const STRANGERS_REPLAYS_MAX: usize = 8_192;
+const STRANGER_REPLAYS_MAX: usize = 64;
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// How much the node API takes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ApiLimits {
+    /// Connections at once.
+    pub connections: usize,
+    /// Requests at once.
+    pub requests: usize,
+    /// Event streams at once.
+    pub event_streams: usize,
+    /// From a request's first byte to its answer.
+    pub request: Duration,
+}
+
+/// What the handlers work on.
+#[derive(Debug)]
+pub(crate) struct Api {
+    store: Arc<Store>,
+    offers: Arc<Offers>,
+    permits: Arc<Permits>,
+    key: Keypair,
+    clock: SharedClock,
+    limits_enforced: bool,
+    ssh: SshDoorView,
+    announce_ip: IpAddr,
+    /// Replays of those who may take leases, and of everybody else: strangers must not fill the memory of the others.
+    admitted: Mutex<ReplayStore>,
+    strangers: Mutex<ReplayStore>,
+    limits: ApiLimits,
+    requests: Semaphore,
+    event_streams: Arc<Semaphore>,
+    stop: CancellationToken,
+}
+
+/// What an API is made from.
+pub(crate) struct ApiParts<'a> {
+    pub(crate) store: Arc<Store>,
+    pub(crate) offers: Arc<Offers>,
+    pub(crate) permits: Arc<Permits>,
+    pub(crate) routes: &'a dyn Routes,
+    pub(crate) key: Keypair,
+    pub(crate) clock: SharedClock,
+    pub(crate) limits_enforced: bool,
+    pub(crate) announce_ip: IpAddr,
+    pub(crate) limits: ApiLimits,
+    pub(crate) stop: CancellationToken,
+}
+
+/// Why an API could not be made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ApiError {
+    #[error("the store failed")]
+    Store(#[from] StoreError),
+    #[error("the gateway's host key cannot be signed")]
+    HostKey(#[from] HostKeyError),
+}
+
+// === impl ApiLimits ===
+
+impl ApiLimits {
+    /// The limits of a provider's node.
+    #[must_use]
+    pub const fn standard() -> Self {
+        Self {
+            connections: CONNECTIONS_MAX,
+            requests: REQUESTS_MAX,
+            event_streams: EVENT_STREAMS_MAX,
+            request: REQUEST_LIMIT,
+        }
+    }
+}
+
+// === impl Api ===
+
+impl Api {
+    pub(crate) async fn new(parts: ApiParts<'_>) -> Result<Self, ApiError> {
+        let (host_key, host_key_signature) = hostkey::sign(&parts.key, &parts.routes.host_key())?;
+        let ssh = SshDoorView { port: parts.routes.port(), host_key, host_key_signature };
+        let now_ns = parts.clock.unix_ns();
+        // A floor beyond the skew is left from a clock that was wrong; it must not shut everybody out.
+        let floor_ns = parts.store.nonce_floor_ns().await?.saturating_add(1);
+        let start_ns = now_ns.max(floor_ns.min(now_ns.saturating_add(MAX_SKEW_NS)));
+        let strangers =
+            ReplayStore::with_limits(start_ns, STRANGERS_REPLAYS_MAX, STRANGER_REPLAYS_MAX);
+        Ok(Self {
+            store: parts.store,
+            offers: parts.offers,
+            permits: parts.permits,
+            key: parts.key,
+            clock: parts.clock,
+            limits_enforced: parts.limits_enforced,
+            ssh,
+            announce_ip: parts.announce_ip,
+            admitted: Mutex::new(ReplayStore::new(start_ns)),
+            strangers: Mutex::new(strangers),
+            limits: parts.limits,
+            requests: Semaphore::new(parts.limits.requests),
+            event_streams: Arc::new(Semaphore::new(parts.limits.event_streams)),
+            stop: parts.stop,
+        })
+    }
+
+    fn view(&self, lease: &Lease) -> LeaseView {
+        let ssh = SshAccessView {
+            host: self.announce_ip.to_string(),
+            port: self.ssh.port,
+            user: lease.terms.id.short(),
+            host_key: self.ssh.host_key.clone(),
+        };
+        LeaseView::new(lease, ssh)
+    }
+}
+
+/// Every path of the door. One place, so that a test can walk through all of them.
+pub(crate) fn router(api: Arc<Api>) -> Router {
+    Router::new()
+        .route("/v1/node", get(node))
+        .route("/v1/offers", get(offers))
+        .route("/v1/leases", post(leases::ask))
+        .route("/v1/leases/{id}", get(leases::show).delete(leases::release))
+        .route("/v1/leases/{id}/extend", post(leases::extend))
+        .route("/v1/leases/{id}/pause", post(leases::pause))
+        .route("/v1/leases/{id}/resume", post(leases::resume))
+        .route("/v1/leases/{id}/restart", post(leases::restart))
+        .route("/v1/leases/{id}/keys", post(leases::replace_keys))
+        .route("/v1/leases/{id}/events", get(events::stream))
+        .fallback(async || Refusal::new(Code::NoSuchPath, "nothing is served under this path"))
+        .method_not_allowed_fallback(async || {
+            Refusal::new(Code::MethodNotAllowed, "this path is served, with another method")
+        })
+        .layer(middleware::from_fn_with_state(Arc::clone(&api), guard))
+        .with_state(api)
+}
+
+async fn node(State(api): State<Arc<Api>>) -> Response {
+    json(
+        200,
+        &NodeView {
+            hotkey: api.key.hotkey(),
+            version: VERSION.to_owned(),
+            runtime: api.offers.kind().to_string(),
+            limits_enforced: api.limits_enforced,
+            machine: api.offers.machine().into(),
+            ssh: api.ssh.clone(),
+        },
+    )
+}
+
+async fn offers(State(api): State<Arc<Api>>) -> Result<Response, Refusal> {
+    let offer = api.offers.current(&api.store).await?;
+    Ok(json(200, &OffersView { offers: vec![(&offer).into()] }))
+}
+
+/// The sender of the request under way, as the guard found it.
+type Caller = Extension<nicompute_wire::btauth::Caller>;

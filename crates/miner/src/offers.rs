@@ -1,0 +1,143 @@
+//! What the node puts on the market: the whole machine, as one offer.
+//!
+//! The machine's numbers are read once at the start and are claims; images come from the runtime and are asked for again
+//! when they are old; whether the offer is free says the store.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use nicompute_daemon::{ErrorChain, SharedClock};
+use nicompute_host::inventory::Inventory;
+use nicompute_host::runtime::{Runtime, RuntimeError, RuntimeKind as HostKind};
+use nicompute_market::{Gpu, Machine, MicroUsd, Offer, OfferId, RuntimeKind};
+use nicompute_wire::node::IMAGES_MAX;
+use tokio::sync::Mutex;
+
+use crate::store::{Store, StoreError};
+
+/// The only offer of a node.
+pub const OFFER_ID: &str = "machine";
+/// How old the list of images may be.
+const IMAGES_AGE_MAX: Duration = Duration::from_secs(5);
+/// The machine itself, the node and the runtime keep this part of the memory, and at most the next number.
+const MEMORY_KEPT_DIVISOR: u64 = 8;
+const MEMORY_KEPT_BYTES_MAX: u64 = 4 << 30;
+/// Of the free disk a tenant gets three quarters: images, logs and the store need room as well.
+const DISK_OFFERED_QUARTERS: u64 = 3;
+
+/// The node's only offer.
+#[derive(Debug)]
+pub(crate) struct Offers {
+    id: OfferId,
+    machine: Machine,
+    price_per_hour: MicroUsd,
+    kind: RuntimeKind,
+    runtime: Arc<dyn Runtime>,
+    clock: SharedClock,
+    images: Mutex<Option<Images>>,
+}
+
+#[derive(Debug, Clone)]
+struct Images {
+    read_at: Duration,
+    names: Vec<String>,
+}
+
+impl Offers {
+    pub(crate) fn new(
+        inventory: &Inventory,
+        price_per_hour: MicroUsd,
+        runtime: Arc<dyn Runtime>,
+        clock: SharedClock,
+    ) -> Self {
+        Self {
+            id: OFFER_ID.parse().expect("the constant is an offer id"),
+            machine: offered(inventory),
+            price_per_hour,
+            kind: market_kind(&*runtime),
+            runtime,
+            clock,
+            images: Mutex::new(None),
+        }
+    }
+
+    pub(crate) const fn id(&self) -> &OfferId {
+        &self.id
+    }
+
+    pub(crate) const fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    pub(crate) const fn kind(&self) -> RuntimeKind {
+        self.kind
+    }
+
+    /// The images that can be leased now. A runtime that does not answer has the images that it had before.
+    pub(crate) async fn images(&self) -> Result<Vec<String>, RuntimeError> {
+        let mut known = self.images.lock().await;
+        let now = self.clock.monotonic();
+        if let Some(images) = &*known
+            && now.saturating_sub(images.read_at) < IMAGES_AGE_MAX
+        {
+            return Ok(images.names.clone());
+        }
+        match (self.runtime.images().await, &*known) {
+            (Ok(mut names), _) => {
+                names.truncate(IMAGES_MAX);
+                *known = Some(Images { read_at: now, names: names.clone() });
+                Ok(names)
+            }
+            (Err(error), Some(images)) => {
+                tracing::warn!(error = %ErrorChain(&error), "the runtime does not list its images");
+                Ok(images.names.clone())
+            }
+            (Err(error), None) => Err(error),
+        }
+    }
+
+    /// The offer as it stands now. A runtime that never listed its images has nothing to offer.
+    pub(crate) async fn current(&self, store: &Store) -> Result<Offer, StoreError> {
+        let images = self.images().await.unwrap_or_else(|error| {
+            tracing::warn!(error = %ErrorChain(&error), "the runtime does not list its images");
+            Vec::new()
+        });
+        let held = store.holder_of(&self.id).await?.is_some();
+        Ok(Offer {
+            id: self.id.clone(),
+            machine: self.machine.clone(),
+            price_per_hour: self.price_per_hour,
+            available: !held && !images.is_empty(),
+            images,
+            runtime: self.kind,
+        })
+    }
+}
+
+/// What a tenant gets of the machine.
+fn offered(inventory: &Inventory) -> Machine {
+    let kept = (inventory.memory_bytes / MEMORY_KEPT_DIVISOR).min(MEMORY_KEPT_BYTES_MAX);
+    let gpus = inventory.gpus.iter().map(|gpu| Gpu {
+        uuid: gpu.uuid.clone(),
+        name: gpu.name.clone(),
+        memory_bytes: gpu.memory_bytes,
+    });
+    Machine {
+        cpu_model: inventory.cpu_model.clone(),
+        cores: inventory.cores,
+        memory_bytes: inventory.memory_bytes.saturating_sub(kept),
+        disk_bytes: inventory.disk_free_bytes / 4 * DISK_OFFERED_QUARTERS,
+        gpus: gpus.collect(),
+    }
+}
+
+/// What renters are told about the runtime. A fake one stands for the runtime with the same walls.
+fn market_kind(runtime: &dyn Runtime) -> RuntimeKind {
+    match runtime.kind() {
+        HostKind::Docker => RuntimeKind::Docker,
+        HostKind::SandboxRoot => RuntimeKind::SandboxRoot,
+        HostKind::SandboxUser => RuntimeKind::SandboxUser,
+        HostKind::Fake if runtime.limits_enforced() => RuntimeKind::SandboxRoot,
+        HostKind::Fake => RuntimeKind::SandboxUser,
+    }
+}

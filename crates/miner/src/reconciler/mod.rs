@@ -1,0 +1,292 @@
+//! The loop that makes the machine equal to what is stored.
+//!
+//! It takes no input: woken by a write to the store, by time, or by a lease's end, it reads the open leases and drives
+//! each to where it should be, several at once and never one twice at once. It also sweeps what lies on the machine and
+//! belongs to no open lease. Every effect may be repeated; a lease whose effects fail is tried again, later each time.
+
+mod drive;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nicompute_daemon::{Backoff, CancellationToken, ErrorChain, OnError, SharedClock, Tasks};
+use nicompute_host::runtime::{Runtime, RuntimeError};
+use nicompute_market::{Lease, LeaseId, LeaseState, UnixMillis};
+
+use tokio::sync::mpsc;
+
+use crate::offers::Offers;
+use crate::routes::{RouteRefused, Routes};
+use crate::store::{LEASES_KEPT_MAX, Store, StoreError};
+use drive::AGENT_LIMIT;
+pub(crate) use drive::Memory;
+
+/// How often everything is compared when nothing asks for it.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// Leases whose effects run at the same time.
+const DRIVES_MAX: usize = 8;
+/// How long a stopping node waits for effects that are under way. The next start repeats what was cut off.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+/// Between tries of effects that fail.
+const BACKOFF: Backoff = Backoff {
+    first: Duration::from_millis(200),
+    cap: Duration::from_secs(10),
+    tries_max: u32::MAX,
+};
+
+/// What the reconciler works on. Shared with nobody who changes the machine.
+#[derive(Debug)]
+pub(crate) struct Reconciler {
+    pub(crate) store: Arc<Store>,
+    pub(crate) runtime: Arc<dyn Runtime>,
+    pub(crate) routes: Arc<dyn Routes>,
+    pub(crate) offers: Arc<Offers>,
+    pub(crate) clock: SharedClock,
+    pub(crate) places: Places,
+    pub(crate) memory: Memory,
+}
+
+/// Where things lie on this machine.
+#[derive(Debug, Clone)]
+pub(crate) struct Places {
+    pub(crate) state_dir: PathBuf,
+    pub(crate) agent: PathBuf,
+    pub(crate) masked_host_paths: Vec<PathBuf>,
+}
+
+/// Why a lease is not yet where it should be.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DriveError {
+    #[error("the store failed")]
+    Store(#[from] StoreError),
+    #[error("the runtime failed")]
+    Runtime(#[from] RuntimeError),
+    #[error("the gateway failed")]
+    Route(#[from] RouteRefused),
+    #[error("cannot make {}", path.display())]
+    Directory {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("the work on the lease was cut off")]
+    CutOff,
+    #[error("the lease's agent did not report within {} s", AGENT_LIMIT.as_secs())]
+    NoAgent,
+}
+
+/// How a drive ended. Sent when it is dropped, so that a drive that panics is reported like any other.
+#[derive(Debug)]
+struct Report {
+    id: LeaseId,
+    outcome: Result<(), DriveError>,
+    to: mpsc::Sender<(LeaseId, Result<(), DriveError>)>,
+}
+
+/// What the loop knows between two looks.
+#[derive(Debug, Default)]
+struct Agenda {
+    /// To be driven as soon as there is room.
+    due: BTreeSet<LeaseId>,
+    /// Being driven.
+    busy: BTreeSet<LeaseId>,
+    /// What failed.
+    failed: BTreeMap<LeaseId, Failed>,
+    /// When each open lease ends by itself, unless it is ending.
+    ends: BTreeMap<LeaseId, UnixMillis>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Failed {
+    times: u32,
+    /// The generation that was worked on; another one is tried at once.
+    generation: Option<u64>,
+    /// On the monotonic clock.
+    again_at: Duration,
+}
+
+// === impl Reconciler ===
+
+impl Reconciler {
+    /// Runs until it is told to stop. The first look comes at once: it adopts what runs and sweeps what should not.
+    ///
+    /// Drives are tasks of their own: one that waits for the store must not wait for this loop, which waits for the store.
+    pub(crate) async fn run(self: Arc<Self>, tasks: Tasks, stop: CancellationToken) {
+        let mut changes = self.store.changes();
+        let mut agenda = Agenda::default();
+        // As many reports as drives: there is always room for one.
+        let (report, mut reports) = mpsc::channel(DRIVES_MAX);
+        let (mut look, mut next_sweep) = (true, Duration::ZERO);
+        while !stop.is_cancelled() {
+            let now = self.clock.monotonic();
+            if now >= next_sweep {
+                next_sweep = now.saturating_add(LOOK_EVERY);
+                look = true;
+                self.sweep_and_forget().await;
+            }
+            if look {
+                look = !self.look(&mut agenda, now).await;
+            }
+            for id in agenda.start() {
+                self.start_drive(&tasks, id, report.clone());
+            }
+            // The time may have moved while the store was read.
+            let now = self.clock.monotonic();
+            let wake = agenda.next_wake(self.unix_now(), now).min(next_sweep.saturating_sub(now));
+            let wake = if look { wake.min(BACKOFF.first) } else { wake };
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {}
+                // The loop holds the store, so the channel is open.
+                _ = changes.changed() => look = true,
+                Some((id, outcome)) = reports.recv() => {
+                    self.driven(&mut agenda, id, outcome).await;
+                }
+                () = self.clock.sleep(wake) => look = true,
+            }
+        }
+        drop(report);
+        let rest = async { while reports.recv().await.is_some() {} };
+        tokio::select! {
+            () = rest => {}
+            () = self.clock.sleep(STOP_LIMIT) => {
+                tracing::warn!("effects were cut off; the next start repeats them");
+            }
+        }
+    }
+
+    /// Removes what lies on the machine and belongs to no open lease. Gives the number of things removed.
+    pub(crate) async fn sweep(&self) -> Result<usize, DriveError> {
+        // In this order: what is found now belongs to a lease that was stored before it.
+        let mut found: BTreeSet<LeaseId> = self.runtime.list().await?.into_iter().collect();
+        found.extend(drive::lease_dirs(&self.places).await?);
+        let open = self.store.open_leases().await?;
+        let mut removed = 0;
+        for id in found {
+            if open.iter().any(|lease| lease.terms.id == id) {
+                continue;
+            }
+            tracing::info!(lease = %id, "removing what belongs to no open lease");
+            match self.take_down(id).await {
+                Ok(()) => removed += 1,
+                Err(error) => tracing::error!(
+                    lease = %id, error = %ErrorChain(&error), "cannot remove what belongs to no lease"
+                ),
+            }
+        }
+        Ok(removed)
+    }
+
+    pub(crate) fn unix_now(&self) -> UnixMillis {
+        UnixMillis(self.clock.unix_ms())
+    }
+
+    fn start_drive(
+        self: &Arc<Self>,
+        tasks: &Tasks,
+        id: LeaseId,
+        to: mpsc::Sender<(LeaseId, Result<(), DriveError>)>,
+    ) {
+        let this = Arc::clone(self);
+        tasks.spawn("lease", OnError::Log, async move {
+            let mut report = Report { id, outcome: Err(DriveError::CutOff), to };
+            report.outcome = this.drive(id).await;
+            Ok(())
+        });
+    }
+
+    async fn sweep_and_forget(&self) {
+        if let Err(error) = self.sweep().await {
+            tracing::error!(error = %ErrorChain(&error), "cannot look for what belongs to no lease");
+        }
+        match self.store.forget_finished(LEASES_KEPT_MAX).await {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, "forgot the oldest finished leases"),
+            Err(error) => {
+                tracing::error!(error = %ErrorChain(&error), "cannot forget old leases");
+            }
+        }
+    }
+
+    /// Puts every open lease on the agenda. Gives whether the store could be read.
+    async fn look(&self, agenda: &mut Agenda, now: Duration) -> bool {
+        match self.store.open_leases().await {
+            Ok(open) => {
+                agenda.set(&open, now);
+                true
+            }
+            Err(error) => {
+                tracing::error!(error = %ErrorChain(&error), "cannot read the open leases");
+                false
+            }
+        }
+    }
+
+    async fn driven(&self, agenda: &mut Agenda, id: LeaseId, outcome: Result<(), DriveError>) {
+        agenda.busy.remove(&id);
+        let Err(error) = outcome else {
+            agenda.failed.remove(&id);
+            return;
+        };
+        tracing::warn!(lease = %id, error = %ErrorChain(&error), "a lease is not yet where it should be");
+        let generation = match self.store.get(id).await {
+            Ok(lease) => lease.map(|lease| lease.generation),
+            Err(_) => None,
+        };
+        let times = agenda.failed.get(&id).map_or(1, |failed| failed.times.saturating_add(1));
+        let again_at = self.clock.monotonic().saturating_add(BACKOFF.delay(times));
+        agenda.failed.insert(id, Failed { times, generation, again_at });
+    }
+}
+
+// === impl Report ===
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        let outcome = std::mem::replace(&mut self.outcome, Err(DriveError::CutOff));
+        // Fails only when the loop is over and nobody asks.
+        drop(self.to.try_send((self.id, outcome)));
+    }
+}
+
+// === impl Agenda ===
+
+impl Agenda {
+    fn set(&mut self, open: &[Lease], now: Duration) {
+        self.failed.retain(|id, _| open.iter().any(|lease| lease.terms.id == *id));
+        let waits = |lease: &&Lease| {
+            self.failed.get(&lease.terms.id).is_some_and(|failed| {
+                failed.again_at > now && failed.generation == Some(lease.generation)
+            })
+        };
+        self.due = open.iter().filter(|lease| !waits(lease)).map(|lease| lease.terms.id).collect();
+        let ends = open.iter().filter(|lease| !matches!(lease.state, LeaseState::Ending(_)));
+        self.ends = ends.map(|lease| (lease.terms.id, lease.expires_at)).collect();
+    }
+
+    /// What is to be driven now.
+    fn start(&mut self) -> Vec<LeaseId> {
+        let room = DRIVES_MAX.saturating_sub(self.busy.len());
+        let ready: Vec<_> = self.due.difference(&self.busy).take(room).copied().collect();
+        for id in &ready {
+            self.due.remove(id);
+            self.busy.insert(*id);
+        }
+        ready
+    }
+
+    /// How long nothing needs to be looked at.
+    fn next_wake(&self, unix_now: UnixMillis, now: Duration) -> Duration {
+        let idle = |id: &LeaseId| !self.busy.contains(id) && !self.due.contains(id);
+        let retries = self.failed.iter().filter(|(id, _)| idle(id));
+        let retry = retries.map(|(_, failed)| failed.again_at.saturating_sub(now)).min();
+        // One that failed is tried again at its own time.
+        let ends = self.ends.iter().filter(|(id, _)| idle(id) && !self.failed.contains_key(id));
+        let end = ends.map(|(_, end)| Duration::from_millis(end.millis_since(unix_now))).min();
+        [retry, end].into_iter().flatten().min().unwrap_or(LOOK_EVERY)
+    }
+}

@@ -1,0 +1,487 @@
+//! The reconciler against a fake machine: its decisions, and that it converges whatever dies when.
+
+use std::path::Path;
+use std::sync::atomic::AtomicU32;
+
+use nicompute_daemon::{Kind, ManualClock};
+use nicompute_host::gateway::Route;
+use nicompute_host::inventory::Inventory;
+use nicompute_host::runtime::{FakeMachine, FakeRuntime, Presence, RuntimeConfig, SandboxProgram};
+use nicompute_market::{
+    EndReason, FailReason, Hotkey, LeaseEvent, MicroUsd, Purpose, Terms, Wanted,
+};
+use proptest::prelude::*;
+
+use super::drive::RESTARTS_MAX;
+use super::*;
+use crate::dir_lock::DirLock;
+use crate::fuse::{Fuse, HaltAfter};
+use crate::store::{Applied, Asked, Words};
+
+const START: u64 = 1_700_000_000_000;
+const NODE: &str = "node";
+
+/// Routes that only remember. The machine's, not the process's: a test says when the process forgets them.
+#[derive(Debug, Default)]
+struct FakeRoutes {
+    open: std::sync::Mutex<BTreeMap<LeaseId, Route>>,
+    refuses_keys: bool,
+}
+
+impl FakeRoutes {
+    fn open_now(&self) -> BTreeMap<LeaseId, Route> {
+        self.open.lock().unwrap().clone()
+    }
+}
+
+impl Routes for FakeRoutes {
+    fn open(&self, route: &Route) -> Result<(), RouteRefused> {
+        if self.refuses_keys {
+            return Err(RouteRefused { kind: Kind::Caller, source: "no key".into() });
+        }
+        self.open.lock().unwrap().insert(route.lease, route.clone());
+        Ok(())
+    }
+
+    fn close(&self, lease: LeaseId) {
+        self.open.lock().unwrap().remove(&lease);
+    }
+
+    fn connected(&self, lease: LeaseId) -> bool {
+        self.open.lock().unwrap().contains_key(&lease)
+    }
+
+    fn port(&self) -> u16 {
+        4444
+    }
+
+    fn host_key(&self) -> String {
+        String::new()
+    }
+}
+
+/// What outlives a process.
+struct World {
+    dir: tempfile::TempDir,
+    machine: FakeMachine,
+    clock: Arc<ManualClock>,
+}
+
+/// One process.
+struct Process {
+    reconciler: Reconciler,
+    routes: Arc<FakeRoutes>,
+    halted: CancellationToken,
+}
+
+impl World {
+    fn new() -> Self {
+        let clock = ManualClock::at_unix_ms(START);
+        Self { dir: tempfile::tempdir().unwrap(), machine: FakeMachine::new(), clock }
+    }
+
+    /// A process that dies after so many steps.
+    async fn start(&self, steps: u32) -> Process {
+        self.start_with(steps, FakeRoutes::default()).await
+    }
+
+    async fn start_with(&self, steps: u32, routes: FakeRoutes) -> Process {
+        let state_dir = self.dir.path().join("state");
+        let halted = CancellationToken::new();
+        let fuse =
+            Fuse::Halt(HaltAfter { steps_left: AtomicU32::new(steps), halted: halted.clone() });
+        let hotkey = Hotkey::from_bytes([9; 32]);
+        let lock = DirLock::take(&state_dir).unwrap();
+        let store = Arc::new(Store::open(&state_dir, &hotkey, fuse, lock).await.unwrap());
+        let config = RuntimeConfig {
+            node_id: NODE.to_owned(),
+            state_dir: state_dir.clone(),
+            rootfs: None,
+            sandbox_program: SandboxProgram { path: "/none".into(), args: Vec::new() },
+            docker_socket: None,
+        };
+        let runtime: Arc<dyn Runtime> = Arc::new(FakeRuntime::new(config, self.machine.clone()));
+        let clock: SharedClock = self.clock.clone();
+        let offers =
+            Offers::new(&inventory(), MicroUsd(1), Arc::clone(&runtime), Arc::clone(&clock));
+        let routes = Arc::new(routes);
+        let places = Places { state_dir, agent: "/agent".into(), masked_host_paths: Vec::new() };
+        let reconciler = Reconciler {
+            store,
+            runtime,
+            routes: routes.clone(),
+            offers: Arc::new(offers),
+            clock,
+            places,
+            memory: Memory::default(),
+        };
+        Process { reconciler, routes, halted }
+    }
+
+    fn presence(&self, id: LeaseId) -> Presence {
+        let of = |(lease, presence)| (lease == id).then_some(presence);
+        self.machine.containers().into_iter().find_map(of).unwrap_or(Presence::Absent)
+    }
+}
+
+impl Process {
+    fn store(&self) -> &Store {
+        &self.reconciler.store
+    }
+
+    /// Does some work, or dies doing it. Gives whether it lived.
+    async fn lives_through(&self, work: impl Future<Output = ()>) -> bool {
+        tokio::select! {
+            biased;
+            () = self.halted.cancelled() => false,
+            () = work => true,
+        }
+    }
+
+    async fn ask(&self, byte: u8, duration_ms: u64) {
+        let lease = Lease::requested(terms(byte), self.reconciler.unix_now(), duration_ms);
+        let asked = self.store().ask(&lease, Words([byte; 32])).await.unwrap();
+        if let Asked::New(lease) = asked {
+            self.reconciler.settle_for_test(&lease, LeaseEvent::Reserved).await;
+        }
+    }
+
+    async fn apply(&self, byte: u8, event: LeaseEvent) {
+        if let Some(lease) = self.store().get(terms(byte).id).await.unwrap() {
+            drop(self.store().apply(&lease, event, self.reconciler.unix_now()).await.unwrap());
+        }
+    }
+
+    /// One look of the loop: failures are for the next one.
+    async fn look(&self) {
+        drop(self.reconciler.sweep().await);
+        for lease in self.store().open_leases().await.unwrap() {
+            drop(self.reconciler.drive(lease.terms.id).await);
+        }
+    }
+
+    async fn state(&self, byte: u8) -> LeaseState {
+        self.store().get(terms(byte).id).await.unwrap().unwrap().state
+    }
+}
+
+impl Reconciler {
+    async fn settle_for_test(&self, lease: &Lease, event: LeaseEvent) {
+        if self.store.apply(lease, event, self.unix_now()).await.unwrap() == Applied::Occupied {
+            let failed = LeaseEvent::PrepareFailed(FailReason::Occupied);
+            drop(self.store.apply(lease, failed, self.unix_now()).await.unwrap());
+        }
+    }
+}
+
+fn inventory() -> Inventory {
+    Inventory {
+        cpu_model: "test".to_owned(),
+        cores: 2,
+        memory_bytes: 1 << 30,
+        memory_free_bytes: 1 << 30,
+        disk_free_bytes: 1 << 30,
+        gpus: Vec::new(),
+        gpu_driver: None,
+        notes: Vec::new(),
+    }
+}
+
+fn terms(byte: u8) -> Terms {
+    Terms {
+        id: LeaseId::from_random_bytes([byte; 16]),
+        offer: "machine".parse().unwrap(),
+        purpose: Purpose::Rental,
+        holder: Hotkey::from_bytes([2; 32]),
+        ssh_keys: vec!["ssh-ed25519 AAAA".to_owned()],
+        image: "fake".to_owned(),
+    }
+}
+
+const FOR_EVER: u32 = u32::MAX;
+
+/// A lease whose container cannot be made must fail, leave nothing, and free the machine.
+#[tokio::test]
+async fn what_cannot_be_made_fails_and_leaves_nothing() {
+    let world = World::new();
+    let process = world.start(FOR_EVER).await;
+    process.ask(1, 60_000).await;
+    world.machine.set_images(&["another"]);
+    process.look().await;
+    assert_eq!(process.state(1).await, LeaseState::Failed(FailReason::Image));
+    assert!(process.routes.open_now().is_empty());
+    assert!(!process.reconciler.places.lease_dir(terms(1).id).exists());
+    world.machine.set_images(&["fake"]);
+    process.ask(2, 60_000).await;
+    process.look().await;
+    assert_eq!(process.state(2).await, LeaseState::Running);
+}
+
+/// A key that the gateway does not take must not hold the machine until the lease's end.
+#[tokio::test]
+async fn a_key_that_the_gateway_refuses_fails_the_lease() {
+    let world = World::new();
+    let routes = FakeRoutes { refuses_keys: true, ..FakeRoutes::default() };
+    let process = world.start_with(FOR_EVER, routes).await;
+    process.ask(1, 60_000).await;
+    process.look().await;
+    assert_eq!(process.state(1).await, LeaseState::Failed(FailReason::Runtime));
+    assert!(world.machine.containers().is_empty());
+}
+
+/// An engine that is restarting must not cost a lease, and one that never comes back must not hold it for ever.
+#[tokio::test]
+async fn trouble_elsewhere_is_tried_again_for_a_while() {
+    let world = World::new();
+    let process = world.start(FOR_EVER).await;
+    process.ask(1, 600_000).await;
+    world.machine.fail_next(3);
+    assert!(process.reconciler.drive(terms(1).id).await.is_err());
+    assert_eq!(process.state(1).await, LeaseState::Preparing);
+    world.machine.fail_next(0);
+    process.look().await;
+    assert_eq!(process.state(1).await, LeaseState::Running);
+    process.apply(1, LeaseEvent::EndAsked(EndReason::Released)).await;
+    process.look().await;
+    process.ask(2, 600_000).await;
+    world.clock.advance(Duration::from_millis(drive::PREPARE_MILLIS_MAX));
+    world.machine.fail_next(1);
+    drop(process.reconciler.drive(terms(2).id).await);
+    assert_eq!(process.state(2).await, LeaseState::Failed(FailReason::Runtime));
+}
+
+/// A renter whose container crashes keeps it, but a container that always crashes must not be started for ever.
+#[tokio::test]
+async fn a_container_that_ends_is_started_again_a_few_times() {
+    let world = World::new();
+    let process = world.start(FOR_EVER).await;
+    process.ask(1, 3_600_000).await;
+    process.look().await;
+    for round in 0..2 {
+        for _ in 0..RESTARTS_MAX {
+            world.machine.crash(terms(1).id);
+            process.look().await;
+            assert_eq!(process.state(1).await, LeaseState::Running, "round {round}");
+            assert!(matches!(world.presence(terms(1).id), Presence::Running { .. }));
+        }
+        world.clock.advance(Duration::from_secs(600));
+    }
+    for _ in 0..RESTARTS_MAX {
+        world.machine.crash(terms(1).id);
+        process.look().await;
+    }
+    world.machine.crash(terms(1).id);
+    process.look().await;
+    assert_eq!(process.state(1).await, LeaseState::Ended(EndReason::Lost));
+    assert!(world.machine.containers().is_empty());
+}
+
+/// Something on the machine that no open lease wants is somebody's data, or a renter who does not pay.
+#[tokio::test]
+async fn what_no_lease_wants_is_swept() {
+    let world = World::new();
+    let process = world.start(FOR_EVER).await;
+    process.ask(1, 60_000).await;
+    process.look().await;
+    let stray = LeaseId::from_random_bytes([77; 16]);
+    let places = &process.reconciler.places;
+    std::fs::create_dir_all(places.lease_dir(stray).join("run")).unwrap();
+    std::fs::create_dir_all(places.state_dir.join("leases/not-a-lease")).unwrap();
+    assert_eq!(process.reconciler.sweep().await.unwrap(), 1);
+    assert!(!places.lease_dir(stray).exists());
+    assert!(places.state_dir.join("leases/not-a-lease").exists(), "not ours to remove");
+    assert!(places.lease_dir(terms(1).id).exists());
+    assert!(matches!(world.presence(terms(1).id), Presence::Running { .. }));
+}
+
+/// The loop itself: work begins at once, ends at the lease's end, and a stop does not wait for anything.
+#[tokio::test]
+async fn the_loop_wakes_for_changes_and_for_ends() {
+    let world = World::new();
+    let process = world.start(FOR_EVER).await;
+    let store = Arc::clone(&process.reconciler.store);
+    let (stop, tasks) = (CancellationToken::new(), nicompute_daemon::Tasks::new());
+    let (this, drives, stopped) = (Arc::new(process.reconciler), tasks.clone(), stop.clone());
+    tasks.spawn("reconciler", nicompute_daemon::OnError::Log, async move {
+        this.run(drives, stopped).await;
+        Ok(())
+    });
+    let lease = Lease::requested(terms(1), UnixMillis(START), 30_000);
+    let mut changes = store.changes();
+    assert!(matches!(store.ask(&lease, Words([1; 32])).await.unwrap(), Asked::New(_)));
+    let mut reach = async |wanted: LeaseState| {
+        let reached = async {
+            while store.get(lease.terms.id).await.unwrap().unwrap().state != wanted {
+                changes.changed().await.unwrap();
+            }
+        };
+        let waited = tokio::time::timeout(Duration::from_secs(20), reached).await;
+        assert!(waited.is_ok(), "not {wanted} in time");
+    };
+    reach(LeaseState::Running).await;
+    // The loop sleeps until the end, wherever it was when the clock moved.
+    world.clock.advance(Duration::from_secs(30));
+    reach(LeaseState::Ended(EndReason::Expired)).await;
+    assert!(world.machine.containers().is_empty());
+    stop.cancel();
+    assert!(tasks.shutdown(Duration::from_secs(20)).await);
+}
+
+#[derive(Debug, Clone)]
+enum Op {
+    Ask {
+        byte: u8,
+        duration_ms: u64,
+    },
+    Release {
+        byte: u8,
+    },
+    Pause {
+        byte: u8,
+    },
+    Resume {
+        byte: u8,
+    },
+    Extend {
+        byte: u8,
+    },
+    Crash {
+        byte: u8,
+    },
+    Fail {
+        count: u32,
+    },
+    Advance {
+        ms: u64,
+    },
+    Look,
+    /// The process is killed between two steps and another one starts, which lives for so many steps.
+    Kill {
+        steps: u32,
+    },
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let byte = 1_u8..5;
+    prop_oneof![
+        3 => (byte.clone(), 10_000_u64..60_000)
+            .prop_map(|(byte, duration_ms)| Op::Ask { byte, duration_ms }),
+        2 => byte.clone().prop_map(|byte| Op::Release { byte }),
+        1 => byte.clone().prop_map(|byte| Op::Pause { byte }),
+        1 => byte.clone().prop_map(|byte| Op::Resume { byte }),
+        1 => byte.clone().prop_map(|byte| Op::Extend { byte }),
+        1 => byte.prop_map(|byte| Op::Crash { byte }),
+        1 => (1_u32..4).prop_map(|count| Op::Fail { count }),
+        1 => (1_u64..40_000).prop_map(|ms| Op::Advance { ms }),
+        5 => Just(Op::Look),
+        2 => (0_u32..8).prop_map(|steps| Op::Kill { steps }),
+    ]
+}
+
+async fn carry_out(world: &World, process: &Process, op: &Op) {
+    let later = UnixMillis(world.clock_ms().saturating_add(30_000));
+    match *op {
+        Op::Ask { byte, duration_ms } => process.ask(byte, duration_ms).await,
+        Op::Release { byte } => {
+            process.apply(byte, LeaseEvent::EndAsked(EndReason::Released)).await;
+        }
+        Op::Pause { byte } => process.apply(byte, LeaseEvent::PauseAsked).await,
+        Op::Resume { byte } => process.apply(byte, LeaseEvent::ResumeAsked).await,
+        Op::Extend { byte } => process.apply(byte, LeaseEvent::Extended(later)).await,
+        Op::Crash { byte } => world.machine.crash(terms(byte).id),
+        Op::Fail { count } => world.machine.fail_next(count),
+        Op::Advance { ms } => world.clock.advance(Duration::from_millis(ms)),
+        Op::Look => process.look().await,
+        Op::Kill { .. } => process.halted.cancel(),
+    }
+}
+
+impl World {
+    fn clock_ms(&self) -> u64 {
+        nicompute_daemon::Clock::unix_ms(&*self.clock)
+    }
+}
+
+/// Runs the operations, with deaths in between; a process that has died is followed by the next one.
+async fn run(ops: &[Op]) -> Result<(), TestCaseError> {
+    let world = World::new();
+    let mut process = world.start(FOR_EVER).await;
+    for op in ops {
+        let lived = process.lives_through(carry_out(&world, &process, op)).await;
+        if !lived || process.halted.is_cancelled() {
+            drop(process);
+            let steps = if let Op::Kill { steps } = op { *steps } else { FOR_EVER };
+            process = world.start(steps).await;
+        }
+        let open = process.store().open_leases().await.unwrap();
+        let holding = open.iter().filter(|lease| lease.state.holds_offer()).count();
+        prop_assert!(holding <= 1, "{holding} leases hold one machine after {op:?}");
+        prop_assert!(world.machine.containers().len() <= 1, "two containers after {op:?}");
+    }
+    drop(process);
+    world.machine.fail_next(0);
+    let process = world.start(FOR_EVER).await;
+    process.look().await;
+    process.look().await;
+    settled(&world, &process).await
+}
+
+/// Machine, gateway and disk are exactly what the stored leases want.
+async fn settled(world: &World, process: &Process) -> Result<(), TestCaseError> {
+    let open = process.store().open_leases().await.unwrap();
+    let mut wanted = BTreeSet::new();
+    for lease in &open {
+        let as_wanted = match (lease.wanted(), world.presence(lease.terms.id)) {
+            (Wanted::Running, Presence::Running { .. })
+            | (Wanted::Paused, Presence::Paused { .. }) => true,
+            (Wanted::Running | Wanted::Paused | Wanted::Nothing, _) => false,
+        };
+        prop_assert!(as_wanted, "{} is neither alive nor gone", lease.state);
+        wanted.insert(lease.terms.id);
+    }
+    let containers: BTreeSet<_> = world.machine.containers().iter().map(|(id, _)| *id).collect();
+    prop_assert_eq!(&containers, &wanted);
+    let routes: BTreeSet<_> = process.routes.open_now().into_keys().collect();
+    prop_assert_eq!(&routes, &wanted);
+    let dirs: BTreeSet<_> = dirs(&process.reconciler.places.state_dir.join("leases"));
+    prop_assert_eq!(dirs, wanted);
+    Ok(())
+}
+
+fn dirs(path: &Path) -> BTreeSet<LeaseId> {
+    let Ok(entries) = std::fs::read_dir(path) else { return BTreeSet::new() };
+    entries.map(|e| e.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    /// Whatever is asked and whenever the node dies, a machine is never given to two, and what is left is what is wanted.
+    #[test]
+    fn any_order_and_any_death_converge(ops in prop::collection::vec(op(), 1..24)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(run(&ops))?;
+    }
+}
+
+/// Death after every single step of a life, one by one: the next process finds the lease alive or makes it gone.
+#[tokio::test]
+async fn death_at_every_step_leaves_nothing_half() {
+    let life = [
+        Op::Ask { byte: 1, duration_ms: 50_000 },
+        Op::Look,
+        Op::Pause { byte: 1 },
+        Op::Look,
+        Op::Resume { byte: 1 },
+        Op::Look,
+        Op::Release { byte: 1 },
+        Op::Look,
+    ];
+    for steps in 0..12 {
+        for start in 0..life.len() {
+            let mut ops = life.to_vec();
+            ops.insert(start, Op::Kill { steps });
+            run(&ops).await.unwrap();
+        }
+    }
+}

@@ -1,4 +1,0 @@
-//! Worlds from seeds.
-
-#[cfg(test)]
-mod cheaters;

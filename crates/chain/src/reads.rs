@@ -192,6 +192,19 @@ impl Chain {
         }
     }
 
+    /// The hotkey of the subnet's owner, which burns what it earns; none if the subnet has none.
+    ///
+    /// # Errors
+    /// When the chain cannot be read.
+    pub async fn owner_hotkey(&self, netuid: Netuid) -> Result<Option<Hotkey>, ReadError> {
+        let at = self.at().await?;
+        let about = "the subnet's owner";
+        let keys = vec![number_value(netuid.0)];
+        let owner = self.storage(&at, about, (SUBTENSOR, "SubnetOwnerHotkey"), keys).await?;
+        let owner = owner.map(|owner| owner.account().map(Hotkey)).transpose();
+        owner.map_err(|source| ReadError::Shape { about, source })
+    }
+
     /// The weights that a neuron has set.
     ///
     /// # Errors

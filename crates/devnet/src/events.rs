@@ -19,6 +19,8 @@ pub(crate) enum Event {
     Subtensor(SubtensorEvent),
     #[codec(index = 18)]
     Commitments(CommitmentsEvent),
+    #[codec(index = 30)]
+    MevShield(ShieldEvent),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Encode)]
@@ -71,6 +73,12 @@ pub(crate) enum SubtensorEvent {
 pub(crate) enum CommitmentsEvent {
     #[codec(index = 0)]
     Commitment { netuid: u16, who: Account },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Encode)]
+pub(crate) enum ShieldEvent {
+    #[codec(index = 0)]
+    EncryptedSubmitted { id: [u8; 32], who: Account },
 }
 
 /// Weight, class and whether a fee was due.

@@ -226,6 +226,10 @@ items! {
         USED_SPACE_OF: Map2<u16, Account, (u64, u64)> = "UsedSpaceOf" [IDENTITY, TWOX];
         MAX_SPACE: Value<u32> = "MaxSpace" [];
     }
+    MevShield {
+        CURRENT_KEY: Value<Vec<u8>> = "CurrentKey" [];
+        NEXT_KEY: Value<Vec<u8>> = "NextKey" [];
+    }
     SubtensorModule {
         TOTAL_ISSUANCE: Value<u64> = "TotalIssuance" [];
         TOTAL_STAKE: Value<u64> = "TotalStake" [];

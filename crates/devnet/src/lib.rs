@@ -19,6 +19,7 @@ mod pool;
 mod rpc;
 mod runtime;
 mod schema;
+mod shield;
 mod state;
 mod store;
 #[cfg(test)]

@@ -9,15 +9,16 @@ use std::time::Duration;
 use nicompute_daemon::SharedClock;
 use tokio::sync::{mpsc, watch};
 
-use crate::call::Call;
+use crate::call::{Call, ShieldCall};
 use crate::extrinsic::{ExtrinsicError, Signed, timestamp_inherent};
 use crate::hash::{H256, blake2_256};
 use crate::items;
 use crate::ledger::{Block, Ledger};
 use crate::pool::{Entry, Pool, PoolError, Status, WATCH_CAPACITY};
-use crate::runtime::validity::{self, Invalid, Tip};
-use crate::runtime::{Exec, hooks};
+use crate::runtime::validity::{self, BAD_REQUEST, Invalid, Tip};
+use crate::runtime::{Exec, genesis, hooks};
 use crate::schema::{Interface, MetadataSet};
+use crate::shield::ShieldKey;
 use crate::state::{Changes, Overlay};
 use crate::store::{Store, StoreError};
 
@@ -31,6 +32,7 @@ pub(crate) struct Node {
     pub(crate) metadata: MetadataSet,
     block_time: Duration,
     clock: SharedClock,
+    shield: ShieldKey,
     store: Mutex<Store>,
     inner: RwLock<Inner>,
     heads: watch::Sender<u32>,
@@ -81,11 +83,14 @@ impl Node {
         clock: SharedClock,
     ) -> Self {
         let heads = watch::Sender::new(ledger.head().block.header.number);
+        let nonce = ledger.state().get(genesis::NONCE_KEY).map(Vec::as_slice);
+        let shield = ShieldKey::new(nonce.unwrap_or_default());
         Self {
             interface,
             metadata,
             block_time,
             clock,
+            shield,
             store: Mutex::new(store),
             inner: RwLock::new(Inner { ledger, pool: Pool::default() }),
             heads,
@@ -158,6 +163,11 @@ impl Node {
         let state = Overlay::new(inner.ledger.state());
         validity::check_nonce(&state, &signed, inner.pool.waiting_of(&signed.signer))?;
         validity::check(&state, &tip(&inner.ledger), &signed, &call, bytes.len())?;
+        if let Call::Shield(ShieldCall::SubmitEncrypted { ciphertext }) = &call
+            && !self.shield.accepts(ciphertext)
+        {
+            return Err(Invalid::Custom(BAD_REQUEST).into());
+        }
         inner.pool.add(Entry { hash, bytes, signed, call, watcher });
         Ok(hash)
     }
@@ -200,28 +210,65 @@ impl Node {
         let mut extrinsics = vec![timestamp_inherent(now)];
         let (mut included, mut dropped) = (Vec::new(), Vec::new());
         for entry in inner.pool.iter().take(BLOCK_EXTRINSICS_MAX) {
-            let valid = validity::check_nonce(&exec.state, &entry.signed, 0).and_then(|()| {
-                let len = entry.bytes.len();
-                validity::check(&exec.state, &tip, &entry.signed, &entry.call, len)
-            });
-            if let Err(reason) = valid {
-                tracing::info!(reason = %reason, "an extrinsic became invalid while it waited");
-                dropped.push(entry.hash);
-                continue;
+            let (signed, call) = (&entry.signed, &entry.call);
+            match include(&mut exec, &tip, &mut extrinsics, (&entry.bytes, signed, call)) {
+                Ok(()) => included.push(entry.hash),
+                Err(reason) => {
+                    tracing::info!(reason = %reason, "an extrinsic became invalid while it waited");
+                    dropped.push(entry.hash);
+                    continue;
+                }
             }
-            exec.begin_extrinsic(u32::try_from(extrinsics.len()).unwrap_or(u32::MAX));
-            let Signed { signer, tip, .. } = &entry.signed;
-            if let Err(error) = exec.apply(signer, &entry.call, *tip, entry.bytes.len()) {
-                tracing::debug!(error = ?error, "a call failed");
+            if let Call::Shield(ShieldCall::SubmitEncrypted { ciphertext }) = call {
+                self.include_shielded(&mut exec, &tip, &mut extrinsics, ciphertext);
             }
-            extrinsics.push(entry.bytes.clone());
-            included.push(entry.hash);
         }
         hooks::end(&mut exec, u32::try_from(extrinsics.len()).unwrap_or(u32::MAX));
         let changes = exec.state.into_changes();
         let block = Block::new(ledger.head(), slot, extrinsics, &changes);
         Draft { block, changes, included, dropped }
     }
+
+    /// Opens a shielded extrinsic and includes what is inside right behind its carrier. One that does not open, or is not
+    /// valid, is left out; its carrier has paid.
+    fn include_shielded(
+        &self,
+        exec: &mut Exec<'_>,
+        tip: &Tip,
+        extrinsics: &mut Vec<Vec<u8>>,
+        ciphertext: &[u8],
+    ) {
+        let Some(bytes) = self.shield.open(ciphertext) else {
+            tracing::info!("a shielded extrinsic did not open");
+            return;
+        };
+        match self.decode(&bytes) {
+            Err(error) => tracing::info!(error = %error, "a shield held no extrinsic"),
+            Ok((_, Call::Shield(_))) => tracing::info!("a shield held another shield"),
+            Ok((signed, call)) => {
+                if let Err(reason) = include(exec, tip, extrinsics, (&bytes, &signed, &call)) {
+                    tracing::info!(reason = %reason, "a shielded extrinsic is not valid");
+                }
+            }
+        }
+    }
+}
+
+/// Applies an extrinsic if it is valid now, and puts it into the block.
+fn include(
+    exec: &mut Exec<'_>,
+    tip: &Tip,
+    extrinsics: &mut Vec<Vec<u8>>,
+    (bytes, signed, call): (&Vec<u8>, &Signed, &Call),
+) -> Result<(), Invalid> {
+    validity::check_nonce(&exec.state, signed, 0)?;
+    validity::check(&exec.state, tip, signed, call, bytes.len())?;
+    exec.begin_extrinsic(u32::try_from(extrinsics.len()).unwrap_or(u32::MAX));
+    if let Err(error) = exec.apply(&signed.signer, call, signed.tip, bytes.len()) {
+        tracing::debug!(error = ?error, "a call failed");
+    }
+    extrinsics.push(bytes.clone());
+    Ok(())
 }
 
 struct Draft {

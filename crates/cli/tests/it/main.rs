@@ -5,6 +5,8 @@ mod judges;
 #[cfg(test)]
 mod judges_btauth;
 #[cfg(test)]
+mod judges_chain;
+#[cfg(test)]
 mod judges_wallet;
 #[cfg(test)]
 mod wallet;

@@ -28,8 +28,8 @@ pub(crate) const fn pays(call: &Call) -> Pays {
             | SubtensorCall::BurnedRegister { .. }
             | SubtensorCall::RegisterLimit { .. } => Pays::Yes,
         },
-        Call::Commitments(_) | Call::Shield(_) => Pays::No,
-        Call::Balances(_) | Call::Listed(_) => Pays::Yes,
+        Call::Commitments(_) => Pays::No,
+        Call::Balances(_) | Call::Shield(_) | Call::Listed(_) => Pays::Yes,
     }
 }
 

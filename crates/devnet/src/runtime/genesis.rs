@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use crate::config::{Genesis, GenesisError, Parameters, SubnetGenesis};
 use crate::items;
 use crate::runtime::{Exec, ROOT, balances, neurons, stake};
+use crate::shield::ShieldKey;
 use crate::state::{Changes, Map, Overlay};
 
 /// Weights and incentives of a mechanism are keyed by `mechanism · 4096 + netuid`.
@@ -25,7 +26,7 @@ const POOL_RAO: u64 = 1_000_000_000_000;
 const MIN_NON_IMMUNE_UIDS: u16 = 10;
 
 /// The key of the bytes that make each genesis different.
-const NONCE_KEY: &[u8] = b":nicompute-devnet:genesis-nonce";
+pub(crate) const NONCE_KEY: &[u8] = b":nicompute-devnet:genesis-nonce";
 
 /// The first state of a chain, different for every nonce.
 pub(crate) fn build(genesis: &Genesis, nonce: [u8; 32]) -> Result<Changes, GenesisError> {
@@ -33,6 +34,9 @@ pub(crate) fn build(genesis: &Genesis, nonce: [u8; 32]) -> Result<Changes, Genes
     let empty = Map::new();
     let mut exec = Exec::new(Overlay::new(&empty), 0);
     exec.state.write(NONCE_KEY.to_vec(), Some(nonce.to_vec()));
+    let shield = ShieldKey::new(&nonce).announced().to_vec();
+    items::CURRENT_KEY.put(&mut exec.state, &shield);
+    items::NEXT_KEY.put(&mut exec.state, &shield);
     items::NUMBER.put(&mut exec.state, &0);
     items::TAO_WEIGHT.put(&mut exec.state, &TAO_WEIGHT);
     items::SUBNET_OWNER_CUT.put(&mut exec.state, &OWNER_CUT);

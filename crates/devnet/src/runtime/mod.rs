@@ -16,8 +16,9 @@ pub(crate) mod weights;
 
 use parity_scale_codec::{Compact, Encode};
 
-use crate::call::{Call, CommitmentsCall, SubtensorCall};
-use crate::events::{self, DispatchError, DispatchInfo, Event, Phase, SystemEvent};
+use crate::call::{Call, CommitmentsCall, ShieldCall, SubtensorCall};
+use crate::events::{self, DispatchError, DispatchInfo, Event, Phase, ShieldEvent, SystemEvent};
+use crate::hash::blake2_256;
 use crate::items::{self, Account};
 use crate::state::Overlay;
 
@@ -107,8 +108,13 @@ fn dispatch(exec: &mut Exec<'_>, signer: &Account, call: &Call) -> Result<(), Di
         }
         // Nobody is sudo here.
         Call::Listed(12) => Err(events::REQUIRE_SUDO),
-        // Nothing is decrypted: no key is announced, so no honest client sends one.
-        Call::Shield(_) | Call::Listed(_) => Err(events::CALL_FILTERED),
+        Call::Shield(ShieldCall::SubmitEncrypted { ciphertext }) => {
+            // The block's author opens it and applies what is inside as an extrinsic of its own.
+            let id = blake2_256(&(signer, ciphertext).encode());
+            exec.emit(Event::MevShield(ShieldEvent::EncryptedSubmitted { id, who: *signer }));
+            Ok(())
+        }
+        Call::Listed(_) => Err(events::CALL_FILTERED),
     }
 }
 

@@ -31,6 +31,9 @@ pub(crate) enum Invalid {
     Custom(u8),
 }
 
+/// Subtensor's number for a request that makes no sense.
+pub(crate) const BAD_REQUEST: u8 = 255;
+
 /// The chain's newest block, which an extrinsic is checked against.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Tip {
@@ -120,7 +123,7 @@ fn custom(error: DispatchError) -> Invalid {
         events::INVALID_IP_TYPE | events::INVALID_IP_ADDRESS => 11,
         events::SERVING_RATE_LIMIT_EXCEEDED => 12,
         events::INVALID_PORT => 13,
-        _ => 255,
+        _ => BAD_REQUEST,
     };
     Invalid::Custom(number)
 }

@@ -106,3 +106,16 @@ fn argument(field: &Field) -> Vec<u8> {
         other => panic!("no argument for {other}"),
     }
 }
+
+/// SDK 10 finds how addresses and signatures are written among these parameters; without them it can sign nothing.
+#[test]
+fn the_extrinsic_names_its_address_and_signature() {
+    let (node, _dir) = node(Profile::Flat);
+    let path = ["sp_runtime", "generic", "unchecked_extrinsic", "UncheckedExtrinsic"];
+    let registry = &node.interface.registry;
+    let known = registry.types.iter().find(|known| known.ty.path.segments == path).unwrap();
+    for name in ["Address", "Call", "Signature", "Extra"] {
+        let parameter = known.ty.type_params.iter().find(|parameter| parameter.name == name);
+        assert!(parameter.unwrap().ty.is_some(), "{name} has no type");
+    }
+}

@@ -1,0 +1,4 @@
+//! Worlds from seeds.
+
+#[cfg(test)]
+mod cheaters;

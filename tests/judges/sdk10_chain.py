@@ -3,7 +3,8 @@
     sdk10_chain.py create FOLDER NAME HOTKEY
         makes a wallet with the SDK's own wallet package.
     sdk10_chain.py chain URL NETUID FOLDER NAME HOTKEY TARGET
-        reads the metagraph, and sets and reads weights signed by that wallet, on neuron TARGET.
+        reads the metagraph, sets and reads weights signed by that wallet on neuron TARGET, and registers and serves
+        another hotkey of that wallet.
 
 Prints one line for each thing that it found right; leaves with 1 at the first that is wrong.
 """
@@ -11,6 +12,10 @@ Prints one line for each thing that it found right; leaves with 1 at the first t
 import sys
 
 import bittensor as bt
+
+NEWCOMER = "newcomer"
+AXON_IP = "127.0.0.3"
+AXON_PORT = 9010
 
 
 def right(what):
@@ -65,12 +70,27 @@ def set_weights(subtensor, netuid, wallet, uid, target):
     must(subtensor.blocks_since_last_update(netuid, uid) < 50, "the update is recorded")
 
 
+def join(subtensor, netuid, folder, name):
+    wallet = bt.Wallet(name=name, hotkey=NEWCOMER, path=folder)
+    wallet.create_new_hotkey(use_password=False, overwrite=True, suppress=True)
+    answer = subtensor.burned_register(wallet=wallet, netuid=netuid, mev_protection=False)
+    must(answer.success, f"a hotkey was registered ({answer.message})")
+    for ip, accepted in (("127.0.0.1", False), (AXON_IP, True)):
+        axon = bt.Axon(wallet=wallet, ip="127.0.0.1", port=AXON_PORT, external_ip=ip, external_port=AXON_PORT)
+        answer = subtensor.serve_axon(netuid, axon, mev_protection=False)
+        must(answer.success == accepted, f"serving {ip}: {answer.success} ({answer.message})")
+    uid = subtensor.get_uid_for_hotkey_on_subnet(wallet.hotkey.ss58_address, netuid)
+    served = subtensor.metagraph(netuid).axons[uid]
+    must((served.ip, served.port) == (AXON_IP, AXON_PORT), f"uid {uid} is served at {served.ip}:{served.port}")
+
+
 def chain(url, netuid, folder, name, hotkey, target):
     wallet = bt.Wallet(name=name, hotkey=hotkey, path=folder)
     subtensor = bt.Subtensor(network=url)
     must(subtensor.get_balance(wallet.coldkeypub.ss58_address).rao > 0, "the coldkey has coins")
     uid = read(subtensor, int(netuid), wallet.hotkey.ss58_address)
     set_weights(subtensor, int(netuid), wallet, uid, int(target))
+    join(subtensor, int(netuid), folder, name)
     subtensor.close()
 
 

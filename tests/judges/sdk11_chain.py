@@ -3,7 +3,7 @@
     sdk11_chain.py create FOLDER NAME HOTKEY
         makes a wallet with the SDK.
     sdk11_chain.py chain URL NETUID FOLDER NAME HOTKEY TARGET
-        reads the metagraph, and sets and reads weights signed by that wallet, on neuron TARGET.
+        reads the metagraph, sets and reads weights signed by that wallet on neuron TARGET, and serves its hotkey.
 
 Prints one line for each thing that it found right; leaves with 1 at the first that is wrong.
 """
@@ -11,6 +11,9 @@ Prints one line for each thing that it found right; leaves with 1 at the first t
 import sys
 
 import bittensor as bt
+
+AXON_IP = "127.0.0.3"
+AXON_PORT = 9010
 
 
 def right(what):
@@ -53,6 +56,14 @@ def set_weights(subtensor, netuid, wallet, uid, target):
     must(pairs == {uid: 21845, target: 65535}, f"the chain holds the weights {pairs}")
 
 
+def serve(subtensor, netuid, wallet, uid):
+    refused = subtensor.execute(bt.ServeAxon(netuid=netuid, ip="127.0.0.1", port=AXON_PORT), wallet)
+    must(not refused.success, f"serving 127.0.0.1 is refused ({refused.message})")
+    subtensor.execute(bt.ServeAxon(netuid=netuid, ip=AXON_IP, port=AXON_PORT), wallet).raise_for_failure()
+    served = subtensor.subnets.metagraph(netuid).neurons[uid].axon
+    must(served == f"{AXON_IP}:{AXON_PORT}", f"uid {uid} is served at {served}")
+
+
 def chain(url, netuid, folder, name, hotkey, target):
     wallet = bt.Wallet(name=name, hotkey=hotkey, path=folder)
     with bt.Subtensor(url) as subtensor:
@@ -60,6 +71,7 @@ def chain(url, netuid, folder, name, hotkey, target):
         must(balance.rao > 0, "the coldkey has coins")
         uid = read(subtensor, int(netuid), wallet.hotkey.ss58_address)
         set_weights(subtensor, int(netuid), wallet, uid, int(target))
+        serve(subtensor, int(netuid), wallet, uid)
 
 
 if __name__ == "__main__":

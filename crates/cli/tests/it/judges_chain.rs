@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use nicompute_chain::{Chain, Endpoint};
+use nicompute_chain::{Chain, Endpoint, Neuron};
 use nicompute_daemon::{SystemClock, Tasks};
 use nicompute_devnet::{Devnet, DevnetConfig, Genesis, Profile, SubnetGenesis};
 use nicompute_keys::wallet::WalletPath;
@@ -23,6 +23,8 @@ const JUDGE_LIMIT: Duration = Duration::from_secs(180);
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 /// How much of a judge's words is repeated when it is content.
 const SHOWN_LINES: usize = 25;
+/// The port that the scripts announce.
+const SERVED_PORT: u16 = 9010;
 const WALLET: &str = "judge";
 const WALLET_HOTKEY: &str = "first";
 
@@ -117,6 +119,8 @@ impl Judge {
         let uid = own.neuron(&hotkey.hotkey()).unwrap().uid;
         let weights = judged.chain.weights_of(NETUID, uid).await.unwrap();
         assert_eq!(weights, [(uid, 21_845), (judged.target, 65_535)]);
+        let served = |neuron: &Neuron| neuron.axon.is_some_and(|axon| axon.port == SERVED_PORT);
+        assert_eq!(own.neurons.iter().filter(|neuron| served(neuron)).count(), 1, "{own:?}");
     }
 }
 

@@ -80,6 +80,22 @@ pub(crate) enum SubtensorCall {
     BurnedRegister { netuid: u16, hotkey: Account },
     #[codec(index = 40)]
     ServeAxonTls { axon: Axon, certificate: Vec<u8> },
+    #[codec(index = 88)]
+    AddStakeLimit {
+        hotkey: Account,
+        netuid: u16,
+        amount: u64,
+        limit_price: u64,
+        allow_partial: bool,
+    },
+    #[codec(index = 89)]
+    RemoveStakeLimit {
+        hotkey: Account,
+        netuid: u16,
+        amount: u64,
+        limit_price: u64,
+        allow_partial: bool,
+    },
     #[codec(index = 96)]
     CommitWeights { netuid: u16, commit_hash: [u8; 32] },
     #[codec(index = 97)]

@@ -218,6 +218,7 @@ subtensor_errors! {
     MECHANISM_DOES_NOT_EXIST = 74 "MechanismDoesNotExist";
     SUBNET_NOT_EXISTS = 76 "SubnetNotExists";
     AMOUNT_TOO_LOW = 82 "AmountTooLow";
+    SLIPPAGE_TOO_HIGH = 84 "SlippageTooHigh";
     SUBTOKEN_DISABLED = 94 "SubtokenDisabled";
     REGISTRATION_PRICE_LIMIT = 136 "RegistrationPriceLimitExceeded";
 }

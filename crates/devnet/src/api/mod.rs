@@ -10,10 +10,11 @@ use parity_scale_codec::{Compact, Decode, Encode};
 use crate::events::CALL_REF_TIME;
 use crate::items::{self, Account};
 use crate::node::Node;
+use crate::runtime::stake::PRICE_RAO;
 use crate::runtime::{self, balances, fees};
 use crate::state::Past;
 use crate::version;
-use subnet::{PRICE_RAO, Subnet};
+use subnet::Subnet;
 
 /// Why a runtime call has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -226,6 +227,19 @@ impl<'q> Question<'q> {
             "get_stake_availability_for_coldkeys" => {
                 let (coldkeys, netuids): (Vec<Account>, Option<Vec<u16>>) = self.input()?;
                 Ok(stakes::availability(self.state, &coldkeys, netuids.as_deref()))
+            }
+            // No stake is locked here, so nobody has conviction either.
+            "get_coldkey_lock" => {
+                self.input::<(Account, u16)>()?;
+                Ok(option(None))
+            }
+            "get_hotkey_conviction" => {
+                self.input::<(Account, u16)>()?;
+                Ok(0_u128.encode())
+            }
+            "get_most_convicted_hotkey_on_subnet" => {
+                self.input::<u16>()?;
+                Ok(option(None))
             }
             // The stable mechanism takes no fee.
             "get_stake_fee" => {

@@ -6,9 +6,7 @@ use crate::items::{self, Map1, SubnetIdentity};
 use crate::runtime::{ROOT, neurons};
 use crate::state::Read;
 
-/// One coin for one alpha, in rao.
-pub(super) const PRICE_RAO: u64 = 1_000_000_000;
-/// The same as a number with 32 fractional bits.
+/// The price of an alpha, one coin, as a number with 32 fractional bits.
 const PRICE_FIXED: i128 = 1 << 32;
 
 pub(super) fn exists(state: &impl Read, netuid: u16) -> bool {

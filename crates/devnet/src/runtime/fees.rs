@@ -25,6 +25,8 @@ pub(crate) const fn pays(call: &Call) -> Pays {
             | SubtensorCall::CommitTimelockedMechanismWeights { .. } => Pays::No,
             SubtensorCall::AddStake { .. }
             | SubtensorCall::RemoveStake { .. }
+            | SubtensorCall::AddStakeLimit { .. }
+            | SubtensorCall::RemoveStakeLimit { .. }
             | SubtensorCall::BurnedRegister { .. }
             | SubtensorCall::RegisterLimit { .. } => Pays::Yes,
         },

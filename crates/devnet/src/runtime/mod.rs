@@ -136,6 +136,14 @@ fn subtensor(
         SubtensorCall::RemoveStake { hotkey, netuid, amount } => {
             stake::remove(exec, signer, hotkey, *netuid, *amount)
         }
+        SubtensorCall::AddStakeLimit { hotkey, netuid, amount, limit_price, .. } => {
+            stake::check_buying(*limit_price)?;
+            stake::add(exec, signer, hotkey, *netuid, *amount)
+        }
+        SubtensorCall::RemoveStakeLimit { hotkey, netuid, amount, limit_price, .. } => {
+            stake::check_selling(*limit_price)?;
+            stake::remove(exec, signer, hotkey, *netuid, *amount)
+        }
         SubtensorCall::ServeAxon { axon } => serving::axon(exec, signer, axon, None),
         SubtensorCall::ServeAxonTls { axon, certificate } => {
             serving::axon(exec, signer, axon, Some(certificate))

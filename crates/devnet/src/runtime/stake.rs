@@ -8,6 +8,8 @@ use crate::items::{self, Account};
 use crate::runtime::{Exec, ROOT, balances};
 use crate::state::{Overlay, Read};
 
+/// What an alpha costs, in rao: one coin.
+pub(crate) const PRICE_RAO: u64 = 1_000_000_000;
 /// The smallest stake that may be added at once, in rao; the real chain's `InitialMinStake`.
 pub(crate) const STAKE_MIN_RAO: u64 = 2_000_000;
 /// Shares are stored as fixed-point numbers with 64 fractional bits; here the fraction is always zero.
@@ -86,6 +88,16 @@ pub(crate) fn remove(
     let event = SubtensorEvent::StakeRemoved(*coldkey, *hotkey, amount, amount, netuid, 0);
     exec.emit(Event::Subtensor(event));
     Ok(())
+}
+
+/// Whether a purchase at this highest price can be made: all of it or nothing, since the price never moves.
+pub(crate) const fn check_buying(limit_price: u64) -> Result<(), DispatchError> {
+    if limit_price < PRICE_RAO { Err(events::SLIPPAGE_TOO_HIGH) } else { Ok(()) }
+}
+
+/// The same for a sale at this lowest price.
+pub(crate) const fn check_selling(limit_price: u64) -> Result<(), DispatchError> {
+    if limit_price > PRICE_RAO { Err(events::SLIPPAGE_TOO_HIGH) } else { Ok(()) }
 }
 
 fn check_pair(state: &impl Read, hotkey: &Account, netuid: u16) -> Result<(), DispatchError> {

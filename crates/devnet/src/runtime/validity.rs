@@ -110,6 +110,8 @@ pub(crate) fn subtensor_checks(
         }
         SubtensorCall::AddStake { .. }
         | SubtensorCall::RemoveStake { .. }
+        | SubtensorCall::AddStakeLimit { .. }
+        | SubtensorCall::RemoveStakeLimit { .. }
         | SubtensorCall::ServePrometheus { .. }
         | SubtensorCall::BurnedRegister { .. }
         | SubtensorCall::RegisterLimit { .. } => Ok(()),

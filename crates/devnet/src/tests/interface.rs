@@ -97,7 +97,7 @@ fn argument(field: &Field) -> Vec<u8> {
         "metagraph_indexes" => (0_u16..77).collect::<Vec<_>>().encode(),
         "version" => 15_u32.encode(),
         "account" | "coldkey" | "coldkey_account" => OWNER.encode(),
-        "hotkey_account" => OWNER_HOT.encode(),
+        "hotkey" | "hotkey_account" => OWNER_HOT.encode(),
         "coldkey_accounts" => vec![OWNER].encode(),
         "netuids" => Some(vec![NETUID]).encode(),
         "origin" | "destination" => Some((OWNER_HOT, NETUID)).encode(),

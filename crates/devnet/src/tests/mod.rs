@@ -3,6 +3,7 @@
 mod epochs;
 mod hostile;
 mod interface;
+mod pool;
 mod rules;
 mod vectors;
 

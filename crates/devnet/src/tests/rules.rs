@@ -3,7 +3,9 @@
 use parity_scale_codec::Compact;
 
 use super::{COIN, NETUID, OWNER, OWNER_HOT, RICH, VALIDATOR, VALIDATOR_HOT, World};
-use crate::call::{Address, Axon, BalancesCall, Call, SubtensorCall, WeightVector};
+use crate::call::{
+    Address, Axon, BalancesCall, Call, CommitmentsCall, SubtensorCall, WeightVector,
+};
 use crate::events;
 use crate::items::{self, Account};
 use crate::runtime::validity::Invalid;
@@ -243,6 +245,49 @@ fn stake_goes_in_and_out() {
     assert!(fees > 0 && fees < 2_000_000, "{fees}");
     let unknown = SubtensorCall::AddStake { hotkey: [9; 32], netuid: NETUID, amount: COIN };
     assert_eq!(world.subtensor(RICH, unknown), Err(events::HOTKEY_ACCOUNT_NOT_EXISTS));
+}
+
+/// A limit that is ignored lets a client pay more than it agreed to.
+#[test]
+fn stake_limits_hold_at_the_fixed_price() {
+    let mut world = World::new();
+    world.register(RICH, MINER_HOT).unwrap();
+    let add = |limit_price| SubtensorCall::AddStakeLimit {
+        hotkey: MINER_HOT,
+        netuid: NETUID,
+        amount: COIN,
+        limit_price,
+        allow_partial: false,
+    };
+    let remove = |limit_price| SubtensorCall::RemoveStakeLimit {
+        hotkey: MINER_HOT,
+        netuid: NETUID,
+        amount: COIN,
+        limit_price,
+        allow_partial: true,
+    };
+    assert_eq!(world.subtensor(RICH, add(COIN - 1)), Err(events::SLIPPAGE_TOO_HIGH));
+    world.subtensor(RICH, add(COIN)).unwrap();
+    assert_eq!(world.subtensor(RICH, remove(COIN + 1)), Err(events::SLIPPAGE_TOO_HIGH));
+    world.subtensor(RICH, remove(COIN)).unwrap();
+    assert_eq!(stake::of_pair(&world.state(), &MINER_HOT, &RICH, NETUID), 0);
+}
+
+/// A commitment beyond its quota, or of somebody who is no neuron, would fill the chain.
+#[test]
+fn commitments_have_a_quota() {
+    let mut world = World::new();
+    let set =
+        |info: Vec<u8>| Call::Commitments(CommitmentsCall::SetCommitment { netuid: NETUID, info });
+    assert_eq!(world.call(RICH, &set(vec![0])), Err(events::ACCOUNT_NOT_ALLOWED_COMMIT));
+    assert_eq!(world.call(OWNER_HOT, &set(vec![16])), Err(events::TOO_MANY_FIELDS));
+    for _ in 0..31 {
+        world.call(OWNER_HOT, &set(vec![4, 2, b'x'])).unwrap();
+    }
+    let over = world.call(OWNER_HOT, &set(vec![4, 2, b'x']));
+    assert_eq!(over, Err(events::SPACE_LIMIT_EXCEEDED));
+    world.step(10);
+    world.call(OWNER_HOT, &set(vec![4, 2, b'x'])).unwrap();
 }
 
 /// A call that is listed and not carried out must say so; silent success would fool its sender.

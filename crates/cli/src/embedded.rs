@@ -88,7 +88,8 @@ fn is_same(path: &Path, bytes: &[u8]) -> io::Result<bool> {
         Err(error) => return Err(error),
     };
     let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-    let plausible = meta.is_file() && meta.len() == length && meta.permissions().mode() & 0o7777 == MODE;
+    let plausible =
+        meta.is_file() && meta.len() == length && meta.permissions().mode() & 0o7777 == MODE;
     Ok(plausible && fs::read(path)? == bytes)
 }
 

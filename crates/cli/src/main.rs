@@ -1,1 +1,104 @@
-fn main() {}
+//! The one binary of the project, and its only composition root: here settings become daemons and commands.
+
+mod args;
+mod commands;
+mod daemons;
+mod devnet;
+mod embedded;
+mod exit;
+mod market_args;
+mod openssh;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use commands::{chain, miner, offers, ps, register, release, rent, ssh, validator, verify, wallet};
+
+/// A GPU compute market on Bittensor: provide, validate, rent.
+#[derive(Debug, Parser)]
+#[command(name = "nicompute", version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Keys and wallets, in Bittensor's own layout.
+    #[command(subcommand)]
+    Wallet(wallet::WalletCommand),
+    /// Take a slot on the subnet for a hotkey.
+    Register(register::RegisterArgs),
+    /// Provide this machine.
+    Miner(Box<miner::MinerArgs>),
+    /// Verify providers, score them, set weights, and serve the market's API.
+    Validator(Box<validator::ValidatorArgs>),
+    /// A whole market on this machine.
+    #[command(subcommand)]
+    Devnet(DevnetCommand),
+    /// List what can be rented.
+    Offers(offers::OffersArgs),
+    /// Rent a machine.
+    Rent(rent::RentArgs),
+    /// Enter a rented machine.
+    Ssh(ssh::SshArgs),
+    /// List your leases.
+    Ps(ps::PsArgs),
+    /// Give a lease back.
+    Release(release::ReleaseArgs),
+    /// Check a proof's transcript again, offline.
+    Verify(verify::VerifyArgs),
+    /// The first process of a sandbox; started by the provider's node.
+    #[command(name = "__sandbox", hide = true)]
+    Sandbox,
+    /// Write the embedded programs into a folder, for tests of other rooms.
+    #[command(name = "__materialize", hide = true)]
+    Materialize {
+        /// The folder.
+        folder: std::path::PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum DevnetCommand {
+    /// Boot the whole market, rent once, and stay up.
+    Up(devnet::UpArgs),
+    /// The local chain alone.
+    Chain(chain::ChainArgs),
+}
+
+fn main() -> ExitCode {
+    let command = Cli::parse().command;
+    if matches!(command, Command::Sandbox) {
+        return nicompute_host::runtime::sandbox::sandbox_main();
+    }
+    match run(command) {
+        Ok(code) => code,
+        Err(error) => exit::report(&error),
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    let mut out = std::io::stdout().lock();
+    match command {
+        Command::Wallet(command) => wallet::run(command, &mut out)?,
+        Command::Register(args) => register::run(&args)?,
+        Command::Miner(args) => miner::run(*args)?,
+        Command::Validator(args) => validator::run(*args)?,
+        Command::Devnet(DevnetCommand::Up(args)) => {
+            drop(out);
+            devnet::run(&args)?;
+        }
+        Command::Devnet(DevnetCommand::Chain(args)) => chain::run(&args)?,
+        Command::Offers(args) => offers::run(&args, &mut out)?,
+        Command::Rent(args) => rent::run(&args, &mut out)?,
+        Command::Ssh(args) => return ssh::run(&args),
+        Command::Ps(args) => ps::run(&args, &mut out)?,
+        Command::Release(args) => release::run(&args, &mut out)?,
+        Command::Verify(args) => verify::run(&args, &mut out)?,
+        Command::Sandbox => {}
+        Command::Materialize { folder } => drop(embedded::materialize(&folder)?),
+    }
+    Ok(ExitCode::SUCCESS)
+}

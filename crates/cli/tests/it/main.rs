@@ -1,6 +1,10 @@
 //! Integration tests of the program, driven as a user drives it.
 
 #[cfg(test)]
+mod bad_input;
+#[cfg(test)]
+mod devnet_up;
+#[cfg(test)]
 mod judges;
 #[cfg(test)]
 mod judges_btauth;
@@ -9,4 +13,8 @@ mod judges_chain;
 #[cfg(test)]
 mod judges_wallet;
 #[cfg(test)]
+mod kill9;
+#[cfg(test)]
 mod wallet;
+#[cfg(test)]
+mod world;

@@ -1,0 +1,172 @@
+//! Options that several commands share, with the original's names.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use nicompute_chain::Chain;
+use nicompute_daemon::{Kind, LogFormat, SharedClock, Tasks};
+use nicompute_keys::Keypair;
+use nicompute_keys::wallet::WalletPath;
+
+use crate::exit::{Exit, Failure};
+
+/// Which chain.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct SubtensorArgs {
+    /// `finney`, `test`, `local`, or a ws:// or wss:// address.
+    #[arg(long = "subtensor.network", default_value = "finney", value_name = "NETWORK")]
+    pub(crate) network: String,
+    /// An address that is used instead of the network's own.
+    #[arg(long = "subtensor.chain_endpoint", value_name = "URL")]
+    pub(crate) endpoint: Option<String>,
+    /// The subnet's number: 27 on finney, 15 on the test network.
+    #[arg(long, default_value_t = 27)]
+    pub(crate) netuid: u16,
+}
+
+impl SubtensorArgs {
+    /// Connects to the chain.
+    pub(crate) async fn connect(
+        &self,
+        clock: &SharedClock,
+        tasks: &Tasks,
+    ) -> anyhow::Result<Chain> {
+        let target = self.endpoint.as_deref().unwrap_or(&self.network);
+        let chain = Chain::connect(target, SharedClock::clone(clock), tasks).await;
+        Ok(chain.map_err(|error| {
+            let exit =
+                if error.kind() == Kind::Elsewhere { Exit::Unavailable } else { Exit::Config };
+            let hint = error.remedy().unwrap_or("name a chain with --subtensor.network");
+            Failure::new(exit, format!("no chain at {target}")).hint(hint).because(error)
+        })?)
+    }
+}
+
+/// Whose keys.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct KeyArgs {
+    /// Name of the wallet.
+    #[arg(
+        long = "wallet.name",
+        alias = "wallet-name",
+        alias = "wallet_name",
+        alias = "name",
+        short = 'w',
+        default_value = "default",
+        value_name = "NAME"
+    )]
+    pub(crate) name: String,
+    /// Name of the hotkey in the wallet.
+    #[arg(
+        long = "wallet.hotkey",
+        alias = "wallet-hotkey",
+        alias = "wallet_hotkey",
+        alias = "hotkey",
+        short = 'H',
+        default_value = "default",
+        value_name = "NAME"
+    )]
+    pub(crate) hotkey: String,
+    /// The folder with the wallets [default: ~/.bittensor/wallets].
+    #[arg(
+        long = "wallet.path",
+        alias = "wallet-path",
+        alias = "wallet_path",
+        short = 'p',
+        value_name = "DIR"
+    )]
+    pub(crate) path: Option<PathBuf>,
+}
+
+impl KeyArgs {
+    /// The hotkey that a daemon signs with.
+    pub(crate) fn load_hotkey(&self) -> anyhow::Result<Keypair> {
+        let wallet = WalletPath::new(&self.root()?, &self.name)?;
+        Ok(wallet.load_hotkey(&self.hotkey).map_err(|error| {
+            let hint = error.hint().unwrap_or("nicompute wallet new-hotkey makes one");
+            let what = format!("the hotkey {}/{} cannot be used", self.name, self.hotkey);
+            Failure::new(Exit::Config, what).hint(hint).because(error)
+        })?)
+    }
+
+    /// The folder with the wallets.
+    pub(crate) fn root(&self) -> anyhow::Result<PathBuf> {
+        match &self.path {
+            Some(path) => Ok(path.clone()),
+            None => Ok(home()?.join(".bittensor/wallets")),
+        }
+    }
+}
+
+/// What every daemon takes.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DaemonArgs {
+    /// The folder with what this daemon must remember.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// What is logged, as a filter such as `info,nicompute_miner=debug`.
+    #[arg(long, default_value = "info", value_name = "FILTER")]
+    pub(crate) log: String,
+    /// One JSON object a line instead of text.
+    #[arg(long)]
+    pub(crate) log_json: bool,
+    /// Stop when standard input ends: for a parent process that must not leave children behind.
+    #[arg(long, hide = true)]
+    pub(crate) exit_with_stdin: bool,
+}
+
+impl DaemonArgs {
+    /// The state folder, by default `~/.nicompute/<daemon>`.
+    pub(crate) fn folder(&self, daemon: &str) -> anyhow::Result<PathBuf> {
+        match &self.state_dir {
+            Some(path) => Ok(path.clone()),
+            None => Ok(home()?.join(".nicompute").join(daemon)),
+        }
+    }
+
+    pub(crate) const fn log_format(&self) -> LogFormat {
+        if self.log_json { LogFormat::Json } else { LogFormat::Text }
+    }
+}
+
+/// The caller's home folder.
+pub(crate) fn home() -> anyhow::Result<PathBuf> {
+    let missing = || Failure::new(Exit::Config, "the home folder is unknown").hint("set HOME");
+    Ok(std::env::home_dir().ok_or_else(missing)?)
+}
+
+/// Reads a span such as `250ms`, `12s`, `90m`, `6h` or `2d`.
+pub(crate) fn parse_span(text: &str) -> Result<Duration, String> {
+    const WANTED: &str = "expected a whole number with ms, s, m, h or d, such as 90m";
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| WANTED.to_owned())?;
+    let unit_ms: u64 = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err(WANTED.to_owned()),
+    };
+    let millis = number.checked_mul(unit_ms).ok_or_else(|| "too long".to_owned())?;
+    Ok(Duration::from_millis(millis))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A misread unit rents for days instead of minutes.
+    #[test]
+    fn spans() {
+        assert_eq!(parse_span("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(parse_span("90m"), Ok(Duration::from_secs(5_400)));
+        for bad in
+            ["", "90", "m", "1.5h", "-1s", "1w", "99999999999999999999s", "9999999999999999d"]
+        {
+            assert!(parse_span(bad).is_err(), "{bad}");
+        }
+    }
+}

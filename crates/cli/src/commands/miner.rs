@@ -1,0 +1,209 @@
+//! `nicompute miner`: a provider's node, with the original's flags.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+use nicompute_daemon::SharedClock;
+use nicompute_host::runtime::docker::Docker;
+use nicompute_host::runtime::{Choice, Rootfs, Runtime, RuntimeConfig, SandboxProgram, detect};
+use nicompute_market::{MicroUsd, Netuid};
+use nicompute_miner::{KillPoint, Miner, MinerConfig, OnShutdown, UnenforcedLimits};
+use serde_json::json;
+
+use crate::args::{DaemonArgs, KeyArgs, SubtensorArgs};
+use crate::daemons::{self, Setting};
+use crate::embedded;
+use crate::exit::{Exit, Failure};
+
+/// Options of `nicompute miner`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct MinerArgs {
+    #[command(flatten)]
+    subtensor: SubtensorArgs,
+    #[command(flatten)]
+    keys: KeyArgs,
+    #[command(flatten)]
+    daemon: DaemonArgs,
+    /// The address that the node API and the SSH gateway listen on.
+    #[arg(long = "axon.ip", default_value = "0.0.0.0", value_name = "IP")]
+    axon_ip: IpAddr,
+    /// The port of the node API; 0 takes a free one.
+    #[arg(long = "axon.port", default_value_t = 8091, value_name = "PORT")]
+    axon_port: u16,
+    /// The address that others reach this machine under; announced on chain.
+    #[arg(long = "axon.external_ip", value_name = "IP")]
+    external_ip: Option<IpAddr>,
+    /// The port that others reach the node API under, when it is another one.
+    #[arg(long = "axon.external_port", value_name = "PORT")]
+    external_port: Option<u16>,
+    /// The port of the SSH gateway; 0 takes a free one.
+    #[arg(long = "ssh.port", default_value_t = 4444, value_name = "PORT")]
+    ssh_port: u16,
+    /// The asking price of the whole machine, in millionths of a US dollar an hour.
+    #[arg(long, default_value_t = 0, value_name = "MICRO_USD")]
+    price_per_hour: u64,
+    /// How tenants are run.
+    #[arg(long, default_value = "auto", value_parser = ["auto", "docker", "sandbox"])]
+    runtime: String,
+    /// An unpacked image for the sandbox.
+    #[arg(long, value_name = "DIR")]
+    rootfs: Option<PathBuf>,
+    /// Part of a local market: this machine's own root is the sandbox's image, and limits need not be enforced.
+    #[arg(long, hide = true)]
+    devnet: bool,
+    /// Folders that tenants must not see, beside the wallets.
+    #[arg(long, value_name = "DIR", hide = true)]
+    mask: Vec<PathBuf>,
+    /// What happens to running leases when the node stops.
+    #[arg(long, default_value = "keep-leases", value_parser = ["keep-leases", "end-leases"])]
+    on_shutdown: String,
+    /// A test door: the process kills itself right after this step.
+    #[arg(long, hide = true, value_name = "STEP")]
+    kill_after: Option<KillPoint>,
+}
+
+/// Runs the node until it is stopped.
+pub(crate) fn run(args: MinerArgs) -> anyhow::Result<()> {
+    daemons::run("miner", &args.daemon.clone(), |setting| Box::pin(start(args, setting)))
+}
+
+async fn start(
+    args: MinerArgs,
+    setting: Setting,
+) -> anyhow::Result<(serde_json::Value, impl FnOnce() -> End)> {
+    let wallets = args.keys.root()?;
+    let hotkey = args.keys.load_hotkey()?;
+    let announce_ip = announce_ip(&args)?;
+    let programs = embedded::materialize(&setting.folder.join("programs"))?;
+    let runtime_config = RuntimeConfig {
+        node_id: hotkey.hotkey().to_string(),
+        state_dir: setting.folder.clone(),
+        rootfs: rootfs(&args),
+        sandbox_program: SandboxProgram {
+            path: PathBuf::from("/proc/self/exe"),
+            args: vec!["__sandbox".to_owned()],
+        },
+        docker_socket: None,
+    };
+    let runtime = Box::pin(runtime(&args, &runtime_config, &setting.clock)).await?;
+    let mut masked_host_paths = args.mask.clone();
+    masked_host_paths.push(wallets);
+    masked_host_paths.push(setting.folder.clone());
+    let chain = args.subtensor.connect(&setting.clock, &setting.tasks).await?;
+    let config = MinerConfig {
+        state_dir: setting.folder,
+        netuid: Netuid(args.subtensor.netuid),
+        listen: SocketAddr::new(args.axon_ip, args.axon_port),
+        ssh_listen: SocketAddr::new(args.axon_ip, args.ssh_port),
+        announce_ip,
+        announce_port: args.external_port,
+        hotkey,
+        price_per_hour: MicroUsd(args.price_per_hour),
+        runtime,
+        agent: programs.agent,
+        masked_host_paths,
+        unenforced_limits: if args.devnet {
+            UnenforcedLimits::AcceptOnDevnet
+        } else {
+            UnenforcedLimits::Refuse
+        },
+        on_shutdown: match &*args.on_shutdown {
+            "end-leases" => OnShutdown::EndLeases,
+            _ => OnShutdown::KeepLeases,
+        },
+        kill_after: args.kill_after,
+    };
+    let miner = Box::pin(Miner::start(config, chain, setting.clock, setting.tasks)).await;
+    let miner = miner.map_err(|error| {
+        let remedy = error.remedy();
+        let failure = Failure::new(Exit::Config, "the node does not start").because(error);
+        match remedy {
+            Some(remedy) => failure.hint(remedy),
+            None => failure,
+        }
+    })?;
+    let addresses = miner.addresses();
+    let shown = json!({
+        "axon": addresses.announced.to_string(),
+        "ssh": addresses.ssh.to_string(),
+    });
+    let end = move || -> End {
+        Box::pin(async move {
+            miner.shutdown().await;
+            Ok(())
+        })
+    };
+    Ok((shown, end))
+}
+
+type End = std::pin::Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>>;
+
+/// The runtime that is wanted and works. On a local market a Docker engine gets an image of our own, made without a network.
+async fn runtime(
+    args: &MinerArgs,
+    config: &RuntimeConfig,
+    clock: &SharedClock,
+) -> anyhow::Result<Arc<dyn Runtime>> {
+    let choice = choice(&args.runtime);
+    let found = match choice {
+        Choice::Docker if args.devnet => return docker_with_image(config, clock).await,
+        Choice::Auto if args.devnet => match detect(Choice::Sandbox, config, clock).await {
+            Ok(found) => Ok(found),
+            Err(error) => match docker_with_image(config, clock).await {
+                Ok(found) => Ok(found),
+                Err(_) => Err(error),
+            },
+        },
+        Choice::Auto | Choice::Docker | Choice::Sandbox => detect(choice, config, clock).await,
+    };
+    Ok(found.map_err(|error| {
+        let remedy = error.remedy();
+        Failure::new(Exit::Config, "tenants cannot be run here").because(error).hint(remedy)
+    })?)
+}
+
+async fn docker_with_image(
+    config: &RuntimeConfig,
+    clock: &SharedClock,
+) -> anyhow::Result<Arc<dyn Runtime>> {
+    let docker =
+        Docker::detect(config.clone(), SharedClock::clone(clock)).await.map_err(|error| {
+            let remedy = error.remedy();
+            Failure::new(Exit::Config, "no Docker engine can be used").because(error).hint(remedy)
+        })?;
+    let image = docker.build_devnet_image().await.map_err(|error| {
+        let remedy = error.remedy();
+        Failure::new(Exit::Config, "the local market's image cannot be made")
+            .because(error)
+            .hint(remedy)
+    })?;
+    tracing::info!(%image, "image is there");
+    Ok(Arc::new(docker))
+}
+
+fn choice(text: &str) -> Choice {
+    match text {
+        "docker" => Choice::Docker,
+        "sandbox" => Choice::Sandbox,
+        _ => Choice::Auto,
+    }
+}
+
+fn rootfs(args: &MinerArgs) -> Option<Rootfs> {
+    match &args.rootfs {
+        Some(folder) => Some(Rootfs::Directory(folder.clone())),
+        None => args.devnet.then_some(Rootfs::Host),
+    }
+}
+
+fn announce_ip(args: &MinerArgs) -> anyhow::Result<IpAddr> {
+    let ip = args.external_ip.unwrap_or(args.axon_ip);
+    if ip.is_unspecified() {
+        let what = "the address that others reach this machine under is not known";
+        let hint = "name it: --axon.external_ip IP";
+        return Err(Failure::new(Exit::Config, what).hint(hint).into());
+    }
+    Ok(ip)
+}

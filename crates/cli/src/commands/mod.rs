@@ -1,0 +1,13 @@
+//! One file for each command.
+
+pub(crate) mod chain;
+pub(crate) mod miner;
+pub(crate) mod offers;
+pub(crate) mod ps;
+pub(crate) mod register;
+pub(crate) mod release;
+pub(crate) mod rent;
+pub(crate) mod ssh;
+pub(crate) mod validator;
+pub(crate) mod verify;
+pub(crate) mod wallet;

@@ -1,0 +1,152 @@
+//! `nicompute validator`: verify, score, set weights, and serve the market's API.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Args;
+use nicompute_api::{ApiConfig, Limits};
+use nicompute_client::{ApiBase, MarketClient};
+use nicompute_daemon::{OnError, SharedClock};
+use nicompute_market::{CATALOGUE_BYTES_MAX, Catalogue, Netuid, ScorePolicy};
+use nicompute_validator::{Handle, ProofSize, Validator, ValidatorConfig};
+use serde_json::json;
+
+use crate::args::{DaemonArgs, KeyArgs, SubtensorArgs};
+use crate::daemons::{self, Setting};
+use crate::embedded;
+use crate::exit::{Exit, Failure};
+
+/// The longest question of the dashboard to the API.
+const DASHBOARD_CALL_MAX: Duration = Duration::from_secs(5);
+/// Evidence counts for a day; a rented machine is worth what a free one is.
+const SCORE: ScorePolicy =
+    ScorePolicy { age_millis_max: 24 * 60 * 60 * 1000, rented_multiplier_milli: 1000 };
+
+/// Options of `nicompute validator`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ValidatorArgs {
+    #[command(flatten)]
+    subtensor: SubtensorArgs,
+    #[command(flatten)]
+    keys: KeyArgs,
+    #[command(flatten)]
+    daemon: DaemonArgs,
+    /// The address of the market's API.
+    #[arg(long = "api.listen", default_value = "127.0.0.1:8092", value_name = "IP:PORT")]
+    api_listen: SocketAddr,
+    /// The address of the dashboard; none is served without it.
+    #[arg(long = "dashboard.listen", value_name = "IP:PORT")]
+    dashboard_listen: Option<SocketAddr>,
+    /// The classes that are paid for; the standard ones otherwise.
+    #[arg(long, value_name = "FILE")]
+    catalogue: Option<PathBuf>,
+    /// A file that gets an API key at the first start.
+    #[arg(long, value_name = "FILE")]
+    api_key_file: Option<PathBuf>,
+    /// How much a session proves: 64 MiB, or as much memory as the machine has to spare.
+    #[arg(long, default_value = "full", value_parser = ["small", "full"])]
+    proof: String,
+    /// The part of all weight that is burned, in millionths.
+    #[arg(long, default_value_t = 0, value_name = "PPM")]
+    burn_share_ppm: u32,
+    /// Part of a local market: offers without enforced limits are accepted.
+    #[arg(long, hide = true)]
+    devnet: bool,
+}
+
+/// Runs the validator until it is stopped.
+pub(crate) fn run(args: ValidatorArgs) -> anyhow::Result<()> {
+    daemons::run("validator", &args.daemon.clone(), |setting| Box::pin(start(args, setting)))
+}
+
+async fn start(
+    args: ValidatorArgs,
+    setting: Setting,
+) -> anyhow::Result<(serde_json::Value, impl FnOnce() -> std::future::Ready<anyhow::Result<()>>)> {
+    let hotkey = args.keys.load_hotkey()?;
+    let chain = args.subtensor.connect(&setting.clock, &setting.tasks).await?;
+    let config = ValidatorConfig {
+        state_dir: setting.folder.clone(),
+        netuid: Netuid(args.subtensor.netuid),
+        hotkey,
+        catalogue: catalogue(&args)?,
+        proof: if args.proof == "small" { ProofSize::Small } else { ProofSize::Full },
+        prover: embedded::prover().to_vec(),
+        score: SCORE,
+        burn_share_ppm: args.burn_share_ppm,
+        devnet: args.devnet,
+    };
+    let (clock, tasks) = (SharedClock::clone(&setting.clock), setting.tasks.clone());
+    let handle = Box::pin(Validator::start(config, chain, clock, tasks)).await;
+    let handle = handle.map_err(|error| {
+        let remedy = error.remedy();
+        let failure = Failure::new(Exit::Config, "the validator does not start").because(error);
+        match remedy {
+            Some(remedy) => failure.hint(remedy),
+            None => failure,
+        }
+    })?;
+    if let Some(file) = &args.api_key_file {
+        api_key(&handle, file).await?;
+    }
+    let config = ApiConfig { listen: args.api_listen, limits: Limits::default() };
+    let clock = SharedClock::clone(&setting.clock);
+    let api = nicompute_api::serve(config, handle, clock, setting.tasks.clone()).await?;
+    let mut shown = json!({ "api": api.to_string() });
+    if let Some(listen) = args.dashboard_listen {
+        shown["dashboard"] = json!(dashboard(listen, api, &setting).await?.to_string());
+    }
+    Ok((shown, || std::future::ready(Ok(()))))
+}
+
+/// The pages are a client of the API like any other.
+async fn dashboard(
+    listen: SocketAddr,
+    api: SocketAddr,
+    setting: &Setting,
+) -> anyhow::Result<SocketAddr> {
+    let base: ApiBase = format!("http://{api}").parse()?;
+    let client = MarketClient::new(base, None, DASHBOARD_CALL_MAX)?;
+    let stop = setting.tasks.token().clone().cancelled_owned();
+    let (address, work) = nicompute_dashboard::serve(listen, client, stop).await?;
+    setting.tasks.spawn("dashboard", OnError::Log, async move { Ok(work.await?) });
+    Ok(address)
+}
+
+fn catalogue(args: &ValidatorArgs) -> anyhow::Result<Catalogue> {
+    let Some(file) = &args.catalogue else { return Ok(Catalogue::standard()) };
+    let unusable = || format!("--catalogue {} cannot be used", file.display());
+    let size = std::fs::metadata(file).with_context(unusable)?.len();
+    if size > CATALOGUE_BYTES_MAX as u64 {
+        let what = format!("--catalogue {} has {size} bytes", file.display());
+        let hint = format!("at most {CATALOGUE_BYTES_MAX} are read");
+        return Err(Failure::new(Exit::Config, what).hint(hint).into());
+    }
+    let text = std::fs::read_to_string(file).with_context(unusable)?;
+    Ok(Catalogue::parse(&text).map_err(|error| {
+        let hint = "docs/catalogue.md shows the fields of a class";
+        Failure::new(Exit::Config, unusable()).because(error).hint(hint)
+    })?)
+}
+
+/// Makes an API key at the first start; a file that is there is left alone.
+async fn api_key(handle: &Handle, file: &std::path::Path) -> anyhow::Result<()> {
+    if file.exists() {
+        return Ok(());
+    }
+    let key = handle.create_api_key("first").await?;
+    write_private(file, key.expose())
+}
+
+fn write_private(file: &std::path::Path, text: &str) -> anyhow::Result<()> {
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let next = file.with_extension("next");
+    let mut open = std::fs::OpenOptions::new();
+    let mut out = open.write(true).create(true).truncate(true).mode(0o600).open(&next)?;
+    writeln!(out, "{text}")?;
+    out.sync_all()?;
+    std::fs::rename(&next, file).with_context(|| format!("write {}", file.display()))
+}

@@ -1,5 +1,6 @@
 //! Tests of the chain's rules, without clock, network or server.
 
+mod disk;
 mod epochs;
 mod hostile;
 mod interface;

@@ -1,10 +1,12 @@
 //! The JSON-RPC as clients use it.
 
-use jsonrpsee::core::client::ClientT;
+use jsonrpsee::core::client::{ClientT, SubscriptionClientT};
+use jsonrpsee::core::params::BatchRequestBuilder;
 use jsonrpsee::rpc_params;
+use nicompute_devnet::{BATCH_MAX, REQUEST_BYTES_MAX};
 use serde_json::{Value, json};
 
-use crate::harness::{burned_register, config, key, sign, start};
+use crate::harness::{LIMIT, burned_register, config, key, sign, start};
 
 /// Without a registration that really lands, no neuron can ever serve or set weights.
 #[tokio::test]
@@ -66,4 +68,81 @@ async fn hashes_and_versions_agree() {
         methods["methods"].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
     assert!(methods.contains(&"author_submitAndWatchExtrinsic"));
     assert!(!methods.iter().any(|name| name.starts_with("chainHead")));
+}
+
+/// A door without limits is closed by the first client that asks for too much.
+#[tokio::test]
+async fn limits_are_answered_with_errors() {
+    let dir = tempfile::tempdir().unwrap();
+    let up = start(config(dir.path())).await.unwrap();
+    let page = |count: u32| rpc_params!["0x", count];
+    up.client.request::<Value, _>("state_getKeysPaged", page(1_000)).await.unwrap();
+    assert!(up.client.request::<Value, _>("state_getKeysPaged", page(1_001)).await.is_err());
+    for batch in [BATCH_MAX, BATCH_MAX + 1] {
+        let mut requests = BatchRequestBuilder::new();
+        for _ in 0..batch {
+            requests.insert("system_name", rpc_params![]).unwrap();
+        }
+        let answered = up.client.batch_request::<Value>(requests).await;
+        assert_eq!(answered.is_ok_and(|all| all.num_successful_calls() > 0), batch == BATCH_MAX);
+    }
+    for (method, params) in [
+        ("state_getStorage", vec![json!("0xzz")]),
+        ("state_getStorage", vec![]),
+        ("state_getStorage", vec![json!("0x00"), json!("0x11")]),
+        ("state_getStorage", vec![json!("0x00"), json!(format!("0x{}", "11".repeat(32)))]),
+        ("state_call", vec![json!("Nobody_knows"), json!("0x")]),
+        ("state_call", vec![json!("AccountNonceApi_account_nonce"), json!("0x00")]),
+        ("chain_getBlockHash", vec![json!({ "number": 1 })]),
+        ("account_nextIndex", vec![json!("5Grwv")]),
+        ("author_submitExtrinsic", vec![json!("0x00")]),
+    ] {
+        let refused = up.client.request::<Value, _>(method, params).await;
+        assert!(refused.is_err(), "{method}");
+    }
+    let long = format!("0x{}", "00".repeat(usize::try_from(REQUEST_BYTES_MAX).unwrap() / 2));
+    let refused = up.client.request::<Value, _>("author_submitExtrinsic", rpc_params![long]).await;
+    assert!(refused.is_err());
+    up.wait_for_block(up.devnet.head() + 1).await;
+}
+
+/// A subscription that misses a block or a change leaves a daemon waiting for ever.
+#[tokio::test]
+async fn heads_and_storage_are_followed() {
+    let dir = tempfile::tempdir().unwrap();
+    let up = start(config(dir.path())).await.unwrap();
+    let mut heads = up
+        .client
+        .subscribe::<Value, _>(
+            "chain_subscribeNewHeads",
+            rpc_params![],
+            "chain_unsubscribeNewHeads",
+        )
+        .await
+        .unwrap();
+    let mut numbers = Vec::new();
+    for _ in 0..4 {
+        let head = tokio::time::timeout(LIMIT, heads.next()).await.unwrap().unwrap().unwrap();
+        let number = head["number"].as_str().unwrap().trim_start_matches("0x").to_owned();
+        numbers.push(u64::from_str_radix(&number, 16).unwrap());
+    }
+    assert!(numbers.windows(2).all(|pair| pair[1] == pair[0] + 1), "{numbers:?}");
+    // System.Number
+    let key = "0x26aa394eea5630e07c48ae0c9558cef702a5c1b19ab7a04f536c519aca4983ac";
+    let mut changes = up
+        .client
+        .subscribe::<Value, _>(
+            "state_subscribeStorage",
+            rpc_params![[key]],
+            "state_unsubscribeStorage",
+        )
+        .await
+        .unwrap();
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        let set = tokio::time::timeout(LIMIT, changes.next()).await.unwrap().unwrap().unwrap();
+        assert_eq!(set["changes"][0][0], key);
+        seen.push(set["changes"][0][1].clone());
+    }
+    assert!(seen[0] != seen[1] && seen[1] != seen[2], "{seen:?}");
 }

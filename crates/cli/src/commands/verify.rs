@@ -158,7 +158,8 @@ mod tests {
 
     const TRANSCRIPT: &str = include_str!("../../../proof/testdata/transcript-v1.hex");
 
-    fn verify(bytes: &[u8], json: bool) -> (anyhow::Result<()>, String) {
+    fn verify(bytes: &[u8], form: &str) -> (anyhow::Result<()>, String) {
+        let json = form == "json";
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), bytes).unwrap();
         let mut out = Vec::new();
@@ -170,17 +171,17 @@ mod tests {
     #[test]
     fn a_transcript_is_shown_or_refused() {
         let mut bytes = hex::decode(TRANSCRIPT.trim()).unwrap();
-        let (ended, text) = verify(&bytes, false);
+        let (ended, text) = verify(&bytes, "text");
         assert!(ended.is_ok(), "{ended:?}");
         assert!(text.contains("proven: every sampled row"), "{text}");
         assert!(text.contains("only the signer's word"), "{text}");
-        let (ended, text) = verify(&bytes, true);
+        let (ended, text) = verify(&bytes, "json");
         assert!(ended.is_ok(), "{ended:?}");
         let document: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(document["verdict"]["proven"], true);
         assert_eq!(document["plot_bytes"], 192 * 128);
         bytes[100] ^= 1;
-        let (ended, text) = verify(&bytes, false);
+        let (ended, text) = verify(&bytes, "text");
         assert!(ended.is_err() && text.is_empty());
     }
 }

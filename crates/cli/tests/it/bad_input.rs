@@ -40,7 +40,7 @@ fn daemons_refuse_what_cannot_work() {
     let mut second = world.start_miner_again();
     second.wait_for_end();
     let log = second.log();
-    assert!(log.contains("in use") && log.contains("hint: "), "{log}");
+    assert!(log.contains("used by another") && log.contains("hint: "), "{log}");
 
     // The port of the node API is taken.
     let taken = TcpListener::bind("127.0.0.3:0").unwrap();

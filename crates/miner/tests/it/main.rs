@@ -13,6 +13,7 @@ mod world;
 mod hostile;
 mod life;
 mod limits;
+mod real;
 mod refusals;
 mod restart;
 mod signatures;

@@ -45,7 +45,7 @@ pub(crate) struct ValidatorArgs {
     /// A file that gets an API key at the first start.
     #[arg(long, value_name = "FILE")]
     api_key_file: Option<PathBuf>,
-    /// How much a session proves: 64 MiB, or as much memory as the machine has to spare.
+    /// How much a session proves: 64 MiB, or an eighth of the machine's memory and at most 1 GiB.
     #[arg(long, default_value = "full", value_parser = ["small", "full"])]
     proof: String,
     /// The part of all weight that is burned, in millionths.

@@ -35,7 +35,7 @@ pub(crate) struct UpArgs {
     /// Time between two blocks, such as 250ms or 12s.
     #[arg(long, default_value = "1s", value_parser = parse_span, value_name = "SPAN")]
     block_time: Duration,
-    /// Prove as much memory as the machine has to spare, not only 64 MiB.
+    /// Prove an eighth of the machine's memory, at most 1 GiB, not only 64 MiB.
     #[arg(long)]
     full_proof: bool,
 }

@@ -61,18 +61,20 @@ impl Ready {
     /// The lines that a person can try.
     pub(crate) fn lines(&self) -> Vec<String> {
         let dir = self.dir.display();
+        let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("nicompute"));
+        let program = program.display();
         let api = format!("--api {} --api-key-file {}", self.api_url, self.api_key_file.display());
         vec![
             String::new(),
             "The market is up. Try, in another terminal:".to_owned(),
-            format!("  nicompute offers {api}"),
-            format!("  nicompute rent {api} --duration 1h"),
-            format!("  nicompute ps {api}"),
+            format!("  {program} offers {api}"),
+            format!("  {program} rent {api} --duration 1h"),
+            format!("  {program} ps {api}"),
             format!(
                 "  btcli wallet overview --subtensor.chain_endpoint {} --wallet-path {dir}/wallets",
                 self.chain_url
             ),
-            format!("  ls {dir}/validator-1/transcripts   # and: nicompute verify FILE"),
+            format!("  {program} verify {dir}/validator-1/transcripts/*.pog"),
             "Ctrl-C ends it.".to_owned(),
         ]
     }

@@ -1,34 +1,26 @@
-//! What a validator is started with.
+//! What a validator is started with. Nothing here has a hidden default: the command line decides.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nicompute_keys::Keypair;
-use nicompute_market::{Catalogue, Netuid, ScorePolicy};
-use nicompute_proof::{Limits, ProofParams};
+use nicompute_market::{Catalogue, Machine, Netuid, ScorePolicy};
+use nicompute_proof::{DeviceKind, Limits, ProofParams};
 
 /// Rows of one plot are this many bytes in the profiles that a processor can do.
 const ROW_BYTES: u64 = 256;
-/// The largest plot of the full profile on a processor: more would take longer than a proof's lease lasts.
+/// The largest plot of the full size: more would take a processor longer than a proof's lease lasts.
 const FULL_PLOT_BYTES_MAX: u64 = 1 << 30;
-/// The part of a machine's memory that the full profile fills, as a divisor.
+/// The part of a machine's memory that the full size fills, as a divisor.
 const FULL_MEMORY_DIVISOR: u64 = 8;
-/// Longest fill of the full profile. A proof's lease lasts ten minutes in all.
+/// Longest fill of the full size. A proof's lease lasts ten minutes in all.
 const FULL_FILL_NS: u64 = 480_000_000_000;
 
-/// How much a session proves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ProofSize {
-    /// 64 MiB: seconds, for the local market and for tests.
-    Small,
-    /// An eighth of the claimed memory, at most 1 GiB.
-    Full,
-}
-
 /// Everything that a validator is started with.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct ValidatorConfig {
-    /// The folder with its store.
+    /// The folder with its store and its transcripts; no other process may use it.
     pub state_dir: PathBuf,
     /// The subnet.
     pub netuid: Netuid,
@@ -38,61 +30,104 @@ pub struct ValidatorConfig {
     pub catalogue: Catalogue,
     /// How much a session proves.
     pub proof: ProofSize,
-    /// The program that is uploaded.
-    pub prover: Vec<u8>,
+    /// The program that is uploaded into a proof lease.
+    pub prover: Arc<[u8]>,
+    /// How often things are done.
+    pub intervals: Intervals,
+    /// How evidence becomes weight.
+    pub policies: Policies,
+    /// Whether this is a local market, where an offer may do without enforced limits.
+    pub devnet: bool,
+}
+
+/// How much a session proves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProofSize {
+    /// 64 MiB: seconds, for the local market.
+    Small,
+    /// An eighth of the claimed memory, at most 1 GiB.
+    Full,
+    /// The same for every machine.
+    Fixed(ProofProfile),
+}
+
+/// What a session proves, and how long it may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProofProfile {
+    /// The sizes.
+    pub params: ProofParams,
+    /// How long each stage may take.
+    pub limits: Limits,
+    /// The kind of device that is proven.
+    pub kind: DeviceKind,
+}
+
+/// How often things are done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Intervals {
+    /// Between two readings of the metagraph.
+    pub chain: Duration,
+    /// Between two rounds over the providers' offers.
+    pub discover: Duration,
+    /// Between two looks at what is to be proven, set on chain, or polled.
+    pub tick: Duration,
+    /// Blocks after which a passed proof is repeated.
+    pub proof_blocks: u64,
+    /// Blocks after which a session that did not pass is tried again.
+    pub retry_blocks: u64,
+}
+
+/// How evidence becomes weight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policies {
     /// How evidence counts.
     pub score: ScorePolicy,
     /// The part of all weight that is burned, in millionths.
     pub burn_share_ppm: u32,
-    /// Whether this is a local market, where limits need not be enforced and everything is quicker.
-    pub devnet: bool,
+    /// Sessions at the same time.
+    pub sessions_max: usize,
 }
 
-/// How often things are done.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Pace {
-    /// Between two readings of the metagraph and the offers.
-    pub(crate) discover: Duration,
-    /// A passed proof is repeated after this.
-    pub(crate) prove_again_ms: u64,
-    /// A refused or unreachable provider is tried again after this.
-    pub(crate) retry_ms: u64,
-    /// Between two looks at weights and rentals.
-    pub(crate) tick: Duration,
-    /// Unchanged weights are set again after this many blocks, so that the chain counts the validator as active.
-    pub(crate) weights_repeat_blocks: u64,
-}
-
-impl Pace {
-    /// For a local market, where a person waits.
-    pub(crate) const DEVNET: Self = Self {
+impl Intervals {
+    /// For a local market with a block each second, where a person waits.
+    pub const DEVNET: Self = Self {
+        chain: Duration::from_millis(500),
         discover: Duration::from_millis(500),
-        prove_again_ms: 10 * 60 * 1000,
-        retry_ms: 5 * 1000,
         tick: Duration::from_millis(250),
-        weights_repeat_blocks: 100,
+        proof_blocks: 600,
+        retry_blocks: 3,
     };
-    /// For a network of strangers.
-    pub(crate) const NETWORK: Self = Self {
+    /// For a network of strangers with a block each twelve seconds: six hours, and ten minutes.
+    pub const NETWORK: Self = Self {
+        chain: Duration::from_secs(12),
         discover: Duration::from_secs(60),
-        prove_again_ms: 6 * 60 * 60 * 1000,
-        retry_ms: 10 * 60 * 1000,
         tick: Duration::from_secs(6),
-        weights_repeat_blocks: 1_000,
+        proof_blocks: 1_800,
+        retry_blocks: 50,
     };
+}
+
+impl ValidatorConfig {
+    /// What is proven of a machine. On a local market that is its processor, also where it has GPUs.
+    pub(crate) fn profile(&self, machine: &Machine) -> ProofProfile {
+        let is_cpu = self.devnet || machine.gpus.is_empty();
+        let kind = if is_cpu { DeviceKind::Cpu } else { DeviceKind::Cuda };
+        self.proof.profile(machine.memory_bytes, kind)
+    }
 }
 
 impl ProofSize {
-    /// Sizes and deadlines for a machine that claims this much memory.
-    pub(crate) fn plan(self, memory_bytes: u64) -> (ProofParams, Limits) {
+    fn profile(self, memory_bytes: u64, kind: DeviceKind) -> ProofProfile {
         let small = ProofParams::small();
         match self {
-            Self::Small => (small, Limits::small()),
+            Self::Fixed(profile) => profile,
+            Self::Small => ProofProfile { params: small, limits: Limits::small(), kind },
             Self::Full => {
                 let plot = memory_bytes.checked_div(FULL_MEMORY_DIVISOR).unwrap_or(0);
                 let rows = plot.min(FULL_PLOT_BYTES_MAX).checked_div(ROW_BYTES).unwrap_or(0);
                 let params = small.with_rows(rows).unwrap_or(small);
-                (params, Limits { fill_ns: FULL_FILL_NS, ..Limits::small() })
+                let limits = Limits { fill_ns: FULL_FILL_NS, ..Limits::small() };
+                ProofProfile { params, limits, kind }
             }
         }
     }
@@ -105,9 +140,10 @@ mod tests {
     /// A plot beyond the lease's time would refuse honest machines; one of no rows would prove nothing.
     #[test]
     fn sizes_follow_the_machine() {
-        assert_eq!(ProofSize::Small.plan(1 << 40).0, ProofParams::small());
-        assert_eq!(ProofSize::Full.plan(1 << 40).0.rows() * ROW_BYTES, FULL_PLOT_BYTES_MAX);
-        assert_eq!(ProofSize::Full.plan(1 << 32).0.rows() * ROW_BYTES, 1 << 29);
-        assert_eq!(ProofSize::Full.plan(0).0, ProofParams::small());
+        let plan = |size: ProofSize, memory| size.profile(memory, DeviceKind::Cpu).params;
+        assert_eq!(plan(ProofSize::Small, 1 << 40), ProofParams::small());
+        assert_eq!(plan(ProofSize::Full, 1 << 40).rows() * ROW_BYTES, FULL_PLOT_BYTES_MAX);
+        assert_eq!(plan(ProofSize::Full, 1 << 32).rows() * ROW_BYTES, 1 << 29);
+        assert_eq!(plan(ProofSize::Full, 0), ProofParams::small());
     }
 }

@@ -1,23 +1,27 @@
 //! The validator: discovers providers, proves their machines, keeps the evidence, scores, sets weights, brokers rentals.
 //!
-//! Four loops, each idempotent and without input: `discover` reads the metagraph and the providers' offers, `prove` runs
-//! sessions on leases of its own, `weights` turns stored evidence into weights on chain, `rentals` follows the leases that
-//! were brokered. What must survive is stored before it takes effect: a validator that was killed gives back, after its
+//! Its loops are idempotent and take no input: `follow` reads the subnet, `discover` the providers' offers, `prove` runs
+//! sessions on leases of its own, `weights` turns stored evidence into weights on the chain, `rentals` follows the leases
+//! that were brokered. What must survive is stored before it takes effect: a validator that was killed gives back, after its
 //! restart, every lease that it had asked for. The outside world sees one [`Handle`].
 
+mod api_key;
+mod board;
+mod chain_view;
 mod config;
-mod dir_lock;
+mod context;
+mod denied;
+mod files;
 mod handle;
 mod loops;
 mod session;
-mod start;
-mod state;
 mod store;
-mod views;
+mod validator;
 
-pub use config::{ProofSize, ValidatorConfig};
-pub use dir_lock::LockError;
-pub use handle::{Denied, Handle, Principal};
-pub use session::{Channel, ChannelEvent, Proven, SessionError, SessionPlan, prove};
-pub use start::{StartError, Validator};
-pub use store::StoreError;
+pub use config::{Intervals, Policies, ProofProfile, ProofSize, ValidatorConfig};
+pub use denied::Denied;
+pub use handle::{Handle, Health, Principal};
+pub use loops::LoopStatus;
+pub use session::{ChannelError, ProofChannel, ProofDoor, Proven, SessionPlan, prove};
+pub use store::{ApiKeyInfo, DirLockError, StoreError, StoredEvidence, WeightSet};
+pub use validator::{StartError, StillSubnet, Validator};

@@ -94,7 +94,7 @@ impl Market for Memory {
     }
 
     async fn principal_of(&self, api_key: &str) -> Result<Option<Principal>, Denied> {
-        let principal = Principal { id: "1".to_owned(), name: "test".to_owned() };
+        let principal = Principal::new("1");
         Ok((api_key == KEY).then_some(principal))
     }
 }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -10,7 +11,7 @@ use nicompute_api::{ApiConfig, Limits};
 use nicompute_client::{ApiBase, MarketClient};
 use nicompute_daemon::{OnError, SharedClock};
 use nicompute_market::{CATALOGUE_BYTES_MAX, Catalogue, Netuid, ScorePolicy};
-use nicompute_validator::{Handle, ProofSize, Validator, ValidatorConfig};
+use nicompute_validator::{Handle, Intervals, Policies, ProofSize, Validator, ValidatorConfig};
 use serde_json::json;
 
 use crate::args::{DaemonArgs, KeyArgs, SubtensorArgs};
@@ -20,6 +21,8 @@ use crate::exit::{Exit, Failure};
 
 /// The longest question of the dashboard to the API.
 const DASHBOARD_CALL_MAX: Duration = Duration::from_secs(5);
+/// Proofs at the same time. Each is checked on one core when its prover is done.
+const SESSIONS_MAX: usize = 4;
 /// Evidence counts for a day; a rented machine is worth what a free one is.
 const SCORE: ScorePolicy =
     ScorePolicy { age_millis_max: 24 * 60 * 60 * 1000, rented_multiplier_milli: 1000 };
@@ -73,14 +76,18 @@ async fn start(
         hotkey,
         catalogue: catalogue(&args)?,
         proof: if args.proof == "small" { ProofSize::Small } else { ProofSize::Full },
-        prover: embedded::prover().to_vec(),
-        score: SCORE,
-        burn_share_ppm: args.burn_share_ppm,
+        prover: Arc::from(embedded::prover()),
+        intervals: if args.devnet { Intervals::DEVNET } else { Intervals::NETWORK },
+        policies: Policies {
+            score: SCORE,
+            burn_share_ppm: args.burn_share_ppm,
+            sessions_max: SESSIONS_MAX,
+        },
         devnet: args.devnet,
     };
     let (clock, tasks) = (SharedClock::clone(&setting.clock), setting.tasks.clone());
-    let handle = Box::pin(Validator::start(config, chain, clock, tasks)).await;
-    let handle = handle.map_err(|error| {
+    let started = Box::pin(Validator::start(config, chain, clock, tasks)).await;
+    let (_, handle) = started.map_err(|error| {
         let remedy = error.remedy();
         let failure = Failure::new(Exit::Config, "the validator does not start").because(error);
         match remedy {

@@ -1,73 +1,62 @@
-//! Who is on the subnet, and what do they offer?
+//! Asks every provider of the subnet for its offers. What it learns is for showing and for choosing; a proof and a rental
+//! ask again themselves.
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use nicompute_chain::{Metagraph, ReadError};
 use nicompute_daemon::ErrorChain;
-use nicompute_market::{Hotkey, Offer, Uid};
+use nicompute_market::Hotkey;
 
-use crate::state::{Provider, Shared};
+use crate::board::Shown;
+use crate::chain_view::Peer;
+use crate::context::Context;
+use crate::loops::Outcome;
 
-/// How long one provider may take to list its offers.
-const OFFERS_MAX: Duration = Duration::from_secs(5);
 /// Providers that are asked at the same time.
-const ASKED_AT_ONCE: usize = 16;
+const CONCURRENT_MAX: usize = 32;
+/// What one provider has to answer.
+const PROVIDER_BUDGET: Duration = Duration::from_secs(5);
 
-/// Reads the metagraph once, asks every provider once, and replaces the view.
-pub(crate) async fn round(shared: &Shared) {
-    let metagraph = match read(shared).await {
-        Ok(metagraph) => metagraph,
+/// One round.
+pub(crate) async fn run(ctx: &Arc<Context>) -> Outcome {
+    let Some(view) = ctx.view() else { return Ok("waiting for the chain".to_owned()) };
+    let announced = |peer: &Peer| Some((peer.hotkey, peer.address?));
+    let announced: Vec<_> = view.peers.iter().filter_map(announced).collect();
+    let asked: Vec<bool> = futures_util::stream::iter(announced)
+        .map(|(provider, address)| ask(ctx, provider, address))
+        .buffer_unordered(CONCURRENT_MAX)
+        .collect()
+        .await;
+    let here = |hotkey: &_| view.peer(hotkey).is_some_and(|peer| peer.address.is_some());
+    let is_first_sight = {
+        let mut board = ctx.board.lock();
+        board.shown.retain(|hotkey, _| here(hotkey));
+        board.tries.retain(|hotkey, _| here(hotkey));
+        board.shown.keys().any(|hotkey| !board.tries.contains_key(hotkey))
+    };
+    if is_first_sight {
+        ctx.nudges.prove.notify_one();
+    }
+    let reachable = asked.iter().filter(|reachable| **reachable).count();
+    Ok(format!("{reachable} of {} providers answered", asked.len()))
+}
+
+/// Asks one provider; gives whether it answered.
+async fn ask(ctx: &Context, provider: Hotkey, address: SocketAddr) -> bool {
+    let answer = ctx.dialer.node(address, provider).offers(PROVIDER_BUDGET).await;
+    let mut board = ctx.board.lock();
+    let shown = board.shown.entry(provider).or_default();
+    match answer {
+        Ok(offers) => {
+            *shown = Shown { is_reachable: true, offers };
+            true
+        }
         Err(error) => {
-            tracing::warn!(error = %ErrorChain(&error), "the metagraph was not read");
-            return;
+            tracing::debug!(%provider, error = %ErrorChain(&error), "a provider did not answer");
+            shown.is_reachable = false;
+            false
         }
-    };
-    let own = shared.key.hotkey();
-    let own_uid = metagraph.neuron(&own).map(|neuron| neuron.uid);
-    let block = metagraph.block;
-    let endpoints = endpoints(&metagraph, &own);
-    let asked = endpoints.into_iter().map(|(hotkey, (uid, address))| async move {
-        let offers = shared.node(address, hotkey).offers(OFFERS_MAX).await;
-        let offers = match offers {
-            Ok(offers) => Some(acceptable(shared, offers)),
-            Err(error) => {
-                tracing::debug!(provider = %hotkey, error = %ErrorChain(&error), "no offers");
-                None
-            }
-        };
-        (hotkey, Provider { uid, address, offers, session: None })
-    });
-    let answered = futures_util::stream::iter(asked).buffer_unordered(ASKED_AT_ONCE);
-    let providers: BTreeMap<Hotkey, Provider> = answered.collect().await;
-    shared.view(|view| {
-        let before = std::mem::replace(&mut view.providers, providers);
-        for (hotkey, provider) in &mut view.providers {
-            provider.session = before.get(hotkey).and_then(|known| known.session);
-        }
-        view.block = block;
-        view.own_uid = own_uid;
-    });
-}
-
-async fn read(shared: &Shared) -> Result<Metagraph, ReadError> {
-    shared.chain.metagraph(shared.netuid).await
-}
-
-/// Every neuron but ourselves that announces an address which can be reached.
-fn endpoints(metagraph: &Metagraph, own: &Hotkey) -> BTreeMap<Hotkey, (Uid, SocketAddr)> {
-    let reachable = |ip: IpAddr| !ip.is_unspecified() && !ip.is_multicast();
-    let endpoint = |neuron: &nicompute_chain::Neuron| {
-        let axon = neuron.axon.as_ref().filter(|axon| axon.port != 0 && reachable(axon.ip))?;
-        Some((neuron.hotkey, (neuron.uid, SocketAddr::new(axon.ip, axon.port))))
-    };
-    metagraph.neurons.iter().filter(|neuron| neuron.hotkey != *own).filter_map(endpoint).collect()
-}
-
-/// Offers whose limits are not enforced are accepted on a local market only.
-fn acceptable(shared: &Shared, offers: Vec<Offer>) -> Vec<Offer> {
-    let fits = |offer: &Offer| shared.devnet || offer.runtime.limits_enforced();
-    offers.into_iter().filter(fits).collect()
+    }
 }

@@ -1,102 +1,148 @@
-//! Leases that were brokered: followed until they are over, and given back when their renter said so.
+//! Follows the leases that were brokered: asks for those that no provider has taken yet, gives back those that their
+//! renters gave back, and writes down what the providers say of the rest.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use nicompute_client::{HeldLease, NodeClient, NodeError};
-use nicompute_daemon::ErrorChain;
-use nicompute_market::LeaseState;
+use nicompute_daemon::{ErrorChain, Kind};
+use nicompute_market::{EndReason, FailReason, LeaseState};
 use nicompute_wire::codes::Code;
 
-use crate::state::Shared;
-use crate::store::{Rental, StoreError};
+use crate::context::Context;
+use crate::loops::{LoopError, Outcome};
+use crate::store::{Rental, RentalUpdate};
 
-/// How long a provider may take to answer a question.
-const ASK_MAX: Duration = Duration::from_secs(5);
+/// Rentals that are asked after at the same time.
+const CONCURRENT_MAX: usize = 16;
+/// What a provider has for each question.
+const ASK_BUDGET: Duration = Duration::from_secs(5);
+/// How long after its end a lease of a provider that does not answer is believed to be over.
+const EXPIRY_GRACE_MS: u64 = 60_000;
+/// How long a request that no provider has taken is repeated.
+const REQUEST_TTL_MS: u64 = 60_000;
 
-/// Looks at every rental that is not over.
-pub(crate) async fn round(shared: &Shared) {
-    let open = match shared.store.open_rentals().await {
-        Ok(open) => open,
-        Err(error) => {
-            tracing::error!(error = %ErrorChain(&error), "the rentals were not read");
-            return;
-        }
-    };
-    for rental in open {
-        if let Err(error) = refresh(shared, rental).await {
-            tracing::error!(error = %ErrorChain(&error), "a rental was not noted");
-        }
-    }
+/// One round.
+pub(crate) async fn run(ctx: &Arc<Context>) -> Outcome {
+    let open = ctx.store.open_rentals().await?;
+    let count = open.len();
+    let results: Vec<Result<(), LoopError>> = futures_util::stream::iter(open)
+        .map(|rental| async move { follow(ctx, &rental).await })
+        .buffer_unordered(CONCURRENT_MAX)
+        .collect()
+        .await;
+    results.into_iter().collect::<Result<(), LoopError>>()?;
+    Ok(format!("{count} open rentals"))
 }
 
-/// Asks the provider how a rental stands and notes it; gives it back where the renter wants that. A provider that does not
-/// answer leaves the note as it was: the absence of an answer is no answer.
-pub(crate) async fn refresh(shared: &Shared, rental: Rental) -> Result<Rental, StoreError> {
-    if rental.is_final() {
-        return Ok(rental);
+/// Brings one rental as far as it can be brought now.
+pub(crate) async fn follow(ctx: &Context, rental: &Rental) -> Result<(), LoopError> {
+    let node = ctx.dialer.node(address(ctx, rental), rental.provider);
+    let is_late = ctx.now() > rental.requested_at.saturating_add_millis(REQUEST_TTL_MS);
+    let is_given_up = !rental.is_accepted && !rental.is_release_asked && is_late;
+    if is_given_up {
+        // The provider may have taken a request whose answer was lost: it is told to let go.
+        ctx.store.ask_release(rental.lease).await?;
     }
-    let id = rental.request.id;
-    let node = shared.node(rental.address, rental.request.provider);
-    let answer = if rental.release_asked {
-        node.release(id, ASK_MAX).await
+    let answer = if rental.is_release_asked || is_given_up {
+        node.release(rental.lease, ASK_BUDGET).await
+    } else if rental.is_accepted {
+        node.lease(rental.lease, ASK_BUDGET).await
     } else {
-        node.lease(id, ASK_MAX).await
+        node.create_lease(&rental.request, ASK_BUDGET).await
     };
-    let after = match answer {
-        Ok(held) => noted(&node, rental, &held).await,
-        Err(error) if is_unknown(&error) => gone(rental, shared),
-        Err(error) => {
-            tracing::debug!(lease = %id, error = %ErrorChain(&error), "a rental was not seen");
-            return Ok(rental);
-        }
+    settle(ctx, rental, &node, answer).await
+}
+
+/// Writes down what an answer means for a rental.
+pub(crate) async fn settle(
+    ctx: &Context,
+    rental: &Rental,
+    node: &NodeClient,
+    answer: Result<HeldLease, NodeError>,
+) -> Result<(), LoopError> {
+    let update = match answer {
+        Ok(held) => taken(ctx, rental, node, &held).await,
+        Err(error) => match verdict(ctx, rental, &error) {
+            Some(state) => {
+                RentalUpdate { state, expires_at: rental.expires_at, is_accepted: false, ssh: None }
+            }
+            None => {
+                let lease = rental.lease;
+                tracing::debug!(%lease, error = %ErrorChain(&error), "a rental cannot be asked after");
+                return Ok(ctx.store.lose_sight_of_rental(lease).await?);
+            }
+        },
     };
-    shared.store.update_rental(&after).await?;
-    Ok(after)
+    Ok(ctx.store.update_rental(rental.lease, &update).await?)
 }
 
-fn is_unknown(error: &NodeError) -> bool {
-    error.code() == Some(Code::NoSuchLease)
-}
-
-/// The provider does not know the lease. Right after it was asked for that may only mean that the request is still on its way.
-fn gone(rental: Rental, shared: &Shared) -> Rental {
-    const ON_ITS_WAY_MS: u64 = 30_000;
-    let age_ms = shared.now().millis_since(rental.requested);
-    if rental.state == "requested" && age_ms < ON_ITS_WAY_MS && !rental.release_asked {
-        return rental;
-    }
-    let (state, reason) =
-        if rental.state == "requested" { ("failed", "never-started") } else { ("ended", "lost") };
-    Rental { state: state.to_owned(), reason: Some(reason.to_owned()), ssh: None, ..rental }
-}
-
-async fn noted(node: &NodeClient, rental: Rental, held: &HeldLease) -> Rental {
+/// What the provider says of a lease that it has. How to enter is shown only if the provider's hotkey vouches for it.
+async fn taken(
+    ctx: &Context,
+    rental: &Rental,
+    node: &NodeClient,
+    held: &HeldLease,
+) -> RentalUpdate {
     let can_enter = matches!(held.state, LeaseState::Running | LeaseState::Paused);
-    let ssh = match (&rental.ssh, can_enter) {
-        (_, false) => None,
-        (Some(known), true) => Some(known.clone()),
-        (None, true) => door(node, held).await,
+    let ssh = match &rental.ssh {
+        Some(known) if can_enter && rental.address == address(ctx, rental) => Some(known.clone()),
+        _ if can_enter => access(node, held).await,
+        _ => None,
     };
-    Rental {
-        state: held.state.name().to_owned(),
-        reason: held.state.reason().map(str::to_owned),
-        expires: held.expires_at,
-        ssh,
-        ..rental
-    }
+    RentalUpdate { state: held.state, expires_at: rental.expires_at, is_accepted: true, ssh }
 }
 
-/// How the renter enters, with the host key that the provider's hotkey vouches for.
-async fn door(node: &NodeClient, held: &HeldLease) -> Option<nicompute_wire::node::SshAccessView> {
-    let access = match node.node(ASK_MAX).await {
-        Ok(identity) => identity.access(held),
+async fn access(
+    node: &NodeClient,
+    held: &HeldLease,
+) -> Option<nicompute_wire::node::SshAccessView> {
+    let found = match node.node(ASK_BUDGET).await {
+        Ok(who) => who.access(held),
         Err(error) => Err(error),
     };
-    match access {
+    match found {
         Ok(access) => access.map(|access| access.view()),
         Err(error) => {
-            tracing::warn!(error = %ErrorChain(&error), "a rental's door is not known yet");
+            let lease = held.id;
+            tracing::warn!(%lease, error = %ErrorChain(&error), "a lease cannot be entered safely");
             None
         }
     }
+}
+
+/// The state that an error proves, if it proves one.
+fn verdict(ctx: &Context, rental: &Rental, error: &NodeError) -> Option<LeaseState> {
+    let now = ctx.now();
+    let is_expired = now > rental.expires_at.saturating_add_millis(EXPIRY_GRACE_MS);
+    match error.code() {
+        // The provider has never heard of it, or has forgotten it after its end.
+        Some(Code::NoSuchLease) if !rental.is_accepted => {
+            Some(LeaseState::Failed(FailReason::Cancelled))
+        }
+        Some(Code::NoSuchLease) if rental.is_release_asked => {
+            Some(LeaseState::Ended(EndReason::Released))
+        }
+        Some(Code::NoSuchLease) => Some(LeaseState::Ended(EndReason::Lost)),
+        _ if is_expired => Some(LeaseState::Ended(EndReason::Expired)),
+        Some(Code::Occupied | Code::NoCapacity) if !rental.is_accepted => {
+            Some(LeaseState::Failed(FailReason::Occupied))
+        }
+        Some(Code::NoSuchImage) if !rental.is_accepted => {
+            Some(LeaseState::Failed(FailReason::Image))
+        }
+        _ if rental.is_accepted => None,
+        _ if matches!(error, NodeError::Refused(_)) && error.kind() == Kind::Caller => {
+            Some(LeaseState::Failed(FailReason::Cancelled))
+        }
+        _ => None,
+    }
+}
+
+/// Where the provider is now, or was when the lease was taken.
+fn address(ctx: &Context, rental: &Rental) -> SocketAddr {
+    let known = ctx.view().and_then(|view| view.peer(&rental.provider)?.address);
+    known.unwrap_or(rental.address)
 }

@@ -1,84 +1,183 @@
-//! Stored evidence becomes weights on chain.
+//! Scores become weights on the chain: when they changed and the rate limit allows it, and often enough to stay active.
 
-use nicompute_chain::{ReadError, SubmitError};
-use nicompute_daemon::ErrorChain;
-use nicompute_market::{BlockNumber, Track, Uid, WeightPolicy, WeightsError, score, weights};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use crate::state::Shared;
-use crate::store::{StoreError, WeightsSet};
+use nicompute_market::{
+    BlockNumber, Hotkey, LeaseState, Score, Track, Uid, WeightPolicy, WeightsError, score, weights,
+};
 
-/// Why the weights were not set this time.
-#[derive(Debug, thiserror::Error)]
-enum RoundError {
-    #[error("the chain was not read")]
-    Read(#[from] ReadError),
-    #[error("no weights follow from the evidence")]
-    Weights(#[source] WeightsError),
-    #[error("the weights were not set")]
-    Submit(#[from] SubmitError),
-    #[error("the weights were not noted")]
-    Store(#[from] StoreError),
+use crate::chain_view::ChainView;
+use crate::context::Context;
+use crate::loops::{LoopError, Outcome};
+use crate::store::{StoredEvidence, WeightSet};
+
+/// What is known of one provider.
+#[derive(Debug, Clone)]
+pub(crate) struct Standing {
+    pub(crate) latest: Option<StoredEvidence>,
+    pub(crate) score: Score,
 }
 
-/// Computes the weights that follow from the evidence, and sets them when they changed or are due again.
-pub(crate) async fn round(shared: &Shared) {
-    match set(shared).await {
-        Ok(()) => {}
-        Err(RoundError::Weights(WeightsError::Nothing)) => {
-            tracing::debug!("nobody has a score yet");
+/// What to do about the weights now.
+#[derive(Debug, PartialEq, Eq)]
+enum Decision {
+    Set(Vec<(Uid, u16)>),
+    Wait(&'static str),
+}
+
+/// One look.
+pub(crate) async fn run(ctx: &Arc<Context>) -> Outcome {
+    let Some(view) = ctx.view() else { return Ok("waiting for the chain".to_owned()) };
+    let standings = standings(ctx).await?;
+    let scored = |hotkey| standings.get(hotkey).map_or(0, |standing| standing.score.micro);
+    let scores: Vec<(Uid, u64)> =
+        view.peers.iter().map(|peer| (peer.uid, scored(&peer.hotkey))).collect();
+    let last = ctx.store.last_weight_set().await?;
+    let share = ctx.config.policies.burn_share_ppm;
+    match decide(&view, ctx.head(), &scores, share, last.as_ref())? {
+        Decision::Wait(why) => Ok(why.to_owned()),
+        Decision::Set(weights) => set(ctx, &view, weights).await,
+    }
+}
+
+/// Every provider's newest evidence and the score that follows.
+pub(crate) async fn standings(ctx: &Context) -> Result<BTreeMap<Hotkey, Standing>, LoopError> {
+    let latest = ctx.store.latest_evidence().await?;
+    let open = ctx.store.open_rentals().await?;
+    let holds = |state| matches!(state, LeaseState::Running | LeaseState::Paused);
+    let rented: BTreeSet<Hotkey> = open
+        .iter()
+        .filter(|rental| rental.is_known && holds(rental.state))
+        .map(|rental| rental.provider)
+        .collect();
+    let (policy, now) = (ctx.config.policies.score, ctx.now());
+    let standing = |stored: StoredEvidence| {
+        let is_rented = rented.contains(&stored.provider);
+        let track = Track { evidence: std::slice::from_ref(&stored.evidence), is_rented };
+        let score = score(track, &ctx.config.catalogue, policy, now);
+        (stored.provider, Standing { latest: Some(stored), score })
+    };
+    Ok(latest.into_iter().map(standing).collect())
+}
+
+fn decide(
+    view: &ChainView,
+    head: BlockNumber,
+    scores: &[(Uid, u64)],
+    burn_share_ppm: u32,
+    last: Option<&WeightSet>,
+) -> Result<Decision, WeightsError> {
+    let Some(own) = view.own else { return Ok(Decision::Wait("this validator is not registered")) };
+    if !own.has_permit {
+        return Ok(Decision::Wait("waiting for a validator permit"));
+    }
+    let policy = WeightPolicy { burn_share_ppm, burn_uid: view.burn_uid };
+    let weights = match weights(scores, policy) {
+        Ok(weights) => weights,
+        Err(WeightsError::Nothing) => {
+            return Ok(Decision::Wait("no provider has a score above zero"));
         }
-        Err(error) => tracing::warn!(error = %ErrorChain(&error), "weights"),
+        Err(error) => return Err(error),
+    };
+    // What was set counts only while the chain knows of it: a chain that began anew does not.
+    let stands = last.filter(|last| last.block <= head && own.last_update >= last.block);
+    let passed = |since: BlockNumber| head.get().saturating_sub(since.get());
+    let since = stands.map_or(own.last_update, |last| last.block.max(own.last_update));
+    if passed(since) < view.rules.weights_rate_limit {
+        return Ok(Decision::Wait("the subnet's rate limit"));
+    }
+    match stands {
+        Some(last) if last.weights == weights => {
+            let tempo = u64::from(view.rules.tempo).max(1);
+            if passed(last.block) < tempo {
+                return Ok(Decision::Wait("the weights on the chain are right"));
+            }
+            Ok(Decision::Set(weights))
+        }
+        Some(_) | None => Ok(Decision::Set(weights)),
     }
 }
 
-async fn set(shared: &Shared) -> Result<(), RoundError> {
-    let scores = scores(shared);
-    if scores.is_empty() && shared.burn_share_ppm == 0 {
-        return Ok(());
-    }
-    let burn_uid = burn_uid(shared).await?;
-    let policy = WeightPolicy { burn_share_ppm: shared.burn_share_ppm, burn_uid };
-    let wanted = weights(&scores, policy).map_err(RoundError::Weights)?;
-    let last = shared.view(|view| view.weights.clone());
-    let head = shared.view(|view| view.block);
-    let repeat_at = last.as_ref().map(|last| {
-        BlockNumber(last.block.get().saturating_add(shared.pace.weights_repeat_blocks))
-    });
-    let is_same = last.as_ref().is_some_and(|last| last.weights == wanted);
-    if is_same && repeat_at.is_some_and(|at| head < at) {
-        return Ok(());
-    }
-    let rules = shared.chain.hyperparameters(shared.netuid).await?;
-    let earliest = last.map(|last| last.block.get().saturating_add(rules.weights_rate_limit));
-    if earliest.is_some_and(|earliest| head.get() < earliest) {
-        return Ok(());
-    }
-    let key = rules.weights_version_key;
-    let included = shared.chain.set_weights(shared.netuid, &wanted, key, &shared.key).await?;
-    tracing::info!(block = %included.block.number, weights = ?wanted, "weights are set");
-    let set = WeightsSet { block: included.block.number, weights: wanted };
-    shared.store.add_weights(&set, shared.now()).await?;
-    shared.view(|view| view.weights = Some(set));
-    Ok(())
+async fn set(ctx: &Arc<Context>, view: &ChainView, weights: Vec<(Uid, u16)>) -> Outcome {
+    let Some(chain) = &ctx.chain else { return Ok("no chain to set weights on".to_owned()) };
+    let version_key = view.rules.weights_version_key;
+    let included =
+        chain.set_weights(ctx.config.netuid, &weights, version_key, &ctx.config.hotkey).await?;
+    let block = included.block.number;
+    tracing::info!(block = block.get(), count = weights.len(), "weights are set");
+    let text = format!("{} weights set in block {block}", weights.len());
+    ctx.store.add_weight_set(&WeightSet { at: ctx.now(), block, weights }).await?;
+    Ok(text)
 }
 
-/// The score of every provider on the subnet.
-fn scores(shared: &Shared) -> Vec<(Uid, u64)> {
-    let now = shared.now();
-    shared.view(|view| {
-        let providers = view.providers.iter().map(|(hotkey, known)| {
-            let evidence = Shared::evidence_of(view, hotkey);
-            let track = Track { evidence: &evidence, is_rented: known.is_rented() };
-            (known.uid, score(track, &shared.catalogue, shared.score, now).micro)
-        });
-        providers.filter(|(_, micro)| *micro > 0).collect()
-    })
-}
+#[cfg(test)]
+mod tests {
+    use nicompute_chain::{Head, Hyperparameters};
+    use nicompute_market::UnixMillis;
 
-async fn burn_uid(shared: &Shared) -> Result<Option<Uid>, ReadError> {
-    if shared.burn_share_ppm == 0 {
-        return Ok(None);
+    use super::*;
+    use crate::chain_view::Own;
+
+    fn view(last_update: u64) -> ChainView {
+        ChainView {
+            block: BlockNumber(0),
+            finalized: Head { number: BlockNumber(0), hash: [0; 32] },
+            peers: Vec::new(),
+            own: Some(Own { uid: Uid(0), has_permit: true, last_update: BlockNumber(last_update) }),
+            burn_uid: Some(Uid(9)),
+            rules: Hyperparameters {
+                tempo: 10,
+                weights_rate_limit: 5,
+                weights_version_key: 0,
+                min_allowed_weights: 1,
+                max_weight_limit: u16::MAX,
+                commit_reveal: false,
+                immunity_period: 100,
+                serving_rate_limit: 0,
+                max_neurons: 256,
+                max_validators: 64,
+            },
+        }
     }
-    let Some(owner) = shared.chain.owner_hotkey(shared.netuid).await? else { return Ok(None) };
-    shared.chain.uid_of(shared.netuid, &owner).await
+
+    fn set_at(block: u64, weights: &[(Uid, u16)]) -> WeightSet {
+        WeightSet { at: UnixMillis(0), block: BlockNumber(block), weights: weights.to_vec() }
+    }
+
+    /// Weights that are set too often are refused by the chain; too seldom, the validator counts as gone.
+    #[test]
+    fn weights_are_set_when_they_changed_or_each_tempo() {
+        let scores = [(Uid(1), 10_000)];
+        let right = vec![(Uid(1), u16::MAX)];
+        let set = Decision::Set(right.clone());
+        let at = |last_update: u64, head: u64, last: Option<&WeightSet>| {
+            decide(&view(last_update), BlockNumber(head), &scores, 0, last).unwrap()
+        };
+        assert_eq!(at(0, 4, None), Decision::Wait("the subnet's rate limit"));
+        assert_eq!(at(0, 5, None), set);
+        let same = set_at(100, &right);
+        assert_eq!(at(100, 104, Some(&same)), Decision::Wait("the subnet's rate limit"));
+        assert_eq!(at(100, 109, Some(&same)), Decision::Wait("the weights on the chain are right"));
+        assert_eq!(at(100, 110, Some(&same)), set);
+        let other = set_at(100, &[(Uid(2), u16::MAX)]);
+        assert_eq!(at(100, 105, Some(&other)), set);
+        assert_eq!(at(0, 20, Some(&same)), set, "a chain that began anew");
+        assert_eq!(at(3, 120, Some(&same)), set, "the chain does not know of them");
+    }
+
+    /// Without permit or score there is nothing to say; what must burn and cannot is a mistake of the operator.
+    #[test]
+    fn nothing_is_set_without_right_or_reason() {
+        let head = BlockNumber(50);
+        let none = decide(&view(0), head, &[(Uid(1), 0)], 0, None).unwrap();
+        assert_eq!(none, Decision::Wait("no provider has a score above zero"));
+        let burned = decide(&view(0), head, &[(Uid(1), 0)], 1_000_000, None).unwrap();
+        assert_eq!(burned, Decision::Set(vec![(Uid(9), u16::MAX)]));
+        let ownerless = ChainView { burn_uid: None, ..view(0) };
+        let error = decide(&ownerless, head, &[(Uid(1), 1)], 1, None).unwrap_err();
+        assert_eq!(error, WeightsError::NoBurnUid);
+        let stranger = ChainView { own: None, ..view(0) };
+        assert!(matches!(decide(&stranger, head, &[], 0, None), Ok(Decision::Wait(_))));
+    }
 }

@@ -1,139 +1,152 @@
-//! Proof sessions and their transcripts.
+//! Verdicts and the transcripts that show them.
 
-use std::collections::BTreeMap;
-use std::io::Write as _;
-use std::path::PathBuf;
-
-use nicompute_market::{Capability, DeviceKind, Evidence, Hotkey, LeaseId, UnixMillis, Verdict};
+use nicompute_market::{
+    BlockNumber, Capability, DeviceKind, Evidence, Hotkey, LeaseId, UnixMillis, Verdict,
+};
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
-use super::{Store, StoreError, number, query, unsigned};
+use super::{Store, StoreError, bytes_of, damaged, failed, hotkey_of, number_of, stored, text_of};
 
-/// Sessions of one provider that are kept; only the latest counts, the others are history.
-const KEPT_MAX: u32 = 64;
+/// Sessions of one provider that are kept; older ones go, with their transcripts.
+pub(super) const EVIDENCE_PER_PROVIDER_MAX: u32 = 200;
 
-/// A session that has just ended.
+/// A verdict as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredEvidence {
+    /// Whose machine.
+    pub provider: Hotkey,
+    /// The lease that the session ran on, when one was given.
+    pub lease: Option<LeaseId>,
+    /// The block that was newest then.
+    pub block: BlockNumber,
+    /// When, and what it came to.
+    pub evidence: Evidence,
+    /// Why, for people.
+    pub detail: String,
+    /// BLAKE3 of the signed transcript, when there is one.
+    pub transcript: Option<[u8; 32]>,
+}
+
+/// A verdict to be stored.
 #[derive(Debug, Clone)]
 pub(crate) struct NewEvidence {
-    pub(crate) provider: Hotkey,
-    pub(crate) lease: Option<LeaseId>,
-    pub(crate) evidence: Evidence,
-    /// Why, in words for the operator.
-    pub(crate) detail: String,
-    /// The signed transcript, where there is one.
-    pub(crate) transcript: Option<Vec<u8>>,
+    pub(crate) stored: StoredEvidence,
+    pub(crate) transcript: Option<TranscriptBlob>,
 }
 
-/// The latest session of a provider.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct StoredEvidence {
-    pub(crate) evidence: Evidence,
-    pub(crate) lease: Option<LeaseId>,
-    pub(crate) digest: Option<[u8; 32]>,
+/// A signed transcript under its name.
+#[derive(Debug, Clone)]
+pub(crate) struct TranscriptBlob {
+    pub(crate) hash: [u8; 32],
+    pub(crate) bytes: Vec<u8>,
 }
-
-const COLUMNS: &str = "provider, lease, at_ms, verdict, device, devices, bytes_per_device, ops_per_second, \
-     walk_bytes_per_second, digest";
 
 impl Store {
-    /// Stores a session: the transcript's file first, then the row that names it.
-    pub(crate) async fn add_evidence(
-        &self,
-        new: &NewEvidence,
-    ) -> Result<StoredEvidence, StoreError> {
-        let digest = match &new.transcript {
-            Some(bytes) => Some(self.write_transcript(bytes)?),
-            None => None,
-        };
-        let shown = match &new.evidence.verdict {
-            Verdict::Passed(shown) => Some(shown),
-            Verdict::Refused | Verdict::Unreachable => None,
-        };
-        let insert =
-            "INSERT INTO evidence (provider, lease, at_ms, verdict, detail, device, devices,
-             bytes_per_device, ops_per_second, walk_bytes_per_second, digest)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
-        let provider = new.provider.to_string();
-        sqlx::query(insert)
-            .bind(&provider)
-            .bind(new.lease.map(|lease| lease.to_string()))
-            .bind(number(new.evidence.at.get()))
-            .bind(verdict_name(&new.evidence.verdict))
-            .bind(&new.detail)
-            .bind(shown.map(|shown| device_name(shown.kind)))
-            .bind(shown.map(|shown| i64::from(shown.devices)))
-            .bind(shown.map(|shown| number(shown.bytes_per_device)))
-            .bind(shown.map(|shown| number(shown.ops_per_second)))
-            .bind(shown.map(|shown| number(shown.walk_bytes_per_second)))
-            .bind(digest.map(Vec::from))
-            .execute(&self.pool)
+    /// Remembers a verdict and forgets the oldest ones of the same provider beyond the limit. Gives the names of the
+    /// transcripts that were forgotten with them.
+    pub(crate) async fn add_evidence(&self, new: NewEvidence) -> Result<Vec<[u8; 32]>, StoreError> {
+        let act = "remember the evidence";
+        let mut tx = self.pool.begin().await.map_err(failed(act))?;
+        if let Some(blob) = &new.transcript {
+            sqlx::query(
+                "INSERT INTO transcripts (hash, bytes) VALUES (?, ?) ON CONFLICT DO NOTHING",
+            )
+            .bind(blob.hash.as_slice())
+            .bind(blob.bytes.as_slice())
+            .execute(&mut *tx)
             .await
-            .map_err(query("store the evidence"))?;
-        self.forget_old(&provider).await?;
-        Ok(StoredEvidence { evidence: new.evidence.clone(), lease: new.lease, digest })
+            .map_err(failed(act))?;
+        }
+        insert(&mut tx, &new.stored).await.map_err(failed(act))?;
+        let provider = new.stored.provider.as_bytes().as_slice();
+        sqlx::query(
+            "DELETE FROM evidence WHERE provider = ?1 AND id NOT IN \
+             (SELECT id FROM evidence WHERE provider = ?1 ORDER BY id DESC LIMIT ?2)",
+        )
+        .bind(provider)
+        .bind(i64::from(EVIDENCE_PER_PROVIDER_MAX))
+        .execute(&mut *tx)
+        .await
+        .map_err(failed(act))?;
+        let gone = sqlx::query(
+            "DELETE FROM transcripts WHERE NOT EXISTS \
+             (SELECT 1 FROM evidence WHERE transcript = transcripts.hash) RETURNING hash",
+        )
+        .fetch_all(&mut *tx)
+        .await
+        .map_err(failed(act))?;
+        tx.commit().await.map_err(failed(act))?;
+        gone.iter().map(|row| bytes_of(row, "hash")).collect()
     }
 
-    /// Old sessions go, with transcripts that nothing names any more.
-    async fn forget_old(&self, provider: &str) -> Result<(), StoreError> {
-        let old = "DELETE FROM evidence WHERE provider = ?1 AND id NOT IN
-             (SELECT id FROM evidence WHERE provider = ?1 ORDER BY at_ms DESC, id DESC LIMIT ?2)
-             RETURNING digest";
-        let gone: Vec<Option<Vec<u8>>> = sqlx::query_scalar(old)
-            .bind(provider)
-            .bind(KEPT_MAX)
+    /// The newest verdict of every provider.
+    pub(crate) async fn latest_evidence(&self) -> Result<Vec<StoredEvidence>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT * FROM evidence WHERE id IN (SELECT max(id) FROM evidence GROUP BY provider)",
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(failed("read the newest evidence"))?;
+        rows.iter().map(evidence_of).collect()
+    }
+
+    /// The verdicts of one provider, newest first.
+    pub(crate) async fn evidence_of(
+        &self,
+        provider: &Hotkey,
+    ) -> Result<Vec<StoredEvidence>, StoreError> {
+        let rows = sqlx::query("SELECT * FROM evidence WHERE provider = ? ORDER BY id DESC")
+            .bind(provider.as_bytes().as_slice())
             .fetch_all(&self.pool)
             .await
-            .map_err(query("forget old evidence"))?;
-        for digest in gone.into_iter().flatten() {
-            let file = self.transcripts.join(format!("{}.pog", hex::encode(digest)));
-            if let Err(error) = std::fs::remove_file(&file) {
-                tracing::warn!(file = %file.display(), %error, "an old transcript was not removed");
-            }
-        }
-        Ok(())
+            .map_err(failed("read the evidence of a provider"))?;
+        rows.iter().map(evidence_of).collect()
     }
 
-    /// The latest session of every provider.
-    pub(crate) async fn latest_evidence(
-        &self,
-    ) -> Result<BTreeMap<Hotkey, StoredEvidence>, StoreError> {
-        let latest = format!(
-            "SELECT {COLUMNS} FROM evidence AS e WHERE id = (SELECT id FROM evidence
-             WHERE provider = e.provider ORDER BY at_ms DESC, id DESC LIMIT 1)"
-        );
-        let rows = sqlx::query(&latest).fetch_all(&self.pool).await;
-        rows.map_err(query("read the evidence"))?.iter().map(from_row).collect()
-    }
-
-    /// A signed transcript by its BLAKE3.
-    pub(crate) fn transcript(&self, digest: &[u8; 32]) -> Result<Option<Vec<u8>>, StoreError> {
-        let file = self.transcript_file(digest);
-        match std::fs::read(&file) {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(StoreError::Transcript { file, source }),
-        }
-    }
-
-    fn transcript_file(&self, digest: &[u8; 32]) -> PathBuf {
-        self.transcripts.join(format!("{}.pog", hex::encode(digest)))
-    }
-
-    fn write_transcript(&self, bytes: &[u8]) -> Result<[u8; 32], StoreError> {
-        let digest = *blake3::hash(bytes).as_bytes();
-        let file = self.transcript_file(&digest);
-        let next = file.with_extension("next");
-        let written = std::fs::File::create(&next)
-            .and_then(|mut out| out.write_all(bytes).and_then(|()| out.sync_all()))
-            .and_then(|()| std::fs::rename(&next, &file))
-            .and_then(|()| std::fs::File::open(&self.transcripts)?.sync_all());
-        written.map_err(|source| StoreError::Transcript { file, source })?;
-        Ok(digest)
+    /// A signed transcript by its name.
+    pub(crate) async fn transcript(&self, hash: &[u8; 32]) -> Result<Option<Vec<u8>>, StoreError> {
+        let row = sqlx::query("SELECT bytes FROM transcripts WHERE hash = ?")
+            .bind(hash.as_slice())
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(failed("read a transcript"))?;
+        row.map(|row| row.try_get("bytes").map_err(|_| damaged("transcript"))).transpose()
     }
 }
 
-fn verdict_name(verdict: &Verdict) -> &'static str {
+async fn insert(
+    tx: &mut sqlx::Transaction<'static, sqlx::Sqlite>,
+    new: &StoredEvidence,
+) -> Result<(), sqlx::Error> {
+    let shown = match &new.evidence.verdict {
+        Verdict::Passed(shown) => Some(shown),
+        Verdict::Refused | Verdict::Unreachable => None,
+    };
+    sqlx::query(
+        "INSERT INTO evidence (provider, lease, at_unix_ms, block, verdict, detail, device_kind, \
+         devices, bytes_per_device, ops_per_second, walk_bytes_per_second, transcript) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    )
+    .bind(new.provider.as_bytes().as_slice())
+    .bind(new.lease.map(|lease| lease.to_string()))
+    .bind(stored(new.evidence.at.get()))
+    .bind(stored(new.block.get()))
+    .bind(verdict_name(&new.evidence.verdict))
+    .bind(&new.detail)
+    .bind(shown.map(|shown| kind_name(shown.kind)))
+    .bind(shown.map(|shown| i64::from(shown.devices)))
+    .bind(shown.map(|shown| stored(shown.bytes_per_device)))
+    .bind(shown.map(|shown| stored(shown.ops_per_second)))
+    .bind(shown.map(|shown| stored(shown.walk_bytes_per_second)))
+    .bind(new.transcript.map(|hash| hash.to_vec()))
+    .execute(&mut **tx)
+    .await
+    .map(drop)
+}
+
+/// The stable name of a verdict.
+pub(crate) const fn verdict_name(verdict: &Verdict) -> &'static str {
     match verdict {
         Verdict::Passed(_) => "passed",
         Verdict::Refused => "refused",
@@ -141,40 +154,46 @@ fn verdict_name(verdict: &Verdict) -> &'static str {
     }
 }
 
-const fn device_name(kind: DeviceKind) -> &'static str {
+const fn kind_name(kind: DeviceKind) -> &'static str {
     match kind {
         DeviceKind::Cpu => "cpu",
         DeviceKind::Gpu => "gpu",
     }
 }
 
-fn from_row(row: &SqliteRow) -> Result<(Hotkey, StoredEvidence), StoreError> {
-    const DAMAGED: StoreError = StoreError::Damaged("proof session");
-    let text = |column: &str| row.try_get::<Option<String>, _>(column).map_err(|_| DAMAGED);
-    let count = |column: &str| {
-        let value = row.try_get::<Option<i64>, _>(column).map_err(|_| DAMAGED)?;
-        unsigned(value.ok_or(DAMAGED)?)
+fn evidence_of(row: &SqliteRow) -> Result<StoredEvidence, StoreError> {
+    let verdict = match text_of(row, "verdict")?.as_str() {
+        "passed" => Verdict::Passed(capability_of(row)?),
+        "refused" => Verdict::Refused,
+        "unreachable" => Verdict::Unreachable,
+        _ => return Err(damaged("verdict")),
     };
-    let provider: Hotkey = text("provider")?.ok_or(DAMAGED)?.parse().map_err(|_| DAMAGED)?;
-    let lease = text("lease")?.map(|lease| lease.parse()).transpose().map_err(|_| DAMAGED)?;
-    let verdict = match text("verdict")?.as_deref() {
-        Some("passed") => Verdict::Passed(Capability {
-            kind: match text("device")?.as_deref() {
-                Some("cpu") => DeviceKind::Cpu,
-                Some("gpu") => DeviceKind::Gpu,
-                _ => return Err(DAMAGED),
-            },
-            devices: u32::try_from(count("devices")?).map_err(|_| DAMAGED)?,
-            bytes_per_device: count("bytes_per_device")?,
-            ops_per_second: count("ops_per_second")?,
-            walk_bytes_per_second: count("walk_bytes_per_second")?,
-        }),
-        Some("refused") => Verdict::Refused,
-        Some("unreachable") => Verdict::Unreachable,
-        _ => return Err(DAMAGED),
+    let lease: Option<String> = row.try_get("lease").map_err(|_| damaged("lease"))?;
+    let lease = lease.map(|text| text.parse().map_err(|_| damaged("lease"))).transpose()?;
+    let hash: Option<Vec<u8>> = row.try_get("transcript").map_err(|_| damaged("transcript"))?;
+    let transcript =
+        hash.map(|hash| hash.try_into().map_err(|_| damaged("transcript"))).transpose()?;
+    Ok(StoredEvidence {
+        provider: hotkey_of(row, "provider")?,
+        lease,
+        block: BlockNumber(number_of(row, "block")?),
+        evidence: Evidence { at: UnixMillis(number_of(row, "at_unix_ms")?), verdict },
+        detail: text_of(row, "detail")?,
+        transcript,
+    })
+}
+
+fn capability_of(row: &SqliteRow) -> Result<Capability, StoreError> {
+    let kind = match text_of(row, "device_kind")?.as_str() {
+        "cpu" => DeviceKind::Cpu,
+        "gpu" => DeviceKind::Gpu,
+        _ => return Err(damaged("device kind")),
     };
-    let digest: Option<Vec<u8>> = row.try_get("digest").map_err(|_| DAMAGED)?;
-    let digest = digest.map(<[u8; 32]>::try_from).transpose().map_err(|_| DAMAGED)?;
-    let evidence = Evidence { at: UnixMillis(count("at_ms")?), verdict };
-    Ok((provider, StoredEvidence { evidence, lease, digest }))
+    Ok(Capability {
+        kind,
+        devices: u32::try_from(number_of(row, "devices")?).map_err(|_| damaged("devices"))?,
+        bytes_per_device: number_of(row, "bytes_per_device")?,
+        ops_per_second: number_of(row, "ops_per_second")?,
+        walk_bytes_per_second: number_of(row, "walk_bytes_per_second")?,
+    })
 }

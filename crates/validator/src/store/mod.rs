@@ -1,48 +1,61 @@
-//! The validator's memory: one SQLite file, and the transcripts beside it under their own names.
+//! The validator's memory: one SQLite file with evidence, transcripts, leases under way, rentals, API keys and weights.
 //!
-//! Nothing outside of this folder knows SQL. Every write is durable before it returns.
+//! What an effect needs to be undone after a kill is written before the effect. Nothing outside of this folder knows SQL,
+//! and no transaction here waits for the network.
 
+mod api_keys;
+mod dir_lock;
 mod evidence;
-mod keys;
 mod leases;
-mod weights;
+mod rentals;
 
 use std::path::{Path, PathBuf};
 
-use nicompute_market::Hotkey;
+use nicompute_market::{BlockNumber, Hotkey, LeaseId, Netuid, Uid, UnixMillis};
 use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+    SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
 };
+use sqlx::{Row as _, SqlitePool};
 
-use crate::dir_lock::{DirLock, LockError};
+pub use api_keys::ApiKeyInfo;
+pub(crate) use api_keys::StoredKey;
+pub(crate) use dir_lock::DirLock;
+pub use dir_lock::DirLockError;
+pub use evidence::StoredEvidence;
+pub(crate) use evidence::{NewEvidence, TranscriptBlob, verdict_name};
+pub(crate) use leases::ProofLease;
+pub(crate) use rentals::{Inserted, Rental, RentalUpdate};
 
-pub(crate) use evidence::{NewEvidence, StoredEvidence};
-pub(crate) use leases::{ProofLease, Rental};
-pub(crate) use weights::WeightsSet;
-
-/// The file in the state folder.
+/// The file in the state directory.
 const FILE: &str = "validator.sqlite3";
-/// The folder with signed transcripts.
-const TRANSCRIPTS: &str = "transcripts";
-/// One connection: writes queue in the process instead of failing as busy, and an idle validator stays small.
+/// One connection: writes queue in the process instead of failing as busy.
 const CONNECTIONS: u32 = 1;
+/// Weight settings that are kept for questions about the past.
+const WEIGHT_SETS_KEPT_MAX: i64 = 10_000;
 
-/// The open store; one for each process.
+/// The open store; one per process.
 #[derive(Debug)]
 pub(crate) struct Store {
     pool: SqlitePool,
-    transcripts: PathBuf,
     _lock: DirLock,
+}
+
+/// Weights that the chain took.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WeightSet {
+    /// When, on this validator's clock.
+    pub at: UnixMillis,
+    /// The block with them.
+    pub block: BlockNumber,
+    /// The weights, by slot.
+    pub weights: Vec<(Uid, u16)>,
 }
 
 /// Why the store could not be opened, read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The state folder cannot be used.
-    #[error("the state directory cannot be used")]
-    Lock(#[from] LockError),
     /// The file is no database of ours, or of a newer version.
-    #[error("cannot open the store {}", file.display())]
+    #[error("the store {} cannot be opened", file.display())]
     Open {
         /// The file.
         file: PathBuf,
@@ -51,7 +64,7 @@ pub enum StoreError {
         source: sqlx::Error,
     },
     /// The file's tables could not be brought to this version.
-    #[error("cannot bring the store {} to this version", file.display())]
+    #[error("the store {} cannot be brought to this version", file.display())]
     Migrate {
         /// The file.
         file: PathBuf,
@@ -59,11 +72,16 @@ pub enum StoreError {
         #[source]
         source: sqlx::migrate::MigrateError,
     },
-    /// The state folder belongs to another hotkey.
-    #[error("the store belongs to the hotkey {0}")]
-    OtherHotkey(String),
+    /// The state directory belongs to another validator or subnet.
+    #[error("the store belongs to hotkey {hotkey} on subnet {netuid}")]
+    OtherOwner {
+        /// Whose it is.
+        hotkey: Hotkey,
+        /// The subnet.
+        netuid: Netuid,
+    },
     /// A read or write failed.
-    #[error("cannot {act}")]
+    #[error("the store could not {act}")]
     Query {
         /// What was tried.
         act: &'static str,
@@ -71,93 +89,146 @@ pub enum StoreError {
         #[source]
         source: sqlx::Error,
     },
-    /// A transcript could not be written or read.
-    #[error("cannot use the transcript {}", file.display())]
-    Transcript {
-        /// The file.
-        file: PathBuf,
-        /// The cause.
-        #[source]
-        source: std::io::Error,
-    },
     /// A row that no version of this program writes.
-    #[error("a stored {0} is damaged")]
-    Damaged(&'static str),
+    #[error("a stored {what} is damaged")]
+    Damaged {
+        /// What the row is.
+        what: &'static str,
+    },
 }
 
-impl StoreError {
-    /// What a person can do about it.
-    #[must_use]
-    pub const fn remedy(&self) -> &'static str {
-        match self {
-            Self::Lock(LockError::InUse { .. }) => {
-                "stop the other validator, or give this one another --state-dir"
-            }
-            Self::OtherHotkey(_) => "give each hotkey a --state-dir of its own",
-            Self::Lock(LockError::Unusable { .. })
-            | Self::Open { .. }
-            | Self::Migrate { .. }
-            | Self::Query { .. }
-            | Self::Transcript { .. }
-            | Self::Damaged(_) => "check the disk and who may write in --state-dir",
-        }
-    }
-}
-
-/// Names what was tried.
-fn query(act: &'static str) -> impl Fn(sqlx::Error) -> StoreError {
-    move |source| StoreError::Query { act, source }
-}
-
-/// A count or time as SQLite keeps it.
-fn number(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
-}
-
-/// A count or time as SQLite gave it; the schema has no negative ones.
-fn unsigned(value: i64) -> Result<u64, StoreError> {
-    u64::try_from(value).map_err(|_| StoreError::Damaged("number"))
-}
+// === impl Store ===
 
 impl Store {
-    /// Opens the store of a state folder, which then belongs to this process and this hotkey.
-    pub(crate) async fn open(dir: &Path, hotkey: &Hotkey) -> Result<Self, StoreError> {
-        let lock = DirLock::take(dir)?;
+    /// Opens the store in a state directory and brings it to this version. The directory stays locked while it is open.
+    pub(crate) async fn open(
+        dir: &Path,
+        lock: DirLock,
+        hotkey: &Hotkey,
+        netuid: Netuid,
+    ) -> Result<Self, StoreError> {
         let file = dir.join(FILE);
-        let transcripts = dir.join(TRANSCRIPTS);
-        std::fs::create_dir_all(&transcripts)
-            .map_err(|source| StoreError::Transcript { file: transcripts.clone(), source })?;
         let options = SqliteConnectOptions::new()
             .filename(&file)
             .create_if_missing(true)
+            .foreign_keys(true)
             .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .foreign_keys(true);
-        let pool = SqlitePoolOptions::new()
-            .max_connections(CONNECTIONS)
-            .idle_timeout(None)
-            .max_lifetime(None)
-            .connect_with(options)
-            .await
-            .map_err(|source| StoreError::Open { file: file.clone(), source })?;
+            .synchronous(SqliteSynchronous::Full);
+        let opened = SqlitePoolOptions::new().max_connections(CONNECTIONS).connect_with(options);
+        let opened = opened.await;
+        let pool = opened.map_err(|source| StoreError::Open { file: file.clone(), source })?;
         let migrated = sqlx::migrate!("./migrations").run(&pool).await;
         migrated.map_err(|source| StoreError::Migrate { file, source })?;
-        let store = Self { pool, transcripts, _lock: lock };
-        store.belong_to(hotkey).await?;
+        let store = Self { pool, _lock: lock };
+        store.claim(hotkey, netuid).await?;
         Ok(store)
     }
 
-    async fn belong_to(&self, hotkey: &Hotkey) -> Result<(), StoreError> {
-        let text = hotkey.to_string();
-        sqlx::query("INSERT OR IGNORE INTO validator (id, hotkey) VALUES (1, ?)")
-            .bind(&text)
-            .execute(&self.pool)
-            .await
-            .map_err(query("note the store's owner"))?;
-        let owner: String = sqlx::query_scalar("SELECT hotkey FROM validator WHERE id = 1")
+    /// The file belongs to whoever used it first.
+    async fn claim(&self, hotkey: &Hotkey, netuid: Netuid) -> Result<(), StoreError> {
+        sqlx::query(
+            "INSERT INTO owner (one, hotkey, netuid) VALUES (1, ?, ?) ON CONFLICT DO NOTHING",
+        )
+        .bind(hotkey.as_bytes().as_slice())
+        .bind(i64::from(netuid.0))
+        .execute(&self.pool)
+        .await
+        .map_err(failed("claim its directory"))?;
+        let row = sqlx::query("SELECT hotkey, netuid FROM owner")
             .fetch_one(&self.pool)
             .await
-            .map_err(query("read the store's owner"))?;
-        if owner == text { Ok(()) } else { Err(StoreError::OtherHotkey(owner)) }
+            .map_err(failed("read its owner"))?;
+        let owner = hotkey_of(&row, "hotkey")?;
+        let owned =
+            Netuid(u16::try_from(number_of(&row, "netuid")?).map_err(|_| damaged("owner"))?);
+        if owner == *hotkey && owned == netuid {
+            Ok(())
+        } else {
+            Err(StoreError::OtherOwner { hotkey: owner, netuid: owned })
+        }
     }
+
+    /// Remembers weights that the chain took.
+    pub(crate) async fn add_weight_set(&self, set: &WeightSet) -> Result<(), StoreError> {
+        let act = "remember the weights";
+        let pairs: Vec<(u16, u16)> = set.weights.iter().map(|(uid, w)| (uid.0, *w)).collect();
+        let text = serde_json::to_string(&pairs).map_err(|_| damaged("weight set"))?;
+        let mut tx = self.pool.begin().await.map_err(failed(act))?;
+        sqlx::query("INSERT INTO weight_sets (at_unix_ms, block, weights) VALUES (?, ?, ?)")
+            .bind(stored(set.at.get()))
+            .bind(stored(set.block.get()))
+            .bind(text)
+            .execute(&mut *tx)
+            .await
+            .map_err(failed(act))?;
+        sqlx::query("DELETE FROM weight_sets WHERE id <= (SELECT max(id) FROM weight_sets) - ?")
+            .bind(WEIGHT_SETS_KEPT_MAX)
+            .execute(&mut *tx)
+            .await
+            .map_err(failed(act))?;
+        tx.commit().await.map_err(failed(act))
+    }
+
+    /// The weights that the chain took last.
+    pub(crate) async fn last_weight_set(&self) -> Result<Option<WeightSet>, StoreError> {
+        let row = sqlx::query("SELECT * FROM weight_sets ORDER BY id DESC LIMIT 1")
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(failed("read the last weights"))?;
+        let Some(row) = row else { return Ok(None) };
+        let text = text_of(&row, "weights")?;
+        let pairs: Vec<(u16, u16)> =
+            serde_json::from_str(&text).map_err(|_| damaged("weight set"))?;
+        Ok(Some(WeightSet {
+            at: UnixMillis(number_of(&row, "at_unix_ms")?),
+            block: BlockNumber(number_of(&row, "block")?),
+            weights: pairs.into_iter().map(|(uid, weight)| (Uid(uid), weight)).collect(),
+        }))
+    }
+
+    /// Closes the file, so that nothing is left to be recovered.
+    pub(crate) async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+// === rows ===
+
+fn failed(act: &'static str) -> impl FnOnce(sqlx::Error) -> StoreError {
+    move |source| StoreError::Query { act, source }
+}
+
+const fn damaged(what: &'static str) -> StoreError {
+    StoreError::Damaged { what }
+}
+
+/// SQLite's integers have 63 bits and a sign.
+fn stored(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn number_of(row: &SqliteRow, column: &'static str) -> Result<u64, StoreError> {
+    let number: i64 = row.try_get(column).map_err(|_| damaged(column))?;
+    u64::try_from(number).map_err(|_| damaged(column))
+}
+
+fn flag_of(row: &SqliteRow, column: &'static str) -> Result<bool, StoreError> {
+    Ok(number_of(row, column)? == 1)
+}
+
+fn text_of(row: &SqliteRow, column: &'static str) -> Result<String, StoreError> {
+    row.try_get(column).map_err(|_| damaged(column))
+}
+
+fn bytes_of<const N: usize>(row: &SqliteRow, column: &'static str) -> Result<[u8; N], StoreError> {
+    let bytes: Vec<u8> = row.try_get(column).map_err(|_| damaged(column))?;
+    bytes.try_into().map_err(|_| damaged(column))
+}
+
+fn hotkey_of(row: &SqliteRow, column: &'static str) -> Result<Hotkey, StoreError> {
+    Ok(Hotkey::from_bytes(bytes_of(row, column)?))
+}
+
+fn lease_of(row: &SqliteRow, column: &'static str) -> Result<LeaseId, StoreError> {
+    text_of(row, column)?.parse().map_err(|_| damaged(column))
 }

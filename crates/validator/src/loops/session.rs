@@ -1,0 +1,282 @@
+//! One proof of one provider, from the lease to the stored verdict, by the same way that a renter takes.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nicompute_client::{HeldLease, LeaseKey, Node, NodeClient, NodeError, SshAccess};
+use nicompute_daemon::ErrorChain;
+use nicompute_market::{
+    Evidence, FailReason, Hotkey, LeaseId, LeaseState, Offer, PROOF_LEASE_MILLIS_MAX, Purpose,
+    Verdict,
+};
+use nicompute_proof::SignedTranscript;
+use nicompute_wire::codes::Code;
+use nicompute_wire::node::LeaseRequest;
+
+use crate::board::{Phase, Running, Tries, UNREACHABLE_AFTER};
+use crate::config::ProofProfile;
+use crate::context::Context;
+use crate::files;
+use crate::loops::LoopError;
+use crate::loops::prove::give_back;
+use crate::loops::prove_plan::Due;
+use crate::session::{Proven, SessionPlan, prove};
+use crate::store::{NewEvidence, ProofLease, StoredEvidence, TranscriptBlob};
+
+/// What a provider has for each question before the lease runs.
+const ASK_BUDGET: Duration = Duration::from_secs(10);
+/// From the accepted request to a lease that runs.
+const PREPARE_BUDGET: Duration = Duration::from_secs(120);
+/// From the lease that runs to the prover that runs.
+const OPEN_BUDGET: Duration = Duration::from_secs(60);
+/// Characters of a detail that is stored.
+const DETAIL_CHARS_MAX: usize = 500;
+const MILLIS: u64 = 1000;
+
+/// One session under way.
+#[derive(Debug)]
+pub(crate) struct Session {
+    ctx: Arc<Context>,
+    provider: Hotkey,
+    address: SocketAddr,
+    lease: LeaseId,
+}
+
+/// A lease that runs, and what is to be proven in it.
+#[derive(Debug)]
+struct Taken {
+    who: Node,
+    held: HeldLease,
+    key: LeaseKey,
+    profile: ProofProfile,
+}
+
+/// What became of a try.
+#[derive(Debug)]
+enum Ended {
+    /// The verifier came to a verdict.
+    Verdict(Proven),
+    /// Nothing was shown, and it is the provider's doing as far as can be seen.
+    Missed(String),
+    /// A renter holds the machine: the last evidence stands.
+    Rented,
+    /// Nothing can be said of the provider.
+    Void(String),
+}
+
+impl Session {
+    /// Takes the provider's place on the board; nothing when another session has it, or when there is no randomness.
+    pub(crate) fn new(ctx: &Arc<Context>, due: Due) -> Option<Self> {
+        let mut bytes = [0; 16];
+        getrandom::fill(&mut bytes).ok()?;
+        let lease = LeaseId::from_random_bytes(bytes);
+        let head = ctx.head();
+        let running = Running { lease, phase: Phase::Leasing, started_at: ctx.now() };
+        let mut board = ctx.board.lock();
+        if board.sessions.contains_key(&due.provider) {
+            return None;
+        }
+        board.sessions.insert(due.provider, running);
+        board.tries.entry(due.provider).or_default().last = head;
+        drop(board);
+        let Due { provider, address } = due;
+        Some(Self { ctx: Arc::clone(ctx), provider, address, lease })
+    }
+
+    pub(crate) const fn context(&self) -> &Arc<Context> {
+        &self.ctx
+    }
+
+    /// Proves, gives the lease back, stores the verdict.
+    pub(crate) async fn run(self) -> Result<(), LoopError> {
+        let stop = self.ctx.tasks.token().clone();
+        let ended = tokio::select! {
+            biased;
+            () = stop.cancelled() => Ended::Void("the validator is shutting down".to_owned()),
+            ended = self.attempt() => ended,
+        };
+        self.ctx.board.set_phase(&self.provider, Phase::Releasing);
+        let recorded = self.record(ended).await;
+        // The verdict is stored first: a kill between the two costs the provider a minute, not its proof.
+        let released = self.release().await;
+        self.ctx.board.lock().sessions.remove(&self.provider);
+        recorded.and(released)
+    }
+
+    async fn attempt(&self) -> Ended {
+        let node = self.ctx.dialer.node(self.address, self.provider);
+        let taken = match self.take_lease(&node).await {
+            Ok(taken) => taken,
+            Err(ended) => return ended,
+        };
+        let access = match taken.who.access(&taken.held) {
+            Ok(Some(access)) => access,
+            Ok(None) => return Ended::Missed("the lease cannot be entered".to_owned()),
+            Err(error) => return Ended::Missed(ErrorChain(&error).to_string()),
+        };
+        self.prove_in(&access, &taken).await
+    }
+
+    async fn take_lease(&self, node: &NodeClient) -> Result<Taken, Ended> {
+        let who = node.node(ASK_BUDGET).await.map_err(|error| missed(&error))?;
+        let offers = node.offers(ASK_BUDGET).await.map_err(|error| missed(&error))?;
+        let offer = self.choose(offers)?;
+        let profile = self.ctx.config.profile(&offer.machine);
+        let key = LeaseKey::generate().map_err(|error| void(&error))?;
+        let begun_at = self.ctx.now();
+        let intent = ProofLease {
+            lease: self.lease,
+            provider: self.provider,
+            address: self.address,
+            begun_at,
+            expires_at: begun_at.saturating_add_millis(PROOF_LEASE_MILLIS_MAX),
+        };
+        self.ctx.store.add_proof_lease(&intent).await.map_err(|error| void(&error))?;
+        let request = LeaseRequest {
+            id: self.lease,
+            offer: offer.id,
+            purpose: Purpose::Proof.as_str().to_owned(),
+            ssh_keys: vec![key.public_openssh().map_err(|error| void(&error))?],
+            image: None,
+            duration_seconds: PROOF_LEASE_MILLIS_MAX.checked_div(MILLIS).unwrap_or(0),
+        };
+        node.create_lease(&request, ASK_BUDGET).await.map_err(|error| missed(&error))?;
+        let held =
+            node.settled(self.lease, PREPARE_BUDGET).await.map_err(|error| missed(&error))?;
+        match held.state {
+            LeaseState::Running => Ok(Taken { who, held, key, profile }),
+            LeaseState::Failed(FailReason::Occupied) => Err(Ended::Rented),
+            other => Err(Ended::Missed(format!("the proof lease is {other}"))),
+        }
+    }
+
+    /// The largest offer that may be proven now.
+    fn choose(&self, offers: Vec<Offer>) -> Result<Offer, Ended> {
+        let is_devnet = self.ctx.config.devnet;
+        let (mut fit, unfit): (Vec<_>, Vec<_>) =
+            offers.into_iter().partition(|offer| is_devnet || offer.runtime.limits_enforced());
+        if fit.is_empty() {
+            let why = if unfit.is_empty() { "no offers" } else { "no offer with enforced limits" };
+            return Err(Ended::Missed(why.to_owned()));
+        }
+        fit.retain(|offer| offer.available);
+        let size = |offer: &Offer| (offer.machine.gpus.len(), offer.machine.memory_bytes);
+        fit.into_iter().max_by_key(size).ok_or(Ended::Rented)
+    }
+
+    async fn prove_in(&self, access: &SshAccess, taken: &Taken) -> Ended {
+        let Some(view) = self.ctx.view() else { return Ended::Void("no chain".to_owned()) };
+        self.ctx.board.set_phase(&self.provider, Phase::Connecting);
+        let prover = Arc::clone(&self.ctx.config.prover);
+        let opened = self.ctx.door.open(access, &taken.key, &prover, OPEN_BUDGET).await;
+        let mut channel = match opened {
+            Ok(channel) => channel,
+            Err(error) => return Ended::Missed(ErrorChain(&error).to_string()),
+        };
+        self.ctx.board.set_phase(&self.provider, Phase::Proving);
+        let plan = SessionPlan {
+            provider: self.provider,
+            lease: self.lease,
+            block: (view.finalized.number.get(), view.finalized.hash),
+            profile: taken.profile,
+        };
+        let config = &self.ctx.config;
+        Ended::Verdict(prove(&plan, &config.hotkey, &self.ctx.clock, &mut *channel).await)
+    }
+
+    /// Writes down what the try came to.
+    async fn record(&self, ended: Ended) -> Result<(), LoopError> {
+        let provider = self.provider;
+        let (verdict, detail, transcript) = match ended {
+            Ended::Verdict(Proven::Passed { shown, transcript }) => {
+                (Verdict::Passed(shown), "the proof holds".to_owned(), Some(transcript))
+            }
+            Ended::Verdict(Proven::Refused { detail, transcript }) => {
+                (Verdict::Refused, detail, transcript)
+            }
+            Ended::Verdict(Proven::Lost(detail)) | Ended::Missed(detail) => {
+                if self.count_miss() < UNREACHABLE_AFTER {
+                    tracing::info!(%provider, detail, "a proof did not come about");
+                    return Ok(());
+                }
+                (Verdict::Unreachable, detail, None)
+            }
+            Ended::Rented => {
+                tracing::debug!(%provider, "a rented machine keeps its last evidence");
+                self.forget_misses();
+                return Ok(());
+            }
+            Ended::Verdict(Proven::Own(detail)) | Ended::Void(detail) => {
+                tracing::warn!(%provider, detail, "a proof failed on this side");
+                return Ok(());
+            }
+        };
+        if !matches!(verdict, Verdict::Unreachable) {
+            self.forget_misses();
+        }
+        self.store(verdict, detail, transcript).await
+    }
+
+    async fn store(
+        &self,
+        verdict: Verdict,
+        detail: String,
+        transcript: Option<Box<SignedTranscript>>,
+    ) -> Result<(), LoopError> {
+        let provider = self.provider;
+        let blob = transcript
+            .map(|signed| TranscriptBlob { hash: signed.digest(), bytes: signed.into_bytes() });
+        tracing::info!(%provider, lease = %self.lease, ?verdict, detail, "a proof session ended");
+        let stored = StoredEvidence {
+            provider,
+            lease: Some(self.lease),
+            block: self.ctx.head(),
+            evidence: Evidence { at: self.ctx.now(), verdict },
+            detail: nicompute_client::plain(&detail, DETAIL_CHARS_MAX),
+            transcript: blob.as_ref().map(|blob| blob.hash),
+        };
+        // The file first: whoever sees the verdict finds it.
+        if let Some(blob) = blob.clone() {
+            files::keep(self.ctx.transcripts_dir(), blob).await;
+        }
+        let new = NewEvidence { stored, transcript: blob };
+        let forgotten = self.ctx.store.add_evidence(new).await?;
+        files::remove(self.ctx.transcripts_dir(), forgotten).await;
+        Ok(())
+    }
+
+    /// Gives the lease back, if one was asked for. What fails here is done by the next sweep.
+    async fn release(&self) -> Result<(), LoopError> {
+        let leases = self.ctx.store.proof_leases().await?;
+        match leases.iter().find(|intent| intent.lease == self.lease) {
+            Some(intent) => give_back(&self.ctx, intent).await.map(drop),
+            None => Ok(()),
+        }
+    }
+
+    fn count_miss(&self) -> u32 {
+        let mut board = self.ctx.board.lock();
+        let tries = board.tries.entry(self.provider).or_default();
+        tries.missed = tries.missed.saturating_add(1);
+        tries.missed
+    }
+
+    fn forget_misses(&self) {
+        let mut board = self.ctx.board.lock();
+        let tries = board.tries.entry(self.provider).or_default();
+        *tries = Tries { missed: 0, ..*tries };
+    }
+}
+
+/// A refusal because the machine is taken is no miss.
+fn missed(error: &NodeError) -> Ended {
+    match error.code() {
+        Some(Code::Occupied | Code::NoCapacity) => Ended::Rented,
+        _ => Ended::Missed(ErrorChain(error).to_string()),
+    }
+}
+
+fn void(error: &(dyn std::error::Error + 'static)) -> Ended {
+    Ended::Void(ErrorChain(error).to_string())
+}

@@ -1,0 +1,166 @@
+//! From an announced address to a score: who earns, who does not, and what is kept of it.
+
+use std::sync::atomic::Ordering;
+
+use nicompute_market::Verdict;
+use nicompute_proof::verify_transcript;
+
+use crate::door::{Conduct, ProverDoor};
+use crate::provider::{Lie, Provider};
+use crate::world::{self, validator_key, wait_for};
+
+/// An honest provider must be paid, and anybody must be able to check why.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_honest_provider_earns_and_leaves_a_transcript() {
+    let dir = tempfile::tempdir().unwrap();
+    let provider = Provider::start("//Bob", Lie::None).await;
+    let world = world::start(dir.path(), &[&provider], ProverDoor::new(Conduct::Honest)).await;
+    let proof = world.verdict(&provider).await;
+    assert_eq!((proof.verdict.as_str(), proof.reason.as_str()), ("passed", "proven"));
+    assert_eq!((proof.class.as_deref(), proof.score_micro), (Some("CPU"), 10_000));
+    assert_eq!((proof.devices, proof.bytes_per_device), (1, 1_024 * 128));
+    assert!(proof.ops_per_second > 0 && proof.walk_bytes_per_second > 0);
+
+    let file = dir.path().join(format!("transcripts/{}.pog", proof.transcript));
+    let bytes = wait_for("the file", async || std::fs::read(&file).ok()).await;
+    let report = verify_transcript(&bytes).unwrap();
+    assert_eq!(report.signer, validator_key().hotkey());
+    assert_eq!(report.provider, provider.hotkey());
+    assert_eq!((report.block_number, report.block_hash), (7, [7; 32]));
+    let digest: [u8; 32] = hex::decode(&proof.transcript).unwrap().try_into().unwrap();
+    assert_eq!(world.handle.transcript(digest).await.unwrap(), Some(bytes));
+    assert_eq!(world.handle.transcript([0; 32]).await.unwrap(), None);
+
+    wait_for("the release", async || provider.held().is_empty().then_some(())).await;
+    let evidence = world.handle.evidence(&provider.hotkey()).await.unwrap();
+    assert!(
+        matches!(evidence.as_slice(), [one] if matches!(one.evidence.verdict, Verdict::Passed(_)))
+    );
+    let offers = world.handle.offers().await.unwrap().offers;
+    assert_eq!(offers[0].proof.as_ref().map(|proof| proof.score_micro), Some(10_000));
+    world.stop().await;
+}
+
+/// The original's proof was forged in two seconds: whoever does not do the work must earn nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cheaters_are_refused_and_earn_nothing() {
+    for conduct in [Conduct::Hankel, Conduct::HalfOfTheRows, Conduct::OneStepShort] {
+        let dir = tempfile::tempdir().unwrap();
+        let provider = Provider::start("//Bob", Lie::None).await;
+        let world = world::start(dir.path(), &[&provider], ProverDoor::new(conduct)).await;
+        let proof = world.verdict(&provider).await;
+        assert_eq!((proof.verdict.as_str(), proof.score_micro), ("refused", 0), "{conduct:?}");
+        let digest: [u8; 32] = hex::decode(&proof.transcript).unwrap().try_into().unwrap();
+        let evidence = world.handle.transcript(digest).await.unwrap().unwrap();
+        let report = verify_transcript(&evidence).unwrap();
+        assert_eq!(report.provider, provider.hotkey(), "the evidence can be checked by anybody");
+        world.stop().await;
+    }
+}
+
+/// A cheater who sees that the sample is against it must not get away by hanging up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hanging_up_after_the_start_is_a_refusal() {
+    let dir = tempfile::tempdir().unwrap();
+    let provider = Provider::start("//Bob", Lie::None).await;
+    // PREPARE, eight PINGs, START, WALK, OPEN.
+    let door = ProverDoor::new(Conduct::HangsUpAfter(12));
+    let world = world::start(dir.path(), &[&provider], door).await;
+    let proof = world.verdict(&provider).await;
+    assert_eq!((proof.verdict.as_str(), proof.score_micro), ("refused", 0));
+    world.stop().await;
+}
+
+/// A prover that says nothing must cost its deadline and no more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn silence_is_refused_after_its_deadline() {
+    let dir = tempfile::tempdir().unwrap();
+    let provider = Provider::start("//Bob", Lie::None).await;
+    let world = world::start(dir.path(), &[&provider], ProverDoor::new(Conduct::Silent)).await;
+    assert_eq!(world.verdict(&provider).await.verdict, "refused");
+    world.stop().await;
+}
+
+/// Nobody is paid who cannot be reached, and one bad moment is not yet held against a provider.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unreachable_provider_is_tried_again_before_it_counts() {
+    let dir = tempfile::tempdir().unwrap();
+    let provider = Provider::start("//Bob", Lie::None).await;
+    let door = ProverDoor::new(Conduct::Locked);
+    let world = world::start(dir.path(), &[&provider], door.clone()).await;
+    let proof = world.verdict(&provider).await;
+    assert_eq!((proof.verdict.as_str(), proof.score_micro), ("unreachable", 0));
+    assert!(door.opened.load(Ordering::SeqCst) >= 3);
+    assert_eq!(proof.transcript, "");
+    world.stop().await;
+}
+
+/// What the provider's hotkey did not sign, or what is no answer, must never lead to a score.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_provider_that_is_not_believed_earns_nothing() {
+    for lie in [Lie::Unsigned, Lie::OtherSigner, Lie::OtherHostKey, Lie::Nonsense] {
+        let dir = tempfile::tempdir().unwrap();
+        let provider = Provider::start("//Bob", lie).await;
+        let door = ProverDoor::new(Conduct::Honest);
+        let world = world::start(dir.path(), &[&provider], door.clone()).await;
+        let proof = world.verdict(&provider).await;
+        assert_eq!((proof.verdict.as_str(), proof.score_micro), ("unreachable", 0), "{lie:?}");
+        assert_eq!(door.opened.load(Ordering::SeqCst), 0, "{lie:?}: no prover leaves the house");
+        world.stop().await;
+    }
+}
+
+/// A rented machine cannot be proven and must keep what it has shown; else renting out would cost the provider its pay.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rented_machine_keeps_its_evidence() {
+    let dir = tempfile::tempdir().unwrap();
+    let provider = Provider::start("//Bob", Lie::None).await;
+    let mut config = world::config(dir.path());
+    config.intervals.proof_blocks = 0;
+    let door = ProverDoor::new(Conduct::Honest);
+    let world = world::try_start(config, &[&provider], door).await.unwrap();
+    world.verdict(&provider).await;
+    for lie in [Lie::Occupied, Lie::Unavailable] {
+        provider.set_lie(lie);
+        let asked = provider.count("GET /v1/node");
+        let again = async || (provider.count("GET /v1/node") > asked + 5).then_some(());
+        wait_for("more tries", again).await;
+        assert_eq!(world.proof(&provider).await.unwrap().verdict, "passed", "{lie:?}");
+    }
+    world.stop().await;
+}
+
+/// Offers without limits are for the local market only: elsewhere they are neither proven nor shown.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn offers_without_limits_are_for_the_devnet() {
+    for is_devnet in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let provider = Provider::start("//Bob", Lie::NoLimits).await;
+        let mut config = world::config(dir.path());
+        config.devnet = is_devnet;
+        let door = ProverDoor::new(Conduct::Honest);
+        let world = world::try_start(config, &[&provider], door).await.unwrap();
+        let proof = world.verdict(&provider).await;
+        assert_eq!(proof.verdict, if is_devnet { "passed" } else { "unreachable" });
+        let listed = async || {
+            let count = world.handle.offers().await.unwrap().offers.len();
+            (count == usize::from(is_devnet)).then_some(())
+        };
+        wait_for("the offers", listed).await;
+        world.stop().await;
+    }
+}
+
+/// One liar must not keep the others from being proven.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_liar_does_not_hold_up_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let liar = Provider::start("//Bob", Lie::Nonsense).await;
+    let honest = Provider::start("//Charlie", Lie::None).await;
+    let door = ProverDoor::new(Conduct::Honest);
+    let world = world::start(dir.path(), &[&liar, &honest], door).await;
+    assert_eq!(world.verdict(&honest).await.verdict, "passed");
+    assert_eq!(world.verdict(&liar).await.verdict, "unreachable");
+    assert!(world.handle.health().is_good());
+    world.stop().await;
+}

@@ -13,6 +13,13 @@ pub(crate) enum Tests {
 
 /// Formatting, the house rules, lints, documentation, and the tests.
 pub(crate) fn run(tests: Tests) -> anyhow::Result<()> {
+    for tool in ["fmt", "clippy"] {
+        if !run::succeeds(run::cargo(&[tool, "--version"])) {
+            anyhow::bail!(
+                "cargo {tool} is not here; install it: rustup component add rustfmt clippy"
+            );
+        }
+    }
     run::must(run::cargo(&["fmt", "--all", "--check"]))?;
     tidy::run()?;
     run::must(run::cargo(&[

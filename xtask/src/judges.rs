@@ -2,6 +2,8 @@
 //! allowed, and named loudly where it is missing.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -15,9 +17,10 @@ pub(crate) type Judge = Result<PathBuf, String>;
 
 /// Debian packages: the OpenSSH client, the Docker engine, a static shell for images, file systems for quotas, `setpriv`
 /// and `unshare`, user accounts, and virtual environments for Python.
-const DEBIAN: [(&str, &str); 7] = [
+const DEBIAN: [(&str, &str); 8] = [
     ("ssh", "openssh-client"),
     ("sftp", "openssh-client"),
+    ("rsync", "rsync"),
     ("dockerd", "docker.io"),
     ("busybox", "busybox-static"),
     ("mkfs.ext4", "e2fsprogs"),
@@ -44,7 +47,11 @@ fn on_path(program: &str) -> bool {
 
 /// Installs the Debian packages whose programs are missing. Returns what is still missing.
 pub(crate) fn debian() -> Vec<String> {
-    let missing = || DEBIAN.iter().filter(|(program, _)| !on_path(program));
+    let is_there = |program: &str| match program {
+        "python3" => run::succeeds(run::command("python3", &["-c", "import ensurepip, venv"])),
+        _ => on_path(program),
+    };
+    let missing = || DEBIAN.iter().filter(|(program, _)| !is_there(program));
     if missing().next().is_some() && is_root() && on_path("apt-get") {
         let packages: Vec<&str> = missing().map(|(_, package)| *package).collect();
         install(&packages);
@@ -101,8 +108,7 @@ pub(crate) fn python(target: &Path) -> [(&'static str, Judge); 2] {
 /// A Docker engine: the one that answers, or one that is started here and left running for the next time.
 pub(crate) fn docker(target: &Path) -> Judge {
     let socket = PathBuf::from("/var/run/docker.sock");
-    let answers =
-        || run::succeeds(run::command("docker", &["-H", "unix:///var/run/docker.sock", "version"]));
+    let answers = || pings(&socket).unwrap_or(false);
     if answers() {
         return Ok(socket);
     }
@@ -120,6 +126,16 @@ pub(crate) fn docker(target: &Path) -> Judge {
     Err(format!(
         "dockerd did not answer within {ENGINE_SECONDS_MAX} s; see judges/dockerd.log in the target folder"
     ))
+}
+
+/// Asks the engine itself; its command-line client need not be installed.
+fn pings(socket: &Path) -> std::io::Result<bool> {
+    let mut engine = UnixStream::connect(socket)?;
+    engine.set_read_timeout(Some(Duration::from_secs(5)))?;
+    engine.write_all(b"GET /_ping HTTP/1.0\r\nhost: docker\r\n\r\n")?;
+    let mut answer = String::new();
+    engine.take(1024).read_to_string(&mut answer)?;
+    Ok(answer.split_whitespace().nth(1) == Some("200"))
 }
 
 fn start_engine(target: &Path) -> anyhow::Result<()> {

@@ -30,8 +30,6 @@ pub(crate) struct MarketArgs {
     /// A file with the API key; the variable NICOMPUTE_API_KEY otherwise.
     #[arg(long, value_name = "FILE")]
     api_key_file: Option<PathBuf>,
-    #[arg(long, env = "NICOMPUTE_API_KEY", hide = true, hide_env_values = true)]
-    api_key: Option<String>,
     /// The folder with the keys of your leases [default: ~/.nicompute].
     #[arg(long, value_name = "DIR")]
     home: Option<PathBuf>,
@@ -40,12 +38,13 @@ pub(crate) struct MarketArgs {
 impl MarketArgs {
     /// The client.
     pub(crate) fn client(&self) -> anyhow::Result<MarketClient> {
-        let key = match (&self.api_key_file, &self.api_key) {
-            (Some(file), _) => Some(std::fs::read_to_string(file).map_err(|error| {
+        let key = match &self.api_key_file {
+            Some(file) => Some(std::fs::read_to_string(file).map_err(|error| {
                 let what = format!("cannot read --api-key-file {}", file.display());
                 Failure::new(Exit::Config, what).because(error).hint("name a file with an API key")
             })?),
-            (None, key) => key.clone(),
+            // Never an option: everybody on the machine can read command lines.
+            None => std::env::var_os("NICOMPUTE_API_KEY").and_then(|key| key.into_string().ok()),
         };
         let key = key.map(|key| Secret::new(key.trim().to_owned()));
         Ok(MarketClient::new(self.api.clone(), key, CALL_MAX)?)

@@ -1,6 +1,6 @@
 //! Evidence becomes a score: a pure function of what is stored, so that anybody with the evidence gets the same number.
 
-use crate::{Capability, Catalogue, UnixMillis};
+use crate::{Capability, Catalogue, DeviceKind, UnixMillis};
 
 /// What one proof session came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,7 +85,7 @@ impl ScoreReason {
 
 /// The score of one provider. Only the latest session counts: an old success never outlives a failure.
 ///
-/// `base × min(devices, devices_max) × rented multiplier`, in integers, saturating.
+/// `base × min(devices, devices_max) × rented multiplier`, in integers, saturating. A machine's processors are one device.
 #[must_use]
 pub fn score(
     track: Track<'_>,
@@ -108,7 +108,11 @@ pub fn score(
     let Some(class) = catalogue.classify(shown) else {
         return nothing(ScoreReason::NoClass);
     };
-    let devices = u64::from(shown.devices.min(catalogue.devices_max));
+    let devices = match shown.kind {
+        // All processors of a machine are one device, whatever the prover calls them.
+        DeviceKind::Cpu => 1,
+        DeviceKind::Gpu => u64::from(shown.devices.min(catalogue.devices_max)),
+    };
     let multiplier_milli = if track.is_rented { policy.rented_multiplier_milli } else { 1000 };
     let micro = class
         .base_score_micro
@@ -122,19 +126,23 @@ pub fn score(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::DeviceKind;
 
     const POLICY: ScorePolicy =
         ScorePolicy { age_millis_max: 1_000, rented_multiplier_milli: 2_000 };
 
     fn catalogue() -> Catalogue {
-        let class = "[[class]]\nname = 'CPU'\ndevice = 'cpu'\nbase_score_micro = 10000\n";
-        Catalogue::parse(&format!("devices_max = 8\n{class}")).unwrap()
+        let cpu = "[[class]]\nname = 'CPU'\ndevice = 'cpu'\nbase_score_micro = 10000\n";
+        let gpu = "[[class]]\nname = 'GPU'\ndevice = 'gpu'\nbase_score_micro = 10000\n";
+        Catalogue::parse(&format!("devices_max = 8\n{cpu}{gpu}")).unwrap()
     }
 
     fn passed(at: u64, devices: u32) -> Evidence {
+        passed_on(DeviceKind::Gpu, at, devices)
+    }
+
+    fn passed_on(kind: DeviceKind, at: u64, devices: u32) -> Evidence {
         let shown = Capability {
-            kind: DeviceKind::Cpu,
+            kind,
             devices,
             bytes_per_device: 1,
             ops_per_second: 1,
@@ -147,6 +155,12 @@ mod tests {
         let track = Track { evidence, is_rented: evidence.len() == 2 };
         let got = score(track, &catalogue(), POLICY, UnixMillis(2_000));
         assert_eq!((got.micro, got.reason), expected);
+    }
+
+    /// One processor that calls itself eight must be paid once.
+    #[test]
+    fn a_processor_is_one_device() {
+        check(&[passed_on(DeviceKind::Cpu, 1_500, 8)], (10_000, ScoreReason::Proven));
     }
 
     /// The original paid for hardware that was gone for hours: an old success outlived the failures after it.

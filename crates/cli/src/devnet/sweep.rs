@@ -31,7 +31,8 @@ pub(crate) async fn wait_until_gone(dir: &Path, lease: LeaseId) -> anyhow::Resul
 
 /// What is left of any lease or daemon below a market's folder once all its daemons have ended.
 pub(crate) fn remains_of_market(dir: &Path) -> Vec<String> {
-    let name = dir.display().to_string();
+    // With its end, so that a neighbour with a longer name is not taken for it.
+    let name = format!("{}/", dir.display());
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let mounts =
         mounts.lines().filter(|line| line.contains(&name)).map(|line| format!("mount {line}"));

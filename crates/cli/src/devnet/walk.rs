@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 use nicompute_chain::Chain;
 use nicompute_client::{ApiBase, MarketClient, OfferQuery, SshAccess};
-use nicompute_daemon::{Secret, SharedClock, SystemClock, Tasks};
-use nicompute_market::{LeaseId, Netuid};
+use nicompute_daemon::{Clock as _, Secret, SharedClock, SystemClock, Tasks};
+use nicompute_market::{LeaseId, Netuid, Rao};
 use nicompute_wire::market_api::{ProofView, RentRequest, RentalView};
 
 use super::children::Child;
@@ -34,6 +34,9 @@ const RENTAL_SECONDS: u64 = 600;
 /// What the walk asks of the rented machine; the answer is the product, so no banner can be taken for it.
 const QUESTION: &str = "echo $((6*7)) $(id -u)";
 const ANSWER: &str = "42 0";
+
+/// Coins for a provider that joins later: 10.
+const GIFT_RAO: u64 = 10 * 1_000_000_000;
 
 const SUBNET: Netuid = Netuid(NETUID);
 
@@ -85,6 +88,7 @@ struct Walk<'a> {
     steps: &'a mut Steps,
     children: &'a mut Vec<Child>,
     clock: SharedClock,
+    began_unix_ms: u64,
     tasks: Tasks,
     miners: Vec<Party>,
     validators: Vec<Party>,
@@ -101,6 +105,7 @@ pub(crate) async fn run(
         plan,
         steps,
         children,
+        began_unix_ms: SystemClock::new().unix_ms(),
         clock: SystemClock::shared(),
         tasks: tasks.clone(),
         miners: Vec::new(),
@@ -182,6 +187,7 @@ impl Walk<'_> {
         for miner in &self.miners {
             if chain.uid_of(SUBNET, &miner.hotkey).await?.is_none() {
                 let coldkey = wallets::coldkey(&self.plan.dir, miner)?;
+                self.fund(chain, miner).await?;
                 chain.burned_register(SUBNET, &miner.hotkey, &coldkey).await?;
             }
         }
@@ -192,6 +198,16 @@ impl Walk<'_> {
             uids.push(format!("{} is uid {uid}", party.name));
         }
         self.steps.done("registered", &uids.join(", "));
+        Ok(())
+    }
+
+    /// A provider that joins a chain of an earlier run was not in its genesis: the owner gives it coins.
+    async fn fund(&self, chain: &Chain, party: &Party) -> anyhow::Result<()> {
+        if chain.balance(&party.coldkey.0).await?.get() > 0 {
+            return Ok(());
+        }
+        let owner = wallets::coldkey(&self.plan.dir, first(&self.validators)?)?;
+        chain.transfer(&party.coldkey.0, Rao(GIFT_RAO), &owner).await?;
         Ok(())
     }
 
@@ -272,8 +288,10 @@ impl Walk<'_> {
             let what = format!("the proof was {}: {}", proof.verdict, proof.reason);
             return Err(Failure::new(Exit::Failed, what).into());
         }
+        let age =
+            if proof.at_unix_ms < self.began_unix_ms { " (proven in an earlier run)" } else { "" };
         let measured = format!(
-            "{} MiB held, {:.2} Gop/s, {:.2} GB/s walked; transcript {}",
+            "{} MiB held, {:.2} Gop/s, {:.2} GB/s walked; transcript {}{age}",
             proof.bytes_per_device >> 20,
             giga(proof.ops_per_second),
             giga(proof.walk_bytes_per_second),

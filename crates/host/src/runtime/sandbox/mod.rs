@@ -114,9 +114,7 @@ impl SandboxError {
     #[must_use]
     pub fn remedy(&self) -> &'static str {
         match self {
-            Self::NoImage => {
-                "name an unpacked image with --sandbox.rootfs, or use --runtime docker"
-            }
+            Self::NoImage => "name an unpacked image with --rootfs, or use --runtime docker",
             Self::NoUserns { .. } => Remedy::Userns.text(),
             Self::NoMkfs => Remedy::Mkfs.text(),
             Self::Cgroups(_) => Remedy::Cgroup.text(),

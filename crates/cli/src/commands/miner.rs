@@ -8,7 +8,7 @@ use clap::Args;
 use nicompute_daemon::SharedClock;
 use nicompute_host::runtime::docker::Docker;
 use nicompute_host::runtime::{Choice, Rootfs, Runtime, RuntimeConfig, SandboxProgram, detect};
-use nicompute_market::{MicroUsd, Netuid};
+use nicompute_market::{Hotkey, MicroUsd, Netuid};
 use nicompute_miner::{KillPoint, Miner, MinerConfig, OnShutdown, UnenforcedLimits};
 use serde_json::json;
 
@@ -77,16 +77,7 @@ async fn start(
     let hotkey = args.keys.load_hotkey()?;
     let announce_ip = announce_ip(&args)?;
     let programs = embedded::materialize(&setting.folder.join("programs"))?;
-    let runtime_config = RuntimeConfig {
-        node_id: hotkey.hotkey().to_string(),
-        state_dir: setting.folder.clone(),
-        rootfs: rootfs(&args),
-        sandbox_program: SandboxProgram {
-            path: PathBuf::from("/proc/self/exe"),
-            args: vec!["__sandbox".to_owned()],
-        },
-        docker_socket: None,
-    };
+    let runtime_config = runtime_config(hotkey.hotkey(), setting.folder.clone(), rootfs(&args));
     let runtime = Box::pin(runtime(&args, &runtime_config, &setting.clock)).await?;
     let mut masked_host_paths = args.mask.clone();
     masked_host_paths.push(wallets);
@@ -183,7 +174,26 @@ async fn docker_with_image(
     Ok(Arc::new(docker))
 }
 
-fn choice(text: &str) -> Choice {
+/// What a runtime needs to know about the node of this hotkey.
+pub(crate) fn runtime_config(
+    hotkey: Hotkey,
+    state_dir: PathBuf,
+    rootfs: Option<Rootfs>,
+) -> RuntimeConfig {
+    RuntimeConfig {
+        node_id: hotkey.to_string(),
+        state_dir,
+        rootfs,
+        sandbox_program: SandboxProgram {
+            path: PathBuf::from("/proc/self/exe"),
+            args: vec!["__sandbox".to_owned()],
+        },
+        docker_socket: None,
+    }
+}
+
+/// The runtime that `--runtime` names.
+pub(crate) fn choice(text: &str) -> Choice {
     match text {
         "docker" => Choice::Docker,
         "sandbox" => Choice::Sandbox,

@@ -4,8 +4,11 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use nicompute_market::LeaseId;
+use nicompute_daemon::SystemClock;
+use nicompute_host::runtime::{Rootfs, detect};
+use nicompute_market::{Hotkey, LeaseId};
 
+use crate::commands::miner;
 use crate::exit::{Exit, Failure};
 
 /// How long a provider may take to sweep.
@@ -27,6 +30,24 @@ pub(crate) async fn wait_until_gone(dir: &Path, lease: LeaseId) -> anyhow::Resul
         return Ok(());
     }
     Err(Failure::new(Exit::Failed, format!("left of lease {lease}: {}", left.join(", "))).into())
+}
+
+/// Asks the runtime itself, as the node does at its start, whether it still has anything of the lease: a stopped container has
+/// no process and no mount, and would not be seen otherwise.
+pub(crate) async fn runtime_has_nothing(
+    dir: &Path,
+    (node, hotkey): (&str, Hotkey),
+    runtime: &str,
+    lease: LeaseId,
+) -> anyhow::Result<()> {
+    let config = miner::runtime_config(hotkey, dir.join(node), Some(Rootfs::Host));
+    let clock = SystemClock::shared();
+    let runtime = Box::pin(detect(miner::choice(runtime), &config, &clock)).await?;
+    if runtime.list().await?.contains(&lease) {
+        let what = format!("the runtime still has a container of lease {lease}");
+        return Err(Failure::new(Exit::Failed, what).into());
+    }
+    Ok(())
 }
 
 /// What is left of any lease or daemon below a market's folder once all its daemons have ended.

@@ -381,6 +381,9 @@ impl Walk<'_> {
         self.steps.done("released", &format!("lease {}", lease.id));
         self.steps.begin("swept clean");
         sweep::wait_until_gone(&self.plan.dir, lease.id).await?;
+        let miner = first(&self.miners)?;
+        let node = (&*miner.name, miner.hotkey);
+        sweep::runtime_has_nothing(&self.plan.dir, node, &self.plan.runtime, lease.id).await?;
         self.steps.done("swept clean", "no container, process, mount or folder names the lease");
         Ok(())
     }

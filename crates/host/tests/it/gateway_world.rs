@@ -37,7 +37,10 @@ pub(crate) fn agent_program() -> Option<PathBuf> {
     if let Some(path) = env("NICOMPUTE_TEST_AGENT") {
         return Some(PathBuf::from(path));
     }
-    assert!(env("NICOMPUTE_TEST_STRICT").is_none_or(|value| value != "1"), "NICOMPUTE_TEST_AGENT is not set");
+    assert!(
+        env("NICOMPUTE_TEST_STRICT").is_none_or(|value| value != "1"),
+        "NICOMPUTE_TEST_AGENT is not set"
+    );
     #[expect(clippy::print_stderr, reason = "a test that did not run must be heard")]
     {
         eprintln!("SKIPPED: NICOMPUTE_TEST_AGENT does not name a built nicompute-agent");

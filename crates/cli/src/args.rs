@@ -26,6 +26,14 @@ pub(crate) struct SubtensorArgs {
 }
 
 impl SubtensorArgs {
+    /// Whether the chain is one of this machine: `local`, or an address with a loopback IP.
+    pub(crate) fn is_on_loopback(&self) -> bool {
+        let target = self.endpoint.as_deref().unwrap_or(&self.network);
+        let host = target.strip_prefix("ws://").and_then(|rest| rest.rsplit_once(':'));
+        let ip = host.and_then(|(host, _)| host.parse::<std::net::IpAddr>().ok());
+        target == "local" || ip.is_some_and(|ip| ip.is_loopback())
+    }
+
     /// Connects to the chain.
     pub(crate) async fn connect(
         &self,
@@ -157,6 +165,21 @@ pub(crate) fn parse_span(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A local market's node on a public chain would show the machine's own files to strangers.
+    #[test]
+    fn loopback_chains() {
+        let on = |endpoint: &str| {
+            let endpoint = Some(endpoint.to_owned());
+            SubtensorArgs { network: "finney".to_owned(), endpoint, netuid: 27 }.is_on_loopback()
+        };
+        assert!(on("ws://127.0.0.1:9944") && on("local"));
+        for other in
+            ["finney", "wss://127.0.0.1.example.org:443", "ws://10.0.0.1:9944", "ws://127.0.0.1"]
+        {
+            assert!(!on(other), "{other}");
+        }
+    }
 
     /// A misread unit rents for days instead of minutes.
     #[test]

@@ -75,6 +75,9 @@ async fn start(
 ) -> anyhow::Result<(serde_json::Value, impl FnOnce() -> End)> {
     let wallets = args.keys.root()?;
     let hotkey = args.keys.load_hotkey()?;
+    if args.devnet {
+        only_on_this_machine(&args)?;
+    }
     let announce_ip = announce_ip(&args)?;
     let programs = embedded::materialize(&setting.folder.join("programs"))?;
     let runtime_config = runtime_config(hotkey.hotkey(), setting.folder.clone(), rootfs(&args));
@@ -172,6 +175,21 @@ async fn docker_with_image(
     })?;
     tracing::info!(%image, "image is there");
     Ok(Arc::new(docker))
+}
+
+/// A local market shows the machine's own root to its tenants, so nobody from outside may become one: its node listens on
+/// loopback and its chain is on loopback too.
+fn only_on_this_machine(args: &MinerArgs) -> anyhow::Result<()> {
+    let hint = "--devnet is set by nicompute devnet up; leave it out on a real network";
+    if !args.axon_ip.is_loopback() {
+        let what = format!("--devnet with --axon.ip {}, which others can reach", args.axon_ip);
+        return Err(Failure::new(Exit::Config, what).hint(hint).into());
+    }
+    if !args.subtensor.is_on_loopback() {
+        let what = "--devnet with a chain that is not on this machine";
+        return Err(Failure::new(Exit::Config, what).hint(hint).into());
+    }
+    Ok(())
 }
 
 /// What a runtime needs to know about the node of this hotkey.

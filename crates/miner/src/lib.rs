@@ -24,8 +24,8 @@ pub use dir_lock::LockError;
 pub use fuse::{KillPoint, UnknownKillPoint};
 pub use node::{Addresses, Miner, Neighbours, StartError};
 pub use node_api::{
-    ApiLimits, CONNECTIONS_MAX, EVENT_STREAMS_MAX, HEADER_BYTES_MAX, REQUEST_LIMIT, REQUESTS_MAX,
-    WAIT_MILLIS_MAX,
+    ARRIVALS_MAX, ApiLimits, BODY_LIMIT, CONNECTIONS_MAX, CONNECTIONS_PER_ADDRESS_MAX,
+    EVENT_STREAMS_MAX, HEADER_BYTES_MAX, REQUEST_LIMIT, REQUESTS_MAX, WAIT_MILLIS_MAX,
 };
 pub use offers::OFFER_ID;
 pub use routes::{RouteRefused, Routes};

@@ -330,7 +330,7 @@ impl Miner {
         let router = node_api::router(Arc::new(api));
         let (stop, with) = (self.stop_api.clone(), (Arc::clone(&self.clock), tasks.clone()));
         tasks.spawn("node API", OnError::Stop, async move {
-            Ok(node_api::serve(listener, router, limits.connections, with, stop).await?)
+            Ok(node_api::serve(listener, router, limits, with, stop).await?)
         });
         let (stop, permits) = (self.stop_api.clone(), Arc::clone(&self.permits));
         let address = self.addresses.announced;

@@ -5,16 +5,17 @@ use std::sync::{Arc, PoisonError};
 
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::Response;
 use nicompute_market::{AccountId, Hotkey};
-use nicompute_wire::btauth::{self, Caller, Checked, check_request, sign_response};
+use nicompute_wire::btauth::{self, Caller, Checked, check_headers, check_request, sign_response};
 use nicompute_wire::codes::Code;
 use nicompute_wire::node::BODY_BYTES_MAX;
 
 use super::refusal::Refusal;
-use super::{Api, HEADER_BYTES_MAX};
+use super::{Api, BODY_LIMIT, HEADER_BYTES_MAX};
 use crate::subnet::Permit;
 
 /// Our own answers are small; more is a defect.
@@ -58,10 +59,6 @@ pub(super) async fn guard(State(api): State<Arc<Api>>, request: Request, next: N
 }
 
 async fn admit_and_run(api: &Api, request: Request, next: Next) -> Result<Response, Refusal> {
-    let Ok(_place) = api.requests.try_acquire() else {
-        return Err(Refusal::new(Code::Overloaded, "as many requests are under way as are taken")
-            .hint("ask again in a second"));
-    };
     let header_bytes = request
         .headers()
         .iter()
@@ -70,16 +67,37 @@ async fn admit_and_run(api: &Api, request: Request, next: Next) -> Result<Respon
         return Err(Refusal::new(Code::HeadersTooLarge, "the headers have more than 16 KiB"));
     }
     let (mut parts, body) = request.into_parts();
-    let body = read(body).await?;
-    let checked = {
-        let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
-        let signed = btauth::Request { method: parts.method.as_str(), target, body: &body };
-        let header = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok());
-        check_request(header, &signed, &api.key.hotkey(), api.clock.unix_ns())?
-    };
-    let caller = admit(api, checked, &parts.method, Door::of(parts.uri.path())).await?;
+    let (caller, body) = arrive(api, &parts, body).await?;
+    let Ok(_place) = api.requests.try_acquire() else { return Err(overloaded()) };
     parts.extensions.insert(caller);
     Ok(next.run(Request::from_parts(parts, Body::from(body))).await)
+}
+
+/// From the head to a request that is authentic and admitted. Until then it may be anybody's, so it waits among those
+/// that arrive and takes no place of those that are worked on.
+async fn arrive(api: &Api, parts: &Parts, body: Body) -> Result<(Caller, Bytes), Refusal> {
+    let method = parts.method.as_str();
+    let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
+    let header = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok());
+    let me = api.key.hotkey();
+    check_headers(header, method, target, &me, api.clock.unix_ns())?;
+    let Ok(_place) = api.arrivals.try_acquire() else { return Err(overloaded()) };
+    let body = tokio::select! {
+        biased;
+        body = read(body) => body?,
+        () = api.clock.sleep(BODY_LIMIT) => {
+            return Err(Refusal::new(Code::Deadline, "the body did not come in time"));
+        }
+    };
+    let signed = btauth::Request { method, target, body: &body };
+    let checked = check_request(header, &signed, &me, api.clock.unix_ns())?;
+    let caller = admit(api, checked, &parts.method, Door::of(parts.uri.path())).await?;
+    Ok((caller, body))
+}
+
+fn overloaded() -> Refusal {
+    Refusal::new(Code::Overloaded, "as many requests are under way as are taken")
+        .hint("sign anew and ask again in a second")
 }
 
 async fn read(body: Body) -> Result<Bytes, Refusal> {

@@ -37,7 +37,14 @@ pub(crate) use server::serve;
 
 /// Connections at once. Each costs a socket and a small buffer.
 pub const CONNECTIONS_MAX: usize = 256;
-/// Requests that are worked on at once, long polls included.
+/// Connections at once from one address; beyond it a new one is closed.
+pub const CONNECTIONS_PER_ADDRESS_MAX: usize = 64;
+/// Requests that arrive at once: until its body is read and its signature admitted, one may be anybody's. More than one
+/// address can have connections, so that none keeps the others out.
+pub const ARRIVALS_MAX: usize = 192;
+/// How long a request's body may take to arrive.
+pub const BODY_LIMIT: Duration = Duration::from_secs(3);
+/// Admitted requests that are worked on at once, long polls included.
 pub const REQUESTS_MAX: usize = 64;
 /// Event streams at once.
 pub const EVENT_STREAMS_MAX: usize = 16;
@@ -57,7 +64,11 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 pub struct ApiLimits {
     /// Connections at once.
     pub connections: usize,
-    /// Requests at once.
+    /// Connections at once from one address.
+    pub connections_per_address: usize,
+    /// Requests at once that are not admitted yet.
+    pub arrivals: usize,
+    /// Admitted requests at once.
     pub requests: usize,
     /// Event streams at once.
     pub event_streams: usize,
@@ -80,6 +91,7 @@ pub(crate) struct Api {
     admitted: Mutex<ReplayStore>,
     strangers: Mutex<ReplayStore>,
     limits: ApiLimits,
+    arrivals: Semaphore,
     requests: Semaphore,
     event_streams: Arc<Semaphore>,
     stop: CancellationToken,
@@ -116,6 +128,8 @@ impl ApiLimits {
     pub const fn standard() -> Self {
         Self {
             connections: CONNECTIONS_MAX,
+            connections_per_address: CONNECTIONS_PER_ADDRESS_MAX,
+            arrivals: ARRIVALS_MAX,
             requests: REQUESTS_MAX,
             event_streams: EVENT_STREAMS_MAX,
             request: REQUEST_LIMIT,
@@ -147,6 +161,7 @@ impl Api {
             admitted: Mutex::new(ReplayStore::new(start_ns)),
             strangers: Mutex::new(strangers),
             limits: parts.limits,
+            arrivals: Semaphore::new(parts.limits.arrivals),
             requests: Semaphore::new(parts.limits.requests),
             event_streams: Arc::new(Semaphore::new(parts.limits.event_streams)),
             stop: parts.stop,

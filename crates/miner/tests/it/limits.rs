@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use nicompute_miner::{ApiLimits, HEADER_BYTES_MAX};
+use nicompute_miner::{ApiLimits, BODY_LIMIT, HEADER_BYTES_MAX};
 use nicompute_wire::codes::Code;
 use nicompute_wire::node::BODY_BYTES_MAX;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::http::{PATIENCE, exchange, request};
-use crate::world::{Node, World, ask, key, path, signed};
+use crate::world::{ANNOUNCED_IP, Node, World, ask, key, path, signed};
 
 /// Opens a connection, sends the bytes and leaves it open.
 async fn begin(node: &Node<'_>, bytes: &[u8]) -> TcpStream {
@@ -81,12 +81,23 @@ async fn requests_at_once_have_a_limit() {
     let world = World::new();
     let limits = ApiLimits { requests: 2, ..ApiLimits::standard() };
     let node = world.start_with(world.config(), limits).await.unwrap();
+    node.running(1).await;
     let mut waiting = Vec::new();
+    let target = format!("{}?wait_ms=10000", path(1));
     for _ in 0..2 {
-        let headers = signed(&key("//Validator"), "POST", "/v1/leases", b"{}", world.nonce());
-        let bytes = request("POST", "/v1/leases", &headers, b"{}");
-        waiting.push(begin(&node, &bytes[..bytes.len() - 1]).await);
+        let headers = signed(&key("//Validator"), "GET", &target, b"", world.nonce());
+        waiting.push(begin(&node, &request("GET", &target, &headers, b"")).await);
     }
+    refused_as_overloaded(&node).await;
+    world.clock.advance(Duration::from_secs(10));
+    for socket in &mut waiting {
+        read_until(socket, "\"running\"").await;
+    }
+    assert_eq!(node.get("//Validator", "/v1/node").await.status, 200);
+}
+
+/// Asks until the node is too busy to answer.
+async fn refused_as_overloaded(node: &Node<'_>) {
     let refused = async {
         loop {
             let answer = node.get("//Validator", "/v1/node").await;
@@ -97,11 +108,88 @@ async fn requests_at_once_have_a_limit() {
     };
     let refused = tokio::time::timeout(PATIENCE, refused).await.unwrap();
     assert_eq!((refused.status, refused.code()), (503, Some(Code::Overloaded)));
-    for socket in &mut waiting {
-        socket.write_all(b"}").await.unwrap();
-        read_until(socket, "NIC-0010").await;
+}
+
+/// A request that was begun by anybody, which lacks the last byte of its body.
+async fn begin_body(node: &Node<'_>, by: &str) -> TcpStream {
+    let headers = signed(&key(by), "POST", "/v1/leases", b"{}", node.world.nonce());
+    let bytes = request("POST", "/v1/leases", &headers, b"{}");
+    begin(node, &bytes[..bytes.len() - 1]).await
+}
+
+/// Peers without any key must not shut the node to those with one by sending bodies that never end.
+#[tokio::test]
+async fn requests_that_are_not_admitted_take_no_place_of_others() {
+    let world = World::new();
+    let limits = ApiLimits { requests: 1, ..ApiLimits::standard() };
+    let node = world.start_with(world.config(), limits).await.unwrap();
+    let bytes = request("POST", "/v1/leases", &[], b"{}");
+    let mut unsigned = begin(&node, &bytes[..bytes.len() - 1]).await;
+    // It is refused by its head; nobody waits for the rest.
+    read_until(&mut unsigned, "NIC-0001").await;
+    let mut held = Vec::new();
+    for _ in 0..8 {
+        held.push(begin_body(&node, "//Stranger").await);
+    }
+    for _ in 0..32 {
+        assert_eq!(node.get("//Validator", "/v1/node").await.status, 200);
+    }
+    node.running(1).await;
+    world.clock.advance(BODY_LIMIT);
+    for socket in &mut held {
+        read_until(socket, "NIC-0036").await;
+    }
+}
+
+/// Bodies that are waited for must have a limit too, and leave room again after a short while.
+#[tokio::test]
+async fn arriving_requests_have_a_limit() {
+    let world = World::new();
+    let limits = ApiLimits { arrivals: 2, ..ApiLimits::standard() };
+    let node = world.start_with(world.config(), limits).await.unwrap();
+    let mut held = [begin_body(&node, "//Validator").await, begin_body(&node, "//Stranger").await];
+    refused_as_overloaded(&node).await;
+    world.clock.advance(BODY_LIMIT);
+    for socket in &mut held {
+        let text = read_until(socket, "NIC-0036").await;
+        assert!(text.starts_with("HTTP/1.1 504"), "{text}");
     }
     assert_eq!(node.get("//Validator", "/v1/node").await.status, 200);
+}
+
+/// One address must not take every connection of the node.
+#[tokio::test]
+async fn connections_of_one_address_have_a_limit() {
+    let world = World::new();
+    let limits = ApiLimits { connections_per_address: 2, ..ApiLimits::standard() };
+    let node = world.start_with(world.config(), limits).await.unwrap();
+    let idle = [begin(&node, b"GET").await, begin(&node, b"GET").await];
+    let ask = || {
+        let headers = signed(&key("//Validator"), "GET", "/v1/node", b"", world.nonce());
+        request("GET", "/v1/node", &headers, b"")
+    };
+    let mut third = TcpStream::connect(node.at()).await.unwrap();
+    let mut first_byte = [0; 1];
+    let closed = tokio::time::timeout(PATIENCE, third.read(&mut first_byte)).await.unwrap();
+    assert!(matches!(closed, Ok(0) | Err(_)), "served beyond the limit");
+    let elsewhere = TcpSocket::new_v4().unwrap();
+    elsewhere.bind((ANNOUNCED_IP, 0).into()).unwrap();
+    let mut other = elsewhere.connect(node.at()).await.unwrap();
+    other.write_all(&ask()).await.unwrap();
+    read_until(&mut other, "200 OK").await;
+    drop(idle);
+    let room_again = async {
+        loop {
+            let mut next = TcpStream::connect(node.at()).await.unwrap();
+            let mut status = [0; 12];
+            // A closed connection may refuse the bytes or give none back.
+            drop(next.write_all(&ask()).await);
+            if next.read_exact(&mut status).await.is_ok() && status == *b"HTTP/1.1 200" {
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, room_again).await.unwrap();
 }
 
 /// A caller that sends its request for ever must not keep a place for ever.
@@ -114,9 +202,9 @@ async fn requests_have_a_time_limit() {
     let bytes = request("POST", "/v1/leases", &headers, body.as_bytes());
     let mut socket = begin(&node, &bytes[..bytes.len() - 1]).await;
     let (text, ()) = tokio::join!(read_until(&mut socket, "NIC-0036"), async {
-        for _ in 0..12 {
+        for _ in 0..4 {
             assert_eq!(node.get("//Validator", "/v1/node").await.status, 200);
-            world.clock.advance(Duration::from_secs(2));
+            world.clock.advance(Duration::from_secs(1));
         }
     });
     assert!(text.starts_with("HTTP/1.1 504"), "{text}");

@@ -15,8 +15,8 @@ use sha2::{Digest as _, Sha256};
 
 pub use replay::{NonceSource, REPLAYS_MAX, REPLAYS_PER_SENDER_MAX, RETENTION_NS, ReplayStore};
 pub use request::{
-    AuthError, Caller, Checked, MAX_AGE_NS, MAX_SKEW_NS, Request, check_request, sign_request,
-    verify_request,
+    AuthError, Caller, Checked, MAX_AGE_NS, MAX_SKEW_NS, Request, check_headers, check_request,
+    sign_request, verify_request,
 };
 pub use response::{AnswerError, Response, sign_response, verify_response};
 

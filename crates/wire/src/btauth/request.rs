@@ -138,6 +138,21 @@ pub fn sign_request(
     Headers(headers)
 }
 
+/// Checks what can be checked before the body is there: shape, receiver and freshness. That the request is authentic,
+/// only [`check_request`] can say; this keeps a receiver from waiting for bodies of requests that it refuses anyway.
+///
+/// # Errors
+/// The first check that fails, in the order of the protocol.
+pub fn check_headers<'h>(
+    header: impl Fn(&str) -> Option<&'h str>,
+    method: &str,
+    target: &str,
+    me: &Hotkey,
+    now_ns: u64,
+) -> Result<(), AuthError> {
+    before_body(header, &Request { method, target, body: &[] }, me, now_ns).map(drop)
+}
+
 /// Checks all but the replay, so that the node can ask who the sender is before it remembers anything about it.
 ///
 /// Anybody can make a key and sign with it. A node that admits only some senders should refuse the others between this
@@ -151,18 +166,8 @@ pub fn check_request<'h>(
     me: &Hotkey,
     now_ns: u64,
 ) -> Result<Checked, AuthError> {
-    let (caller, signature, receiver) = shape(header, request)?;
-    let receiver = receiver.ok_or(AuthError::Missing(HEADER_RECEIVER))?;
-    if receiver != me.0 {
-        return Err(AuthError::WrongReceiver);
-    }
-    if now_ns.saturating_sub(caller.nonce_ns) > MAX_AGE_NS {
-        return Err(AuthError::Stale);
-    }
-    if caller.nonce_ns.saturating_sub(now_ns) > MAX_SKEW_NS {
-        return Err(AuthError::Future);
-    }
-    let payload = payload(&caller, request, Some(&receiver.to_string()));
+    let (caller, signature) = before_body(header, request, me, now_ns)?;
+    let payload = payload(&caller, request, Some(&me.to_string()));
     if !verify(caller.scheme, &caller.account, payload.as_bytes(), &signature) {
         return Err(AuthError::BadSignature);
     }
@@ -204,6 +209,26 @@ impl Checked {
         )?;
         Ok(self.0)
     }
+}
+
+/// Every check that needs no body, in the order of the protocol.
+fn before_body<'h>(
+    header: impl Fn(&str) -> Option<&'h str>,
+    request: &Request<'_>,
+    me: &Hotkey,
+    now_ns: u64,
+) -> Result<(Caller, [u8; 64]), AuthError> {
+    let (caller, signature, receiver) = shape(header, request)?;
+    if receiver.ok_or(AuthError::Missing(HEADER_RECEIVER))? != me.0 {
+        return Err(AuthError::WrongReceiver);
+    }
+    if now_ns.saturating_sub(caller.nonce_ns) > MAX_AGE_NS {
+        return Err(AuthError::Stale);
+    }
+    if caller.nonce_ns.saturating_sub(now_ns) > MAX_SKEW_NS {
+        return Err(AuthError::Future);
+    }
+    Ok((caller, signature))
 }
 
 /// Everything that can be read from the headers alone.

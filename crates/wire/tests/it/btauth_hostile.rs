@@ -3,8 +3,8 @@
 use nicompute_keys::{Keypair, Scheme};
 use nicompute_market::Hotkey;
 use nicompute_wire::btauth::{
-    AuthError, Caller, Headers, MAX_AGE_NS, MAX_SKEW_NS, ReplayStore, Request, check_request,
-    sign_request, verify_request,
+    AuthError, Caller, Headers, MAX_AGE_NS, MAX_SKEW_NS, ReplayStore, Request, check_headers,
+    check_request, sign_request, verify_request,
 };
 use proptest::prelude::*;
 
@@ -59,7 +59,15 @@ fn a_replayed_request_is_refused() {
 /// The window is 10 s back and 2 s ahead, to the nanosecond.
 #[test]
 fn stale_and_future_requests_are_refused() {
-    let check = |nonce| scene_at(nonce).verdict(&REQUEST).map(|caller| caller.nonce_ns);
+    let check = |nonce| {
+        let mut scene = scene_at(nonce);
+        let verdict = scene.verdict(&REQUEST).map(|caller| caller.nonce_ns);
+        // The head alone says as much.
+        let header = |name: &str| scene.headers.get(name);
+        let by_head = check_headers(header, REQUEST.method, REQUEST.target, &scene.me, NOW);
+        assert_eq!(by_head, verdict.map(drop));
+        verdict
+    };
     assert_eq!(check(NOW - MAX_AGE_NS), Ok(NOW - MAX_AGE_NS));
     assert_eq!(check(NOW - MAX_AGE_NS - 1), Err(AuthError::Stale));
     assert_eq!(check(NOW + MAX_SKEW_NS), Ok(NOW + MAX_SKEW_NS));

@@ -139,7 +139,8 @@ async fn admit(
     Ok(caller)
 }
 
-fn permitted(permit: Permit) -> Result<(), Refusal> {
+/// Whether a sender of whom this is known may take leases.
+pub(super) fn permitted(permit: Permit) -> Result<(), Refusal> {
     match permit {
         Permit::Yes => Ok(()),
         Permit::No => Err(Refusal::new(

@@ -14,6 +14,7 @@ use nicompute_wire::codes::Code;
 use nicompute_wire::node::{ExtendRequest, KeysRequest, LeaseRequest};
 use serde::Deserialize;
 
+use super::guard::permitted;
 use super::refusal::{Refusal, json};
 use super::{Api, Caller, WAIT_MILLIS_MAX, ask as asked_for};
 use crate::store::{Applied, Asked};
@@ -107,6 +108,8 @@ pub(super) async fn extend(
     Path(id): Path<String>,
     bytes: Bytes,
 ) -> Result<Response, Refusal> {
+    // Holding a lease for longer is taking one anew: without a permit it runs to the end that it has.
+    permitted(api.permits.of(&Hotkey(caller.account)).await)?;
     let request: ExtendRequest = asked_for::body(&bytes)?;
     api.change(&id, &caller, |lease, now| {
         asked_for::new_end(lease, request.duration_seconds, now).map(LeaseEvent::Extended)
@@ -125,6 +128,7 @@ pub(super) async fn replace_keys(
     let id = lease_id(&id)?;
     for _ in 0..TRIES_MAX {
         let lease = api.held(id, &caller).await?;
+        api.may_change_again(&lease)?;
         if !lease.state.holds_offer()
             || matches!(lease.state, nicompute_market::LeaseState::Ending(_))
         {
@@ -213,6 +217,15 @@ impl Api {
         }
     }
 
+    /// Every change stays in the store as long as its lease: one lease must not fill the disk.
+    fn may_change_again(&self, lease: &Lease) -> Result<(), Refusal> {
+        if lease.generation < self.limits.lease_changes {
+            return Ok(());
+        }
+        Err(Refusal::new(Code::WrongState, "the lease was changed as often as a lease can be")
+            .hint("let it run to its end, or release it and take a new one"))
+    }
+
     async fn change(
         &self,
         id: &str,
@@ -223,7 +236,11 @@ impl Api {
         for _ in 0..TRIES_MAX {
             let lease = self.held(id, caller).await?;
             let now = self.now();
-            match self.store.apply(&lease, event(&lease, now)?, now).await? {
+            let event = event(&lease, now)?;
+            if !matches!(event, LeaseEvent::EndAsked(_)) {
+                self.may_change_again(&lease)?;
+            }
+            match self.store.apply(&lease, event, now).await? {
                 Applied::Stored(lease) => return Ok(json(200, &self.view(&lease))),
                 Applied::Refused(refusal) => return Err(wrong_state(refusal)),
                 Applied::Superseded | Applied::Occupied => {}

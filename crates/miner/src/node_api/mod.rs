@@ -46,6 +46,8 @@ pub const ARRIVALS_MAX: usize = 192;
 pub const BODY_LIMIT: Duration = Duration::from_secs(3);
 /// Admitted requests that are worked on at once, long polls included.
 pub const REQUESTS_MAX: usize = 64;
+/// Changes of one lease after which its holder can only give it back.
+pub const LEASE_CHANGES_MAX: u64 = 10_000;
 /// Event streams at once.
 pub const EVENT_STREAMS_MAX: usize = 16;
 /// Bytes of all header names and values of one request. A signed request has about 600.
@@ -70,6 +72,8 @@ pub struct ApiLimits {
     pub arrivals: usize,
     /// Admitted requests at once.
     pub requests: usize,
+    /// Changes of one lease after which its holder can only give it back.
+    pub lease_changes: u64,
     /// Event streams at once.
     pub event_streams: usize,
     /// From a request's first byte to its answer.
@@ -131,6 +135,7 @@ impl ApiLimits {
             connections_per_address: CONNECTIONS_PER_ADDRESS_MAX,
             arrivals: ARRIVALS_MAX,
             requests: REQUESTS_MAX,
+            lease_changes: LEASE_CHANGES_MAX,
             event_streams: EVENT_STREAMS_MAX,
             request: REQUEST_LIMIT,
         }

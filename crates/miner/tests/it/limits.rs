@@ -5,11 +5,12 @@ use std::time::Duration;
 use nicompute_miner::{ApiLimits, BODY_LIMIT, HEADER_BYTES_MAX};
 use nicompute_wire::codes::Code;
 use nicompute_wire::node::BODY_BYTES_MAX;
+use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::http::{PATIENCE, exchange, request};
-use crate::world::{ANNOUNCED_IP, Node, World, ask, key, path, signed};
+use crate::world::{ANNOUNCED_IP, KEY, Node, OTHER_KEY, World, ask, key, path, signed};
 
 /// Opens a connection, sends the bytes and leaves it open.
 async fn begin(node: &Node<'_>, bytes: &[u8]) -> TcpStream {
@@ -253,4 +254,28 @@ async fn connections_have_a_limit() {
     assert!(soon.is_err(), "served beyond the limit");
     drop(idle);
     read_until(&mut third, "200 OK").await;
+}
+
+/// A holder that changes its lease without end must not fill the provider's disk, and must still be able to give it back.
+#[tokio::test]
+async fn changes_of_a_lease_have_a_limit() {
+    let world = World::new();
+    let limits = ApiLimits { lease_changes: 5, ..ApiLimits::standard() };
+    let node = world.start_with(world.config(), limits).await.unwrap();
+    assert_eq!(node.running(1).await.generation, 3);
+    let changes = [
+        ("keys", json!({ "ssh_keys": [OTHER_KEY] })),
+        ("pause", json!({})),
+        ("keys", json!({ "ssh_keys": [KEY] })),
+        ("resume", json!({})),
+        ("extend", json!({ "duration_seconds": 7200 })),
+    ];
+    for (index, (act, body)) in changes.into_iter().enumerate() {
+        let answer = node.post("//Validator", &format!("{}/{act}", path(1)), &body).await;
+        let expected = if index < 2 { (200, None) } else { (409, Some(Code::WrongState)) };
+        assert_eq!((answer.status, answer.code()), expected, "{act}");
+    }
+    assert_eq!(node.until(1, "paused").await.generation, 5);
+    assert_eq!(node.send("//Validator", "DELETE", &path(1), b"").await.status, 200);
+    assert_eq!(node.until(1, "ended").await.reason.as_deref(), Some("released"));
 }

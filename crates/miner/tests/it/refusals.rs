@@ -137,6 +137,13 @@ async fn leases_are_for_validators() {
     assert_eq!(node.until(1, "running").await, before);
     let refused = node.post("//Validator", "/v1/leases", &ask(2)).await;
     assert_eq!((refused.status, refused.code()), (403, Some(Code::NotPermitted)));
+    // It may see and change what it has, but not keep the machine for longer.
+    let longer = json!({ "duration_seconds": 7200 });
+    let refused = node.post("//Validator", &format!("{}/extend", path(1)), &longer).await;
+    assert_eq!((refused.status, refused.code()), (403, Some(Code::NotPermitted)));
+    assert_eq!(node.until(1, "running").await, before);
+    let keys = json!({ "ssh_keys": [crate::world::OTHER_KEY] });
+    assert_eq!(node.post("//Validator", &format!("{}/keys", path(1)), &keys).await.status, 200);
     assert_eq!(node.send("//Validator", "DELETE", &path(1), b"").await.status, 200);
 }
 

@@ -59,6 +59,11 @@ pub const WAIT_MILLIS_MAX: u64 = 10_000;
 /// Requests of strangers that are remembered against replays, in all and of one: they may only look.
 const STRANGERS_REPLAYS_MAX: usize = 8_192;
 const STRANGER_REPLAYS_MAX: usize = 64;
+/// How far ahead of the clock the nonces of a process before may keep others out. A floor beyond it is left from a clock
+/// that was far ahead, which must not shut everybody out for ever.
+pub const FLOOR_AHEAD_MAX: Duration = Duration::from_secs(600);
+const FLOOR_AHEAD_MAX_NS: u64 = FLOOR_AHEAD_MAX.as_secs() * NANOS_PER_SECOND;
+const NANOS_PER_SECOND: u64 = 1_000_000_000;
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// How much the node API takes on.
@@ -149,9 +154,15 @@ impl Api {
         let (host_key, host_key_signature) = hostkey::sign(&parts.key, &parts.routes.host_key())?;
         let ssh = SshDoorView { port: parts.routes.port(), host_key, host_key_signature };
         let now_ns = parts.clock.unix_ns();
-        // A floor beyond the skew is left from a clock that was wrong; it must not shut everybody out.
         let floor_ns = parts.store.nonce_floor_ns().await?.saturating_add(1);
-        let start_ns = now_ns.max(floor_ns.min(now_ns.saturating_add(MAX_SKEW_NS)));
+        let start_ns = now_ns.max(floor_ns.min(now_ns.saturating_add(FLOOR_AHEAD_MAX_NS)));
+        if floor_ns > now_ns.saturating_add(MAX_SKEW_NS) {
+            tracing::error!(
+                seconds = floor_ns.saturating_sub(now_ns) / NANOS_PER_SECOND,
+                "the clock is behind the last accepted request; requests are refused until it has caught up, \
+                 set it by NTP"
+            );
+        }
         let strangers =
             ReplayStore::with_limits(start_ns, STRANGERS_REPLAYS_MAX, STRANGER_REPLAYS_MAX);
         Ok(Self {

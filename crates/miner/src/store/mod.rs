@@ -290,7 +290,7 @@ impl Store {
         rows.iter().map(|row| rows::event_from_row(id, row)).collect()
     }
 
-    /// No nonce up to this may be accepted: one that was ahead of our clock was accepted before.
+    /// No nonce up to this may be accepted: it is the latest of those that were accepted before.
     pub(crate) async fn nonce_floor_ns(&self) -> Result<u64, StoreError> {
         let row = sqlx::query("SELECT nonce_floor_ns FROM node WHERE id = 1")
             .fetch_one(&self.pool)
@@ -300,9 +300,9 @@ impl Store {
         Ok(u64::try_from(floor).unwrap_or_default())
     }
 
-    /// Remembers a nonce that is ahead of our clock, for the process after this one.
+    /// Remembers an accepted nonce for the process after this one, whose clock may show an earlier time.
     pub(crate) async fn raise_nonce_floor(&self, nonce_ns: u64) -> Result<(), StoreError> {
-        sqlx::query("UPDATE node SET nonce_floor_ns = max(nonce_floor_ns, ?) WHERE id = 1")
+        sqlx::query("UPDATE node SET nonce_floor_ns = ?1 WHERE id = 1 AND nonce_floor_ns < ?1")
             .bind(number(nonce_ns, "nonce")?)
             .execute(&self.pool)
             .await

@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
+use nicompute_daemon::ManualClock;
+use nicompute_miner::FLOOR_AHEAD_MAX;
 use nicompute_wire::btauth::{self, sign_request};
 use nicompute_wire::codes::Code;
 use serde_json::Value;
 
 use crate::http::{Answer, exchange, request};
 use crate::refusals::every_path_of_a_lease;
-use crate::world::{Node, World, ask, believe, key, path, signed};
+use crate::world::{Node, START_MS, World, ask, believe, key, path, signed};
 
 type Lines = Vec<(String, String)>;
 
@@ -119,6 +121,41 @@ async fn a_replayed_request_is_refused_also_after_a_restart() {
     assert_eq!(again.status, 401);
     let after = node.until(1, "running").await;
     assert_eq!(after.generation, before.generation + 2, "one pause and one resume");
+}
+
+/// A node whose clock comes back earlier must not do again what it did before, nor stay shut once the clock has caught up.
+#[tokio::test]
+async fn a_clock_set_back_over_a_restart_opens_no_replay() {
+    let world = World::new();
+    let node = world.start().await;
+    node.running(1).await;
+    world.clock.advance(Duration::from_secs(1));
+    let (caller, target) = (key("//Validator"), format!("{}/pause", path(1)));
+    let pause = signed(&caller, "POST", &target, b"", world.nonce());
+    assert_eq!(send(&node, "POST", &target, &pause, b"").await.status, 200);
+    node.kill().await;
+    let world = World { clock: ManualClock::at_unix_ms(START_MS), ..world };
+    let node = world.start().await;
+    // The recorded request is one second ahead now, which is within what is allowed.
+    let again = send(&node, "POST", &target, &pause, b"").await;
+    assert_eq!((again.status, again.code()), (401, Some(Code::NotFresh)));
+    let too_early = node.get("//Validator", &path(1)).await;
+    assert_eq!((too_early.status, too_early.code()), (401, Some(Code::NotFresh)));
+    world.clock.advance(Duration::from_secs(1));
+    let resume = format!("{}/resume", path(1));
+    assert_eq!(node.post("//Validator", &resume, &Value::Null).await.status, 200);
+    let again = send(&node, "POST", &target, &pause, b"").await;
+    assert_eq!((again.status, again.code()), (401, Some(Code::NotFresh)));
+    node.until(1, "running").await;
+    node.kill().await;
+    // A clock that was a day ahead must not shut the node for a day.
+    let clock = ManualClock::at_unix_ms(START_MS - 86_400_000);
+    let world = World { clock, ..world };
+    let node = world.start().await;
+    world.clock.advance(FLOOR_AHEAD_MAX - Duration::from_secs(1));
+    assert_eq!(node.get("//Validator", &path(1)).await.code(), Some(Code::NotFresh));
+    world.clock.advance(Duration::from_secs(1));
+    assert_eq!(node.get("//Validator", &path(1)).await.status, 200);
 }
 
 /// A path that forgot the guard would be open to everybody.

@@ -28,7 +28,7 @@ pub(crate) const OTHER_KEY: &str =
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAEBAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f";
 const HOST_KEY: &str =
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAIBAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f";
-const START_MS: u64 = 1_700_000_000_000;
+pub(crate) const START_MS: u64 = 1_700_000_000_000;
 pub(crate) const SSH_PORT: u16 = 4444;
 /// What the node announces; never connected to.
 pub(crate) const ANNOUNCED_IP: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);

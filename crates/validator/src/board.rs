@@ -36,6 +36,8 @@ pub(crate) struct Shown {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Running {
     pub(crate) lease: LeaseId,
+    /// Whether the provider has taken the request. Before that the lease is nobody else's to know.
+    pub(crate) is_accepted: bool,
     pub(crate) phase: Phase,
     pub(crate) started_at: UnixMillis,
 }
@@ -61,6 +63,12 @@ pub(crate) struct Tries {
 impl Board {
     pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_accepted(&self, provider: &Hotkey) {
+        if let Some(running) = self.lock().sessions.get_mut(provider) {
+            running.is_accepted = true;
+        }
     }
 
     pub(crate) fn set_phase(&self, provider: &Hotkey, phase: Phase) {

@@ -10,6 +10,7 @@ use nicompute_daemon::{SharedClock, Tasks};
 use nicompute_market::{BlockNumber, UnixMillis};
 use tokio::sync::{Notify, Semaphore, watch};
 
+use crate::asking::Asking;
 use crate::board::Board;
 use crate::chain_view::ChainView;
 use crate::config::ValidatorConfig;
@@ -34,6 +35,9 @@ pub(crate) struct Context {
     pub(crate) heads: watch::Receiver<Head>,
     pub(crate) view: watch::Sender<Option<Arc<ChainView>>>,
     pub(crate) board: Board,
+    pub(crate) asking: Asking,
+    /// When this process started, on its own clock.
+    pub(crate) started_at: UnixMillis,
     pub(crate) sessions: Arc<Semaphore>,
     pub(crate) nudges: Nudges,
     pub(crate) statuses: Mutex<BTreeMap<&'static str, LoopStatus>>,

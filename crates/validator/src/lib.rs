@@ -6,6 +6,7 @@
 //! restart, every lease that it had asked for. The outside world sees one [`Handle`].
 
 mod api_key;
+mod asking;
 mod board;
 mod chain_view;
 mod config;

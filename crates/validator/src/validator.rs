@@ -9,9 +9,10 @@ use std::time::Duration;
 use nicompute_chain::{Chain, Head};
 use nicompute_client::{NodeDialer, TransportError};
 use nicompute_daemon::{ErrorChain, Kind, SharedClock, Tasks};
-use nicompute_market::{Hotkey, Netuid};
+use nicompute_market::{Hotkey, Netuid, UnixMillis};
 use tokio::sync::{Semaphore, watch};
 
+use crate::asking::Asking;
 use crate::board::Board;
 use crate::chain_view::ChainView;
 use crate::config::ValidatorConfig;
@@ -185,6 +186,7 @@ impl Validator {
         let store = Store::open(&config.state_dir, lock, &hotkey, netuid).await?;
         let dialer = NodeDialer::new(config.hotkey.clone(), SharedClock::clone(&clock))?;
         let sessions = Arc::new(Semaphore::new(config.policies.sessions_max));
+        let started_at = UnixMillis(clock.unix_ms());
         let ctx = Arc::new(Context {
             config,
             clock,
@@ -196,6 +198,8 @@ impl Validator {
             heads: parts.heads,
             view: watch::Sender::new(parts.view),
             board: Board::default(),
+            asking: Asking::default(),
+            started_at,
             sessions,
             nudges: Nudges::default(),
             statuses: Mutex::default(),

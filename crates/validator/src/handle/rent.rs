@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use nicompute_client::{HeldLease, NodeClient, NodeError};
 use nicompute_market::{
-    LEASE_MILLIS_MAX, LEASE_MILLIS_MIN, LeaseState, Offer, Purpose, SSH_KEYS_MAX,
+    LEASE_MILLIS_MAX, LEASE_MILLIS_MIN, LeaseId, LeaseState, Offer, Purpose, SSH_KEYS_MAX,
 };
 use nicompute_wire::codes::Code;
 use nicompute_wire::market_api::{RentRequest, RentalView};
 use nicompute_wire::node::LeaseRequest;
 use nicompute_wire::ssh_key::SshKey;
 
+use crate::asking::Asker;
+use crate::board::Running;
 use crate::context::Context;
 use crate::denied::Denied;
 use crate::handle::{Principal, views};
@@ -41,6 +43,10 @@ pub(super) async fn rent(
     if let Some(known) = ctx.store.rental(asked.request.id).await? {
         return same(who, &known, &asked);
     }
+    let is_proof = |running: &Running| running.lease == asked.request.id;
+    if ctx.board.lock().sessions.values().any(is_proof) {
+        return Err(taken());
+    }
     let address = address(ctx, &asked)?;
     let node = ctx.dialer.node(address, asked.provider);
     let offer = offer(ctx, &node, &asked).await?;
@@ -63,8 +69,11 @@ pub(super) async fn rent(
         is_known: true,
         ssh: None,
     };
+    // Before it is stored, so that the rentals loop leaves it to this request.
+    let asker = ctx.asking.begin(rental.lease, ctx.clock.monotonic());
     match ctx.store.add_rental(&rental, OPEN_RENTALS_PER_KEY_MAX).await? {
-        Inserted::New => take(ctx, &node, &rental).await,
+        Inserted::New => take(ctx, asker, &node, &rental).await,
+        Inserted::Taken => Err(taken()),
         Inserted::Known(known) => same(who, &known, &asked),
         Inserted::TooMany => Err(Denied::new(
             Code::TooManyRequests,
@@ -123,8 +132,12 @@ fn same(who: &Principal, known: &Rental, asked: &Asked) -> Result<RentalView, De
     if known.owner == who.id && known.words == asked.words {
         return Ok(views::rental(known));
     }
-    let denied = Denied::new(Code::LeaseConflict, "this lease id was used before with other words");
-    Err(denied.hint("draw a new id for a new lease; repeat a request word for word"))
+    Err(taken())
+}
+
+fn taken() -> Denied {
+    Denied::new(Code::LeaseConflict, "this lease id was used before with other words")
+        .hint("draw a new id for a new lease; repeat a request word for word")
 }
 
 fn address(ctx: &Context, asked: &Asked) -> Result<SocketAddr, Denied> {
@@ -159,39 +172,57 @@ fn no_such_offer() -> Denied {
         .hint("list the offers to see what there is")
 }
 
-/// Asks the provider. A clear "no" ends the rental; silence leaves it to the rentals loop, which repeats the request.
+/// Asks the provider. A clear "no" ends the rental; silence leaves it to the rentals loop, which repeats the request. Without
+/// the right to ask, another request for the same lease is under way, and the loop does the rest.
 async fn take(
     ctx: &Arc<Context>,
+    asker: Option<Asker<'_>>,
     node: &NodeClient,
     rental: &Rental,
 ) -> Result<RentalView, Denied> {
-    let answer = ask_patiently(ctx, node, &rental.request).await;
-    let denied = answer.as_ref().err().map(Denied::from_node);
-    rentals::settle(ctx, rental, node, answer).await?;
+    let mut denied = None;
+    if let Some(asker) = &asker
+        && let Some(answer) = ask_patiently(ctx, asker, node, rental).await?
+    {
+        denied = answer.as_ref().err().map(Denied::from_node);
+        rentals::settle_request(ctx, rental, node, answer).await?;
+    }
+    drop(asker);
+    let stored = stored(ctx, rental.lease).await?;
+    if stored.is_release_asked && !stored.state.is_final() {
+        rentals::follow(ctx, &stored).await?;
+    }
     ctx.nudges.rentals.notify_one();
     ctx.nudges.discover.notify_one();
-    let stored = ctx.store.rental(rental.lease).await?;
-    let Some(stored) = stored else {
-        return Err(Denied::new(Code::Internal, "the market's store lost a lease"));
-    };
+    let stored = self::stored(ctx, rental.lease).await?;
     match denied {
         Some(denied) if stored.state.is_final() => Err(denied),
         Some(_) | None => Ok(views::rental(&stored)),
     }
 }
 
-/// An offer that is held only until its last lease is cleared away is worth a short wait.
+async fn stored(ctx: &Context, lease: LeaseId) -> Result<Rental, Denied> {
+    let stored = ctx.store.rental(lease).await?;
+    stored.ok_or_else(|| Denied::new(Code::Internal, "the market's store lost a lease"))
+}
+
+/// An offer that is held only until its last lease is cleared away is worth a short wait. Nothing once the renter has given
+/// the lease back.
 async fn ask_patiently(
     ctx: &Context,
+    asker: &Asker<'_>,
     node: &NodeClient,
-    request: &LeaseRequest,
-) -> Result<HeldLease, NodeError> {
+    rental: &Rental,
+) -> Result<Option<Result<HeldLease, NodeError>>, Denied> {
     let until = ctx.clock.monotonic().saturating_add(CLEARING_PATIENCE);
     loop {
-        let answer = node.create_lease(request, ASK_BUDGET).await;
+        if !stored(ctx, rental.lease).await?.is_wanted() {
+            return Ok(None);
+        }
+        let answer = rentals::ask(ctx, asker, node, rental).await;
         let is_held = answer.as_ref().is_err_and(|error| error.code() == Some(Code::Occupied));
         if !is_held || ctx.clock.monotonic() >= until {
-            return answer;
+            return Ok(Some(answer));
         }
         ctx.clock.sleep(CLEARING_PAUSE).await;
     }

@@ -49,7 +49,7 @@ pub(super) async fn status(ctx: &Context) -> Result<MarketStatusView, Denied> {
             uid: peer.uid.0,
             endpoint: peer.address.map(|address| address.to_string()),
             reachable: board.shown.get(&peer.hotkey).is_some_and(|shown| shown.is_reachable),
-            session: board.sessions.get(&peer.hotkey).map(session),
+            session: board.sessions.get(&peer.hotkey).filter(|s| s.is_accepted).map(session),
             proof: standings.get(&peer.hotkey).and_then(proof),
         };
         let is_provider =

@@ -12,7 +12,7 @@ use nicompute_wire::codes::Code;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::context::Context;
-use crate::loops::prove_plan::{Due, due};
+use crate::loops::prove_plan::{Due, Rhythm, due};
 use crate::loops::{LoopError, Outcome, session};
 use crate::store::ProofLease;
 
@@ -31,7 +31,9 @@ pub(crate) async fn run(ctx: &Arc<Context>) -> Outcome {
     let latest: BTreeMap<_, _> =
         ctx.store.latest_evidence().await?.into_iter().map(|e| (e.provider, e)).collect();
     let head = ctx.head();
-    let turns = due(&view, head, &latest, &ctx.board.lock(), ctx.config.intervals);
+    let fresh_since = ctx.config.devnet.then_some(ctx.started_at);
+    let rhythm = Rhythm { intervals: ctx.config.intervals, fresh_since };
+    let turns = due(&view, head, &latest, &ctx.board.lock(), rhythm);
     let waiting = turns.len();
     let mut started = 0_usize;
     for due in turns {

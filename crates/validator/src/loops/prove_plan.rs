@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use nicompute_market::{BlockNumber, Hotkey, Verdict};
+use nicompute_market::{BlockNumber, Hotkey, UnixMillis, Verdict};
 
 use crate::board::Inner;
 use crate::chain_view::ChainView;
@@ -17,13 +17,22 @@ pub(crate) struct Due {
     pub(crate) address: SocketAddr,
 }
 
+/// When evidence is to be renewed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Rhythm {
+    pub(crate) intervals: Intervals,
+    /// Evidence from before this moment is due at once. On a local market that is the validator's start: whoever starts it
+    /// again wants to see it prove.
+    pub(crate) fresh_since: Option<UnixMillis>,
+}
+
 /// The providers whose turn it is, those without any evidence first, then those whose evidence is oldest.
 pub(crate) fn due(
     view: &ChainView,
     head: BlockNumber,
     latest: &BTreeMap<Hotkey, StoredEvidence>,
     board: &Inner,
-    intervals: Intervals,
+    rhythm: Rhythm,
 ) -> Vec<Due> {
     let mut turns: Vec<(Option<BlockNumber>, Due)> = Vec::new();
     for peer in &view.peers {
@@ -33,7 +42,7 @@ pub(crate) fn due(
         }
         let evidence = latest.get(&peer.hotkey);
         let tried = board.tries.get(&peer.hotkey).map(|tries| tries.last);
-        if is_due(evidence, tried, head, intervals) {
+        if is_due(evidence, tried, head, rhythm) {
             let at = evidence.map(|evidence| evidence.block);
             turns.push((at, Due { provider: peer.hotkey, address }));
         }
@@ -46,8 +55,9 @@ fn is_due(
     evidence: Option<&StoredEvidence>,
     tried: Option<BlockNumber>,
     head: BlockNumber,
-    intervals: Intervals,
+    rhythm: Rhythm,
 ) -> bool {
+    let Rhythm { intervals, fresh_since } = rhythm;
     // A block beyond the head is one of a chain that is no more.
     let is_past = |since: BlockNumber, blocks: u64| {
         head < since || head.get().saturating_sub(since.get()) >= blocks
@@ -57,6 +67,7 @@ fn is_due(
     }
     match evidence {
         None => true,
+        Some(stored) if fresh_since.is_some_and(|since| stored.evidence.at < since) => true,
         Some(StoredEvidence { block, evidence, .. }) => match evidence.verdict {
             Verdict::Passed(_) => is_past(*block, intervals.proof_blocks),
             Verdict::Refused | Verdict::Unreachable => is_past(*block, intervals.retry_blocks),
@@ -68,7 +79,7 @@ fn is_due(
 mod tests {
     use std::time::Duration;
 
-    use nicompute_market::{Capability, DeviceKind, Evidence, UnixMillis};
+    use nicompute_market::{Capability, DeviceKind, Evidence};
 
     use super::*;
 
@@ -95,7 +106,8 @@ mod tests {
     #[test]
     fn proofs_come_at_their_intervals() {
         let at = |evidence: Option<&StoredEvidence>, tried: Option<u64>, head: u64| {
-            is_due(evidence, tried.map(BlockNumber), BlockNumber(head), INTERVALS)
+            let rhythm = Rhythm { intervals: INTERVALS, fresh_since: None };
+            is_due(evidence, tried.map(BlockNumber), BlockNumber(head), rhythm)
         };
         assert!(at(None, None, 5));
         assert!(!at(None, Some(5), 14) && at(None, Some(5), 15));
@@ -112,5 +124,11 @@ mod tests {
         let refused = evidence(1_000, Verdict::Refused);
         assert!(!at(Some(&refused), None, 1_009) && at(Some(&refused), None, 1_010));
         assert!(at(Some(&passed), None, 3), "evidence of a chain that is no more");
+        let anew = |since: u64, tried: Option<u64>| {
+            let rhythm = Rhythm { intervals: INTERVALS, fresh_since: Some(UnixMillis(since)) };
+            is_due(Some(&passed), tried.map(BlockNumber), BlockNumber(1_001), rhythm)
+        };
+        assert!(!anew(1, None) && anew(2, None), "evidence from before the start");
+        assert!(!anew(2, Some(1_000)), "not without a pause");
     }
 }

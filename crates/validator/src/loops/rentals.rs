@@ -1,5 +1,9 @@
 //! Follows the leases that were brokered: asks for those that no provider has taken yet, gives back those that their
 //! renters gave back, and writes down what the providers say of the rest.
+//!
+//! A lease has one asker at a time, which reads the row after it became the asker and before each request: once a release
+//! is written nobody asks any more. A release whose lease the provider does not know is repeated while a request may still
+//! arrive, so that no lease runs that these books believe to be over.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,9 +12,10 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use nicompute_client::{HeldLease, NodeClient, NodeError};
 use nicompute_daemon::{ErrorChain, Kind};
-use nicompute_market::{EndReason, FailReason, LeaseState};
+use nicompute_market::{EndReason, FailReason, LeaseId, LeaseState};
 use nicompute_wire::codes::Code;
 
+use crate::asking::Asker;
 use crate::context::Context;
 use crate::loops::{LoopError, Outcome};
 use crate::store::{Rental, RentalUpdate};
@@ -47,22 +52,71 @@ pub(crate) async fn follow(ctx: &Context, rental: &Rental) -> Result<(), LoopErr
         ctx.store.ask_release(rental.lease).await?;
     }
     let answer = if rental.is_release_asked || is_given_up {
-        node.release(rental.lease, ASK_BUDGET).await
+        let may_arrive = ctx.asking.may_arrive(rental.lease, ctx.clock.monotonic());
+        let answer = node.release(rental.lease, ASK_BUDGET).await;
+        let is_unknown =
+            answer.as_ref().is_err_and(|error| error.code() == Some(Code::NoSuchLease));
+        if may_arrive && is_unknown {
+            return Ok(());
+        }
+        answer
     } else if rental.is_accepted {
         node.lease(rental.lease, ASK_BUDGET).await
     } else {
-        node.create_lease(&rental.request, ASK_BUDGET).await
+        return request(ctx, rental.lease, &node).await;
     };
-    settle(ctx, rental, &node, answer).await
+    settle(ctx, rental, &node, answer).await.map(drop)
 }
 
-/// Writes down what an answer means for a rental.
-pub(crate) async fn settle(
+/// Asks for a lease once, unless somebody else does, or nobody wants it any more.
+async fn request(ctx: &Context, lease: LeaseId, node: &NodeClient) -> Result<(), LoopError> {
+    let Some(asker) = ctx.asking.begin(lease, ctx.clock.monotonic()) else { return Ok(()) };
+    let stored = ctx.store.rental(lease).await?.filter(Rental::is_wanted);
+    let Some(rental) = stored else { return Ok(()) };
+    let answer = ask(ctx, &asker, node, &rental).await;
+    settle_request(ctx, &rental, node, answer).await
+}
+
+/// One request for a lease.
+pub(crate) async fn ask(
+    ctx: &Context,
+    asker: &Asker<'_>,
+    node: &NodeClient,
+    rental: &Rental,
+) -> Result<HeldLease, NodeError> {
+    asker.sends(ctx.clock.monotonic());
+    let answer = node.create_lease(&rental.request, ASK_BUDGET).await;
+    if matches!(answer, Ok(_) | Err(NodeError::Refused(_))) {
+        asker.is_answered();
+    }
+    answer
+}
+
+/// Writes down the answer to a request. A lease that was given although these books call it over goes back.
+pub(crate) async fn settle_request(
     ctx: &Context,
     rental: &Rental,
     node: &NodeClient,
     answer: Result<HeldLease, NodeError>,
 ) -> Result<(), LoopError> {
+    let given = answer.as_ref().ok().map(|held| held.state).filter(|state| !state.is_final());
+    let is_written = settle(ctx, rental, node, answer).await?;
+    if let Some(state) = given.filter(|_| !is_written) {
+        let lease = rental.lease;
+        tracing::warn!(%lease, "a lease was given that was believed to be over; it goes back");
+        ctx.store.reopen_rental(lease, state).await?;
+        ctx.nudges.rentals.notify_one();
+    }
+    Ok(())
+}
+
+/// Writes down what an answer means for a rental. Gives false when it was over already.
+async fn settle(
+    ctx: &Context,
+    rental: &Rental,
+    node: &NodeClient,
+    answer: Result<HeldLease, NodeError>,
+) -> Result<bool, LoopError> {
     let update = match answer {
         Ok(held) => taken(ctx, rental, node, &held).await,
         Err(error) => match verdict(ctx, rental, &error) {
@@ -72,7 +126,8 @@ pub(crate) async fn settle(
             None => {
                 let lease = rental.lease;
                 tracing::debug!(%lease, error = %ErrorChain(&error), "a rental cannot be asked after");
-                return Ok(ctx.store.lose_sight_of_rental(lease).await?);
+                ctx.store.lose_sight_of_rental(lease).await?;
+                return Ok(true);
             }
         },
     };

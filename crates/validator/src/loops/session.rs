@@ -1,4 +1,10 @@
 //! One proof of one provider, from the lease to the stored verdict, by the same way that a renter takes.
+//!
+//! A machine that cannot be proven because somebody holds it keeps its evidence only where this validator's own books say
+//! who: a running rental that it brokered itself. Any other "occupied" is a miss like silence, for a provider's word alone
+//! would pay for hardware that is never there again. A lease of another validator costs a miss or two, not the evidence,
+//! unless it is still there after [`UNREACHABLE_AFTER`] tries in a row. A machine without a passed proof has nothing to keep:
+//! there "occupied" is neither evidence nor a miss, so that validators who start together do not blame it for each other.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -59,8 +65,8 @@ enum Ended {
     Verdict(Proven),
     /// Nothing was shown, and it is the provider's doing as far as can be seen.
     Missed(String),
-    /// A renter holds the machine: the last evidence stands.
-    Rented,
+    /// The provider says that somebody holds the machine.
+    Occupied(String),
     /// Nothing can be said of the provider.
     Void(String),
 }
@@ -72,7 +78,8 @@ impl Session {
         getrandom::fill(&mut bytes).ok()?;
         let lease = LeaseId::from_random_bytes(bytes);
         let head = ctx.head();
-        let running = Running { lease, phase: Phase::Leasing, started_at: ctx.now() };
+        let running =
+            Running { lease, is_accepted: false, phase: Phase::Leasing, started_at: ctx.now() };
         let mut board = ctx.board.lock();
         if board.sessions.contains_key(&due.provider) {
             return None;
@@ -142,11 +149,14 @@ impl Session {
             duration_seconds: PROOF_LEASE_MILLIS_MAX.checked_div(MILLIS).unwrap_or(0),
         };
         node.create_lease(&request, ASK_BUDGET).await.map_err(|error| missed(&error))?;
+        self.ctx.board.set_accepted(&self.provider);
         let held =
             node.settled(self.lease, PREPARE_BUDGET).await.map_err(|error| missed(&error))?;
         match held.state {
             LeaseState::Running => Ok(Taken { who, held, key, profile }),
-            LeaseState::Failed(FailReason::Occupied) => Err(Ended::Rented),
+            LeaseState::Failed(FailReason::Occupied) => {
+                Err(Ended::Occupied("the proof lease is failed: occupied".to_owned()))
+            }
             other => Err(Ended::Missed(format!("the proof lease is {other}"))),
         }
     }
@@ -162,7 +172,9 @@ impl Session {
         }
         fit.retain(|offer| offer.available);
         let size = |offer: &Offer| (offer.machine.gpus.len(), offer.machine.memory_bytes);
-        fit.into_iter().max_by_key(size).ok_or(Ended::Rented)
+        fit.into_iter()
+            .max_by_key(size)
+            .ok_or_else(|| Ended::Occupied("no offer is free".to_owned()))
     }
 
     async fn prove_in(&self, access: &SshAccess, taken: &Taken) -> Ended {
@@ -189,23 +201,24 @@ impl Session {
     async fn record(&self, ended: Ended) -> Result<(), LoopError> {
         let provider = self.provider;
         let (verdict, detail, transcript) = match ended {
+            Ended::Occupied(detail) if self.may_be_occupied().await? => {
+                tracing::debug!(%provider, detail, "an occupied machine is proven later");
+                return Ok(());
+            }
             Ended::Verdict(Proven::Passed { shown, transcript }) => {
                 (Verdict::Passed(shown), "the proof holds".to_owned(), Some(transcript))
             }
             Ended::Verdict(Proven::Refused { detail, transcript }) => {
                 (Verdict::Refused, detail, transcript)
             }
-            Ended::Verdict(Proven::Lost(detail)) | Ended::Missed(detail) => {
+            Ended::Verdict(Proven::Lost(detail))
+            | Ended::Missed(detail)
+            | Ended::Occupied(detail) => {
                 if self.count_miss() < UNREACHABLE_AFTER {
                     tracing::info!(%provider, detail, "a proof did not come about");
                     return Ok(());
                 }
                 (Verdict::Unreachable, detail, None)
-            }
-            Ended::Rented => {
-                tracing::debug!(%provider, "a rented machine keeps its last evidence");
-                self.forget_misses();
-                return Ok(());
             }
             Ended::Verdict(Proven::Own(detail)) | Ended::Void(detail) => {
                 tracing::warn!(%provider, detail, "a proof failed on this side");
@@ -255,6 +268,17 @@ impl Session {
         }
     }
 
+    /// Whether a renter of this validator holds the machine, or there is no passed proof that "occupied" could keep alive.
+    async fn may_be_occupied(&self) -> Result<bool, LoopError> {
+        let latest = self.ctx.store.latest_evidence().await?;
+        let mut latest = latest.iter().filter(|stored| stored.provider == self.provider);
+        if !latest.any(|stored| matches!(stored.evidence.verdict, Verdict::Passed(_))) {
+            return Ok(true);
+        }
+        let open = self.ctx.store.open_rentals().await?;
+        Ok(open.iter().any(|rental| rental.provider == self.provider && rental.holds_machine()))
+    }
+
     fn count_miss(&self) -> u32 {
         let mut board = self.ctx.board.lock();
         let tries = board.tries.entry(self.provider).or_default();
@@ -269,10 +293,10 @@ impl Session {
     }
 }
 
-/// A refusal because the machine is taken is no miss.
+/// A refusal, told apart where the machine is said to be taken.
 fn missed(error: &NodeError) -> Ended {
     match error.code() {
-        Some(Code::Occupied | Code::NoCapacity) => Ended::Rented,
+        Some(Code::Occupied | Code::NoCapacity) => Ended::Occupied(ErrorChain(error).to_string()),
         _ => Ended::Missed(ErrorChain(error).to_string()),
     }
 }

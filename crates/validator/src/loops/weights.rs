@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use nicompute_market::{
-    BlockNumber, Hotkey, LeaseState, Score, Track, Uid, WeightPolicy, WeightsError, score, weights,
+    BlockNumber, Hotkey, Score, Track, Uid, WeightPolicy, WeightsError, score, weights,
 };
 
 use crate::chain_view::ChainView;
@@ -45,12 +45,8 @@ pub(crate) async fn run(ctx: &Arc<Context>) -> Outcome {
 pub(crate) async fn standings(ctx: &Context) -> Result<BTreeMap<Hotkey, Standing>, LoopError> {
     let latest = ctx.store.latest_evidence().await?;
     let open = ctx.store.open_rentals().await?;
-    let holds = |state| matches!(state, LeaseState::Running | LeaseState::Paused);
-    let rented: BTreeSet<Hotkey> = open
-        .iter()
-        .filter(|rental| rental.is_known && holds(rental.state))
-        .map(|rental| rental.provider)
-        .collect();
+    let rented: BTreeSet<Hotkey> =
+        open.iter().filter(|rental| rental.holds_machine()).map(|rental| rental.provider).collect();
     let (policy, now) = (ctx.config.policies.score, ctx.now());
     let standing = |stored: StoredEvidence| {
         let is_rented = rented.contains(&stored.provider);

@@ -53,6 +53,8 @@ pub(crate) enum Inserted {
     New,
     /// The id was there already.
     Known(Box<Rental>),
+    /// The id is that of a lease of this validator's own.
+    Taken,
     /// Its owner has as many open rentals as one may have.
     TooMany,
 }
@@ -65,6 +67,18 @@ pub(crate) struct RentalUpdate {
     pub(crate) expires_at: UnixMillis,
     pub(crate) is_accepted: bool,
     pub(crate) ssh: Option<SshAccessView>,
+}
+
+impl Rental {
+    /// Whether its provider last said that the renter has the machine, and can still be asked.
+    pub(crate) const fn holds_machine(&self) -> bool {
+        self.is_known && matches!(self.state, LeaseState::Running | LeaseState::Paused)
+    }
+
+    /// Whether its provider is still to be asked for it.
+    pub(crate) const fn is_wanted(&self) -> bool {
+        !self.is_accepted && !self.is_release_asked && !self.state.is_final()
+    }
 }
 
 impl Store {
@@ -80,6 +94,14 @@ impl Store {
         let act = "store a rental";
         let request = serde_json::to_string(&rental.request).map_err(|_| damaged("request"))?;
         let mut tx = self.pool.begin().await.map_err(failed(act))?;
+        let taken = sqlx::query("SELECT 1 FROM proof_leases WHERE lease = ?")
+            .bind(rental.lease.to_string())
+            .fetch_optional(&mut *tx)
+            .await
+            .map_err(failed(act))?;
+        if taken.is_some() {
+            return Ok(Inserted::Taken);
+        }
         let done = sqlx::query(
             "INSERT INTO rentals (lease, owner, provider, address, offer, words, request, \
              price_micro_usd_per_hour, requested_at_unix_ms, expires_at_unix_ms, state) \
@@ -144,12 +166,12 @@ impl Store {
         rows.iter().map(rental_of).collect()
     }
 
-    /// Writes down what the provider said, unless the rental is over already.
+    /// Writes down what the provider said, unless the rental is over already. Gives whether it was not.
     pub(crate) async fn update_rental(
         &self,
         lease: LeaseId,
         update: &RentalUpdate,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         let ssh = update.ssh.as_ref().map(serde_json::to_string).transpose();
         sqlx::query(
             "UPDATE rentals SET state = ?, reason = ?, expires_at_unix_ms = ?, ssh = ?, \
@@ -164,8 +186,27 @@ impl Store {
         .bind(lease.to_string())
         .execute(&self.pool)
         .await
-        .map(drop)
+        .map(|done| done.rows_affected() == 1)
         .map_err(failed("update a rental"))
+    }
+
+    /// Opens a rental again that was believed to be over and that its provider has after all: to be given back.
+    pub(crate) async fn reopen_rental(
+        &self,
+        lease: LeaseId,
+        state: LeaseState,
+    ) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE rentals SET state = ?, reason = ?, is_known = 1, is_accepted = 1, \
+             is_release_asked = 1 WHERE lease = ?",
+        )
+        .bind(state.name())
+        .bind(state.reason())
+        .bind(lease.to_string())
+        .execute(&self.pool)
+        .await
+        .map(drop)
+        .map_err(failed("open a rental again"))
     }
 
     /// Writes down that the provider could not be asked.

@@ -17,6 +17,7 @@ use nicompute_wire::codes::{Code, Problem};
 use nicompute_wire::hostkey;
 use nicompute_wire::node::LeaseRequest;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 pub(crate) const HOST_KEY: &str =
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f";
@@ -66,6 +67,8 @@ pub(crate) struct Provider {
     pub(crate) key: Keypair,
     pub(crate) address: SocketAddr,
     pub(crate) inner: Arc<Mutex<Inner>>,
+    /// Without a permit no request for a lease gets past the door, though it is counted as one that waits.
+    pub(crate) gate: Arc<Semaphore>,
     stop: Tasks,
 }
 
@@ -80,7 +83,13 @@ impl Provider {
         let address = listener.local_addr().unwrap();
         let inner = Inner { lie, price: 1_000, leases: BTreeMap::new(), log: Vec::new() };
         let stop = Tasks::new();
-        let provider = Self { key, address, inner: Arc::new(Mutex::new(inner)), stop };
+        let provider = Self {
+            key,
+            address,
+            inner: Arc::new(Mutex::new(inner)),
+            gate: Arc::new(Semaphore::new(1)),
+            stop,
+        };
         let app = Router::new().fallback(answer).with_state(provider.clone());
         let token = provider.stop.token().clone();
         provider.stop.spawn("provider", OnError::Log, async move {
@@ -201,6 +210,10 @@ async fn answer(State(provider): State<Provider>, request: Request) -> Response 
     let checked = btauth::check_request(header, &signed, &provider.hotkey(), now_ns).unwrap();
     let sender = *checked.sender();
     let nonce: u64 = header("X-Bittensor-Nonce").unwrap().parse().unwrap();
+    if parts.method == Method::POST {
+        provider.inner.lock().unwrap().log.push("waits".to_owned());
+        drop(provider.gate.acquire().await.unwrap());
+    }
     let (status, text) = provider.reply(&parts.method, parts.uri.path(), &body, Hotkey(sender));
     let lie = provider.inner.lock().unwrap().lie;
     let eve = Keypair::from_uri("//Eve", Scheme::Sr25519).unwrap();

@@ -7,6 +7,7 @@ use nicompute_proof::verify_transcript;
 
 use crate::door::{Conduct, ProverDoor};
 use crate::provider::{Lie, Provider};
+use crate::rentals;
 use crate::world::{self, validator_key, wait_for};
 
 /// An honest provider must be paid, and anybody must be able to check why.
@@ -110,24 +111,40 @@ async fn a_provider_that_is_not_believed_earns_nothing() {
     }
 }
 
-/// A rented machine cannot be proven and must keep what it has shown; else renting out would cost the provider its pay.
+/// A machine that was rented here cannot be proven and must keep what it has shown; else renting out would cost the provider
+/// its pay. Nobody else's word is enough for that: "occupied" for ever would be pay for hardware that is gone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_rented_machine_keeps_its_evidence() {
-    let dir = tempfile::tempdir().unwrap();
-    let provider = Provider::start("//Bob", Lie::None).await;
-    let mut config = world::config(dir.path());
-    config.intervals.proof_blocks = 0;
-    let door = ProverDoor::new(Conduct::Honest);
-    let world = world::try_start(config, &[&provider], door).await.unwrap();
-    world.verdict(&provider).await;
+async fn only_a_machine_rented_here_keeps_its_evidence() {
     for lie in [Lie::Occupied, Lie::Unavailable] {
+        let dir = tempfile::tempdir().unwrap();
+        let provider = Provider::start("//Bob", Lie::None).await;
+        let world = world::start(dir.path(), &[&provider], ProverDoor::new(Conduct::Honest)).await;
+        world.verdict(&provider).await;
+        wait_for("the release", async || provider.held().is_empty().then_some(())).await;
+        let (me, key) = world.principal("me").await;
+        let rented = world.handle.rent(&me, rentals::request(&provider, 1)).await.unwrap();
+        assert_eq!(rented.state, "running");
+        world.stop().await;
+
         provider.set_lie(lie);
+        let mut config = world::config(dir.path());
+        config.intervals.proof_blocks = 0;
+        let door = ProverDoor::new(Conduct::Honest);
+        let world = world::try_start(config, &[&provider], door).await.unwrap();
         let asked = provider.count("GET /v1/node");
         let again = async || (provider.count("GET /v1/node") > asked + 5).then_some(());
         wait_for("more tries", again).await;
         assert_eq!(world.proof(&provider).await.unwrap().verdict, "passed", "{lie:?}");
+
+        let me = world.handle.principal_of(key.expose()).await.unwrap().unwrap();
+        world.handle.release(&me, rented.id).await.unwrap();
+        let lost = async || {
+            let proof = world.proof(&provider).await.unwrap();
+            (proof.verdict == "unreachable" && proof.score_micro == 0).then_some(())
+        };
+        wait_for("the pay to end", lost).await;
+        world.stop().await;
     }
-    world.stop().await;
 }
 
 /// Offers without limits are for the local market only: elsewhere they are neither proven nor shown.
@@ -162,5 +179,18 @@ async fn a_liar_does_not_hold_up_the_others() {
     assert_eq!(world.verdict(&honest).await.verdict, "passed");
     assert_eq!(world.verdict(&liar).await.verdict, "unreachable");
     assert!(world.handle.health().is_good());
+    world.stop().await;
+}
+
+/// Validators that start together occupy a new provider for each other: that must not become evidence against it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_provider_that_is_occupied_is_not_blamed() {
+    let dir = tempfile::tempdir().unwrap();
+    let provider = Provider::start("//Bob", Lie::Occupied).await;
+    let world = world::start(dir.path(), &[&provider], ProverDoor::new(Conduct::Honest)).await;
+    wait_for("more tries", async || (provider.count("POST") > 5).then_some(())).await;
+    assert_eq!(world.proof(&provider).await, None);
+    provider.set_lie(Lie::None);
+    assert_eq!(world.verdict(&provider).await.verdict, "passed");
     world.stop().await;
 }

@@ -8,7 +8,7 @@ use crate::door::{Conduct, ProverDoor};
 use crate::provider::{HOST_KEY, Lie, Provider};
 use crate::world::{self, World, wait_for};
 
-fn request(provider: &Provider, id: u8) -> RentRequest {
+pub(crate) fn request(provider: &Provider, id: u8) -> RentRequest {
     RentRequest {
         id: LeaseId::from_random_bytes([id; 16]),
         provider: provider.hotkey(),
@@ -162,5 +162,125 @@ async fn a_release_outlives_an_outage() {
         (lease.state == "ended").then_some(())
     };
     wait_for("the end", over).await;
+    world.stop().await;
+}
+
+/// What was given back while the provider was still being asked must not run unseen for a month once it says yes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_release_during_the_ask_ends_the_ask() {
+    let dir = tempfile::tempdir().unwrap();
+    let provider = Provider::start("//Bob", Lie::None).await;
+    let world = proven(dir.path(), &provider).await;
+    let (me, _) = world.principal("me").await;
+    provider.set_lie(Lie::Occupied);
+    let wanted = request(&provider, 1);
+    let id = wanted.id;
+    let before = provider.count("POST");
+    let release = async {
+        wait_for("a request", async || (provider.count("POST") > before).then_some(())).await;
+        world.handle.release(&me, id).await.unwrap();
+        provider.set_lie(Lie::None);
+    };
+    let (told, ()) = tokio::join!(world.handle.rent(&me, wanted), release);
+    let told = told.unwrap();
+    assert_eq!((told.state.as_str(), told.reason.as_deref()), ("failed", Some("cancelled")));
+    assert!(provider.held().is_empty());
+    world.stop().await;
+}
+
+/// The same with the request on its way: the provider does not know the lease yet when it is told to let go.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_release_that_overtakes_its_request_is_repeated() {
+    let dir = tempfile::tempdir().unwrap();
+    let provider = Provider::start("//Bob", Lie::None).await;
+    let world = proven(dir.path(), &provider).await;
+    let (me, _) = world.principal("me").await;
+    let closed = provider.gate.clone().acquire_owned().await.unwrap();
+    let wanted = request(&provider, 1);
+    let id = wanted.id;
+    let before = provider.count("waits");
+    let release = async {
+        wait_for("a request", async || (provider.count("waits") > before).then_some(())).await;
+        let told = world.handle.release(&me, id).await.unwrap();
+        assert_eq!(told.state, "requested", "nobody knows yet");
+        drop(closed);
+    };
+    let (rented, ()) = tokio::join!(world.handle.rent(&me, wanted), release);
+    rented.unwrap();
+    let over = async || {
+        let lease = world.handle.leases(&me).await.unwrap().leases.remove(0);
+        (lease.state == "ended").then_some(())
+    };
+    wait_for("the end", over).await;
+    assert!(provider.held().is_empty());
+    world.stop().await;
+}
+
+/// The same when the renter hangs up, so that nobody waits for the answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_release_after_hanging_up_reaches_the_provider() {
+    let dir = tempfile::tempdir().unwrap();
+    let provider = Provider::start("//Bob", Lie::None).await;
+    let world = proven(dir.path(), &provider).await;
+    let (me, _) = world.principal("me").await;
+    let closed = provider.gate.clone().acquire_owned().await.unwrap();
+    let wanted = request(&provider, 1);
+    let id = wanted.id;
+    let before = provider.count("waits");
+    let waits = async || (provider.count("waits") > before).then_some(());
+    tokio::select! {
+        early = world.handle.rent(&me, wanted) => panic!("{early:?}"),
+        () = wait_for("a request", waits) => {}
+    }
+    let told = world.handle.release(&me, id).await.unwrap();
+    assert_eq!(told.state, "requested", "the request may still arrive");
+    drop(closed);
+    world.stop().await;
+}
+
+/// The rentals loop must not end what a request still waits for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_machine_that_is_being_cleared_is_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let provider = Provider::start("//Bob", Lie::None).await;
+    let world = proven(dir.path(), &provider).await;
+    let (me, _) = world.principal("me").await;
+    provider.set_lie(Lie::Occupied);
+    let wanted = request(&provider, 1);
+    let id = wanted.id;
+    let before = provider.count("POST");
+    let clear = async {
+        let twice = async || (provider.count("POST") > before + 1).then_some(());
+        wait_for("two requests", twice).await;
+        provider.set_lie(Lie::None);
+    };
+    let (rented, ()) = tokio::join!(world.handle.rent(&me, wanted), clear);
+    assert_eq!(rented.unwrap().state, "running");
+    assert_eq!(provider.held(), [id]);
+    assert_eq!(world.handle.leases(&me).await.unwrap().leases[0].state, "running");
+    world.stop().await;
+}
+
+/// Whoever could rent the lease of a proof could give it back, and so end the proofs of its rivals.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_lease_of_a_proof_is_no_rental() {
+    let dir = tempfile::tempdir().unwrap();
+    let provider = Provider::start("//Bob", Lie::None).await;
+    let closed = provider.gate.clone().acquire_owned().await.unwrap();
+    let door = ProverDoor::new(Conduct::Silent);
+    let world = world::start(dir.path(), &[&provider], door).await;
+    let (me, _) = world.principal("me").await;
+    let session = async || world.handle.status().await.unwrap().providers[0].session.clone();
+    wait_for("the request", async || (provider.count("waits") > 0).then_some(())).await;
+    assert_eq!(session().await, None, "not before the provider has taken it");
+    drop(closed);
+    let lease = wait_for("the session", session).await.lease;
+    let asked = provider.count("POST");
+    let request = RentRequest { id: lease, ..request(&provider, 1) };
+    let denied = world.handle.rent(&me, request).await.unwrap_err();
+    assert_eq!(denied.code, Code::LeaseConflict);
+    assert_eq!(provider.count("POST"), asked, "no provider was asked");
+    assert!(world.handle.leases(&me).await.unwrap().leases.is_empty());
+    assert_eq!(provider.held(), [lease]);
     world.stop().await;
 }

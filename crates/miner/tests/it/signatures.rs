@@ -129,13 +129,15 @@ async fn a_clock_set_back_over_a_restart_opens_no_replay() {
     let world = World::new();
     let node = world.start().await;
     node.running(1).await;
-    world.clock.advance(Duration::from_secs(1));
+    world.clock.advance(Duration::from_secs(5));
     let (caller, target) = (key("//Validator"), format!("{}/pause", path(1)));
-    let pause = signed(&caller, "POST", &target, b"", world.nonce());
+    // Behind the node's clock, as most requests are.
+    let pause = signed(&caller, "POST", &target, b"", world.nonce() - 1_000_000);
     assert_eq!(send(&node, "POST", &target, &pause, b"").await.status, 200);
     node.kill().await;
     let world = World { clock: ManualClock::at_unix_ms(START_MS), ..world };
     let node = world.start().await;
+    world.clock.advance(Duration::from_secs(4));
     // The recorded request is one second ahead now, which is within what is allowed.
     let again = send(&node, "POST", &target, &pause, b"").await;
     assert_eq!((again.status, again.code()), (401, Some(Code::NotFresh)));

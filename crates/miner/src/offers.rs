@@ -52,7 +52,7 @@ impl Offers {
     ) -> Self {
         Self {
             id: OFFER_ID.parse().expect("the constant is an offer id"),
-            machine: offered(inventory),
+            machine: offered(inventory, &*runtime),
             price_per_hour,
             kind: market_kind(&*runtime),
             runtime,
@@ -114,10 +114,10 @@ impl Offers {
     }
 }
 
-/// What a tenant gets of the machine.
-fn offered(inventory: &Inventory) -> Machine {
+/// What a tenant gets of the machine. GPUs that the runtime cannot give to a container are not for rent.
+fn offered(inventory: &Inventory, runtime: &dyn Runtime) -> Machine {
     let kept = (inventory.memory_bytes / MEMORY_KEPT_DIVISOR).min(MEMORY_KEPT_BYTES_MAX);
-    let gpus = inventory.gpus.iter().map(|gpu| Gpu {
+    let gpus = inventory.gpus.iter().filter(|_| runtime.gives_gpus()).map(|gpu| Gpu {
         uuid: gpu.uuid.clone(),
         name: gpu.name.clone(),
         memory_bytes: gpu.memory_bytes,
@@ -139,5 +139,54 @@ fn market_kind(runtime: &dyn Runtime) -> RuntimeKind {
         HostKind::SandboxUser => RuntimeKind::SandboxUser,
         HostKind::Fake if runtime.limits_enforced() => RuntimeKind::SandboxRoot,
         HostKind::Fake => RuntimeKind::SandboxUser,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nicompute_daemon::ManualClock;
+    use nicompute_host::inventory::{Gpu as HostGpu, GpuShare};
+    use nicompute_host::runtime::{FakeMachine, FakeRuntime, RuntimeConfig, SandboxProgram};
+
+    use super::*;
+
+    /// Every lease of a machine with GPUs would fail where the runtime cannot give them to a container.
+    #[test]
+    fn gpus_are_offered_where_the_runtime_gives_them() {
+        let gpu = HostGpu {
+            uuid: "GPU-1".to_owned(),
+            name: "test".to_owned(),
+            memory_bytes: 1 << 30,
+            compute_capability: None,
+            share: GpuShare::Whole,
+        };
+        let inventory = Inventory {
+            cpu_model: "test".to_owned(),
+            cores: 2,
+            memory_bytes: 1 << 30,
+            memory_free_bytes: 1 << 30,
+            disk_free_bytes: 1 << 30,
+            gpus: vec![gpu],
+            gpu_driver: None,
+            notes: Vec::new(),
+        };
+        let machine = FakeMachine::new();
+        let offered = || {
+            let config = RuntimeConfig {
+                node_id: "node".to_owned(),
+                state_dir: "/none".into(),
+                rootfs: None,
+                sandbox_program: SandboxProgram { path: "/none".into(), args: Vec::new() },
+                docker_socket: None,
+                images: Vec::new(),
+            };
+            let runtime = Arc::new(FakeRuntime::new(config, machine.clone()));
+            let offers = Offers::new(&inventory, MicroUsd(1), runtime, ManualClock::at_unix_ms(1));
+            offers.machine().clone()
+        };
+        let with = offered();
+        assert_eq!(with.gpus.len(), 1);
+        machine.give_no_gpus();
+        assert_eq!(offered(), Machine { gpus: Vec::new(), ..with });
     }
 }

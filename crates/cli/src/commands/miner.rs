@@ -47,6 +47,9 @@ pub(crate) struct MinerArgs {
     /// How tenants are run.
     #[arg(long, default_value = "auto", value_parser = ["auto", "docker", "sandbox"])]
     runtime: String,
+    /// An image on this machine's Docker engine that tenants may start. Give it once for each image.
+    #[arg(long = "image", value_name = "NAME")]
+    images: Vec<String>,
     /// An unpacked image for the sandbox.
     #[arg(long, value_name = "DIR")]
     rootfs: Option<PathBuf>,
@@ -80,7 +83,8 @@ async fn start(
     }
     let announce_ip = announce_ip(&args)?;
     let programs = embedded::materialize(&setting.folder.join("programs"))?;
-    let runtime_config = runtime_config(hotkey.hotkey(), setting.folder.clone(), rootfs(&args));
+    let mut runtime_config = runtime_config(hotkey.hotkey(), setting.folder.clone(), rootfs(&args));
+    runtime_config.images.clone_from(&args.images);
     let runtime = Box::pin(runtime(&args, &runtime_config, &setting.clock)).await?;
     let mut masked_host_paths = args.mask.clone();
     masked_host_paths.push(wallets);
@@ -162,7 +166,7 @@ async fn docker_with_image(
     config: &RuntimeConfig,
     clock: &SharedClock,
 ) -> anyhow::Result<Arc<dyn Runtime>> {
-    let docker =
+    let mut docker =
         Docker::detect(config.clone(), SharedClock::clone(clock)).await.map_err(|error| {
             let remedy = error.remedy();
             Failure::new(Exit::Config, "no Docker engine can be used").because(error).hint(remedy)
@@ -207,6 +211,7 @@ pub(crate) fn runtime_config(
             args: vec!["__sandbox".to_owned()],
         },
         docker_socket: None,
+        images: Vec::new(),
     }
 }
 

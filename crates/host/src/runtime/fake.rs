@@ -27,6 +27,7 @@ pub struct FakeMachine(Arc<Mutex<Machine>>);
 struct Machine {
     containers: BTreeMap<(String, LeaseId), Container>,
     images: Vec<String>,
+    without_gpus: bool,
     pids_given: u32,
     failures_left: u32,
 }
@@ -58,6 +59,11 @@ impl FakeMachine {
     /// Replaces the images.
     pub fn set_images(&self, images: &[&str]) {
         self.lock().images = images.iter().map(|image| (*image).to_owned()).collect();
+    }
+
+    /// Makes the machine's runtimes give no GPUs to containers, as the sandbox does.
+    pub fn give_no_gpus(&self) {
+        self.lock().without_gpus = true;
     }
 
     /// Makes the next `count` acts fail before they change anything.
@@ -142,6 +148,10 @@ impl Runtime for FakeRuntime {
         Limits::All
     }
 
+    fn gives_gpus(&self) -> bool {
+        !self.machine.lock().without_gpus
+    }
+
     async fn images(&self) -> Result<Vec<String>, RuntimeError> {
         Ok(self.act()?.images.clone())
     }
@@ -149,6 +159,12 @@ impl Runtime for FakeRuntime {
     async fn ensure(&self, spec: &ContainerSpec) -> Result<Running, RuntimeError> {
         spec.check()?;
         let mut machine = self.act()?;
+        if machine.without_gpus && !spec.gpus.is_empty() {
+            return Err(RuntimeError::Unsupported {
+                what: "the fake machine gives no GPUs to containers".to_owned(),
+                remedy: "ask for none",
+            });
+        }
         let key = self.key(spec.lease);
         if let Some(container) = machine.containers.get(&key) {
             let current = container.spec.generation;

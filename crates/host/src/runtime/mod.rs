@@ -143,6 +143,9 @@ pub trait Runtime: Send + Sync + fmt::Debug {
         self.limits() != Limits::Nothing
     }
 
+    /// Whether containers can be given GPUs. Where they cannot, none may be offered.
+    fn gives_gpus(&self) -> bool;
+
     /// The images that a container can be made from on this machine, now.
     async fn images(&self) -> Result<Vec<String>, RuntimeError>;
 
@@ -198,6 +201,9 @@ pub struct RuntimeConfig {
     pub sandbox_program: SandboxProgram,
     /// The engine's socket; the usual places are tried without one.
     pub docker_socket: Option<PathBuf>,
+    /// The engine's images that containers may be made from. The engine may have others, which are the operator's own; with
+    /// none named here, none can be leased.
+    pub images: Vec<String>,
 }
 
 impl RuntimeConfig {

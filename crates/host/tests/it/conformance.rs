@@ -16,6 +16,10 @@ async fn the_fake_keeps_the_promises() {
     let fake = FakeRuntime::new(node.config.clone(), FakeMachine::new());
     let again = FakeRuntime::new(node.config.clone(), FakeMachine::new());
     promises(&fake, &node.spec("fake"), |_| true).await;
+    let machine = FakeMachine::new();
+    machine.give_no_gpus();
+    let without = FakeRuntime::new(node.config.clone(), machine);
+    promises(&without, &node.spec("fake"), |_| true).await;
     let spec = node.spec("fake");
     fake.ensure(&spec).await.expect("ensure");
     assert_eq!(again.list().await.expect("list"), [], "another machine");
@@ -26,6 +30,7 @@ async fn the_fake_keeps_the_promises() {
 async fn the_sandbox_keeps_the_promises() {
     let node = Node::new();
     if let Some(sandbox) = sandbox(&node).await {
+        assert!(!sandbox.gives_gpus());
         promises(&sandbox, &node.spec(HOST_IMAGE), lives).await;
     }
 }
@@ -85,6 +90,11 @@ async fn promises(runtime: &dyn Runtime, spec: &ContainerSpec, lives: impl Fn(u3
 }
 
 async fn refusals(runtime: &dyn Runtime, spec: &ContainerSpec) {
+    if !runtime.gives_gpus() {
+        let spec = ContainerSpec { gpus: vec!["GPU-0".to_owned()], ..spec.clone() };
+        let error = runtime.ensure(&spec).await.expect_err("refused");
+        assert!(matches!(error, RuntimeError::Unsupported { .. }), "{error}");
+    }
     let bad = [
         ContainerSpec { image: "no-such-image:0".to_owned(), ..spec.clone() },
         ContainerSpec { image: String::new(), ..spec.clone() },

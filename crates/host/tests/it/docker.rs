@@ -2,13 +2,15 @@
 
 use nicompute_daemon::{ErrorChain, SystemClock};
 use nicompute_host::runtime::docker::Docker;
-use nicompute_host::runtime::{ContainerSpec, Limits, Presence, Runtime, RuntimeError};
+use nicompute_host::runtime::{
+    ContainerSpec, Limits, Presence, Runtime, RuntimeConfig, RuntimeError,
+};
 
 use crate::support::{Inside, Node, skip, wait_for};
 
 /// The engine's runtime with the local market's image, or a line that says why the test did not run.
 pub(crate) async fn docker(node: &Node) -> Option<(Docker, String)> {
-    let docker = match Docker::detect(node.config.clone(), SystemClock::shared()).await {
+    let mut docker = match Docker::detect(node.config.clone(), SystemClock::shared()).await {
         Ok(docker) => docker,
         Err(error) => {
             skip(&format!("no engine: {}; {}", ErrorChain(&error), error.remedy()));
@@ -28,11 +30,33 @@ pub(crate) async fn docker(node: &Node) -> Option<(Docker, String)> {
 #[tokio::test]
 async fn the_image_is_built_offline_and_once() {
     let node = Node::new();
-    let Some((docker, image)) = docker(&node).await else { return };
+    let Some((mut docker, image)) = docker(&node).await else { return };
     assert_eq!(docker.build_devnet_image().await.expect("again"), image);
-    assert!(docker.images().await.expect("images").contains(&image));
+    assert_eq!(docker.images().await.expect("images"), [image]);
     assert!(!docker.facts().version.is_empty());
     assert!(docker.facts().runtimes.contains(&"runc".to_owned()));
+}
+
+/// Any image on the operator's engine could be leased, with whatever secrets lie in it.
+#[tokio::test]
+async fn only_allowed_images_can_be_leased() {
+    let node = Node::new();
+    let Some((_, image)) = docker(&node).await else { return };
+    let detect = async |images: &[&str]| {
+        let images = images.iter().map(|image| (*image).to_owned()).collect();
+        let config = RuntimeConfig { images, ..node.config.clone() };
+        Docker::detect(config, SystemClock::shared()).await.expect("docker")
+    };
+    for images in [&[][..], &["no-such-image:0"]] {
+        let docker = detect(images).await;
+        assert_eq!(docker.images().await.expect("images"), Vec::<String>::new());
+        let spec = node.spec(&image);
+        let error = docker.ensure(&spec).await.expect_err("refused");
+        assert!(matches!(error, RuntimeError::ImageMissing { .. }), "{error}");
+        assert_eq!(docker.inspect(spec.lease).await.expect("inspect"), Presence::Absent);
+    }
+    let docker = detect(&[&*image, "no-such-image:0"]).await;
+    assert_eq!(docker.images().await.expect("images"), [image]);
 }
 
 /// A tenant would have more of the machine than it rented, or less of its container than it needs.

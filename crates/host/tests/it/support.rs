@@ -37,6 +37,7 @@ impl Node {
             rootfs: Some(Rootfs::Host),
             sandbox_program,
             docker_socket: None,
+            images: Vec::new(),
         };
         Self { config, _dir: dir }
     }

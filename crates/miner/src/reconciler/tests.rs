@@ -99,6 +99,7 @@ impl World {
             rootfs: None,
             sandbox_program: SandboxProgram { path: "/none".into(), args: Vec::new() },
             docker_socket: None,
+            images: Vec::new(),
         };
         let runtime: Arc<dyn Runtime> = Arc::new(FakeRuntime::new(config, self.machine.clone()));
         let clock: SharedClock = self.clock.clone();

@@ -46,6 +46,7 @@ async fn real() -> Option<Real> {
         rootfs: Some(Rootfs::Host),
         sandbox_program: SandboxProgram { path: helper, args: Vec::new() },
         docker_socket: None,
+        images: Vec::new(),
     };
     match Sandbox::detect(config, Arc::clone(&clock)).await {
         Ok(sandbox) => Some(Real { world, clock, runtime: Arc::new(sandbox), agent }),

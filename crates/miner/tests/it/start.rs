@@ -36,6 +36,10 @@ impl Runtime for Unlimited {
         Limits::Nothing
     }
 
+    fn gives_gpus(&self) -> bool {
+        self.0.gives_gpus()
+    }
+
     async fn images(&self) -> Result<Vec<String>, RuntimeError> {
         self.0.images().await
     }

@@ -192,6 +192,7 @@ impl World {
             rootfs: None,
             sandbox_program: SandboxProgram { path: "/none".into(), args: Vec::new() },
             docker_socket: None,
+            images: Vec::new(),
         };
         MinerConfig {
             state_dir: self.state_dir(),

@@ -127,7 +127,11 @@ impl Docker {
     ///
     /// # Errors
     /// Why there is none, with a remedy.
-    pub async fn detect(config: RuntimeConfig, clock: SharedClock) -> Result<Self, DockerError> {
+    pub async fn detect(
+        mut config: RuntimeConfig,
+        clock: SharedClock,
+    ) -> Result<Self, DockerError> {
+        config.images = config.images.into_iter().map(with_tag).collect();
         let path = find_socket(config.docker_socket.as_deref())?;
         let failed = |source| DockerError::Engine { path: path.clone(), source };
         let engine = bollard::Docker::connect_with_unix(
@@ -156,13 +160,22 @@ impl Docker {
         &self.facts
     }
 
-    /// Makes the local market's image from this machine's static busybox, without a network, and returns its name. Making
-    /// it again finds the first one.
+    /// Makes the local market's image from this machine's static busybox, without a network, allows containers to be
+    /// made from it, and returns its name. Making it again finds the first one.
     ///
     /// # Errors
     /// When there is no static busybox, or the engine refuses the image.
-    pub async fn build_devnet_image(&self) -> Result<String, ImageError> {
-        image::build(&self.engine).await
+    pub async fn build_devnet_image(&mut self) -> Result<String, ImageError> {
+        let name = image::build(&self.engine).await?;
+        if !self.allows(&name) {
+            self.config.images.push(name.clone());
+        }
+        Ok(name)
+    }
+
+    /// Whether the operator lets tenants use the image. The engine has others, and what is in them is nobody's business.
+    fn allows(&self, image: &str) -> bool {
+        self.config.images.iter().any(|allowed| allowed == image)
     }
 
     /// The lease's container, if there is one and it is this node's.
@@ -180,6 +193,9 @@ impl Docker {
     }
 
     async fn create(&self, spec: &ContainerSpec) -> Result<(), RuntimeError> {
+        if !self.allows(&spec.image) {
+            return Err(RuntimeError::ImageMissing { image: spec.image.clone() });
+        }
         let limit = self.disk_quota.load(Ordering::Relaxed).then_some(spec.disk_bytes);
         match self.try_create(spec, limit).await {
             Err(error) if limit.is_some() && says(&error, "storage-opt") => {
@@ -259,12 +275,16 @@ impl Runtime for Docker {
         if disk { Limits::All } else { Limits::AllButDisk }
     }
 
+    fn gives_gpus(&self) -> bool {
+        true
+    }
+
     async fn images(&self) -> Result<Vec<String>, RuntimeError> {
         let options = ListImagesOptionsBuilder::default().all(false).build();
         let images = self.engine.list_images(Some(options)).await;
         let images = images.map_err(engine_error("listing images"))?;
         let tags = images.into_iter().take(LISTED_MAX).flat_map(|image| image.repo_tags);
-        let mut names: Vec<String> = tags.filter(|tag| !tag.contains("<none>")).collect();
+        let mut names: Vec<String> = tags.filter(|tag| self.allows(tag)).collect();
         names.sort_unstable();
         names.dedup();
         Ok(names)
@@ -400,6 +420,12 @@ fn find_socket(wanted: Option<&Path>) -> Result<PathBuf, DockerError> {
     }
 }
 
+/// The name as the engine lists it: one without a tag means the tag `latest`.
+fn with_tag(name: String) -> String {
+    let last = name.rsplit('/').next().unwrap_or_default();
+    if last.contains([':', '@']) { name } else { format!("{name}:latest") }
+}
+
 fn presence(container: &ContainerInspectResponse) -> Presence {
     let Some(state) = &container.state else { return Presence::Exited };
     let pid = state.pid.and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid != 0);
@@ -478,6 +504,19 @@ mod tests {
         assert!(says(&refusal(gpu), "could not select device driver"));
         assert_eq!(status(&refusal(gpu)), Some(500));
         assert_eq!(status(&EngineError::RequestTimeoutError), None);
+    }
+
+    /// An image that the operator allowed by its short name would never be offered, or a registry's port be taken for a tag.
+    #[test]
+    fn names_without_a_tag_mean_the_latest() {
+        for (given, listed) in [
+            ("busybox", "busybox:latest"),
+            ("busybox:1.36", "busybox:1.36"),
+            ("127.0.0.1:5000/tools/box", "127.0.0.1:5000/tools/box:latest"),
+            ("127.0.0.1:5000/tools/box:2", "127.0.0.1:5000/tools/box:2"),
+        ] {
+            assert_eq!(with_tag(given.to_owned()), listed);
+        }
     }
 
     /// A missing engine must be told apart from one that may not be used.

@@ -458,6 +458,10 @@ impl Runtime for Sandbox {
         if self.root.is_some() { Limits::All } else { Limits::Nothing }
     }
 
+    fn gives_gpus(&self) -> bool {
+        false
+    }
+
     async fn images(&self) -> Result<Vec<String>, RuntimeError> {
         Ok(vec![self.image_name().to_owned()])
     }

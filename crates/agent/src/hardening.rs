@@ -170,6 +170,8 @@ const DENIED_X86: &[i64] = &[];
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+
     use super::*;
 
     /// A filter that the kernel's checker refuses would keep every container from starting.
@@ -182,27 +184,98 @@ mod tests {
         assert_eq!(foreign_numbers_filter().len(), 4);
     }
 
-    /// A call that slipped off the list is a way out of the container.
+    /// A call that slipped off the list is a way out of the container, and so is a filter that was never installed.
     #[test]
-    fn a_filtered_thread_is_refused_what_the_list_says() {
-        let refused = std::thread::spawn(|| {
-            lower_rights().expect("lowers");
-            filter_calls().expect("filters");
-            let null: *const libc::c_char = std::ptr::null();
-            // SAFETY: the calls are refused before the kernel looks at their arguments.
-            let calls = unsafe {
-                [
-                    libc::mount(null, null, null, 0, std::ptr::null()),
-                    libc::unshare(libc::CLONE_NEWUSER),
-                    libc::setns(0, 0),
-                ]
-            };
-            // SAFETY: no flags, which changes nothing.
-            let allowed = unsafe { libc::unshare(0) };
-            (calls, allowed, io::Error::last_os_error().raw_os_error())
-        });
-        let (calls, allowed, _) = refused.join().expect("joins");
-        assert_eq!(calls, [-1, -1, -1]);
-        assert_eq!(allowed, 0);
+    fn the_filters_refuse_what_the_kernel_would_answer() {
+        let probes = probes();
+        let said = answers_of_a_child(&probes);
+        let (before, after) = said.split_at(probes.len());
+        let mut proven = 0;
+        for ((probe, before), after) in probes.iter().zip(before).zip(after) {
+            assert_ne!(*before, 0, "{}: bad arguments are refused", probe.name);
+            assert_eq!(i32::from(*after), probe.filtered, "{}", probe.name);
+            proven += usize::from(before != after);
+        }
+        // Inside a container with a filter of its own the kernel answers some of them as ours does, but never all.
+        assert!(proven > 0, "nothing is refused that was not refused before: {said:?}");
+        assert_eq!(after.get(probes.len()..), Some(&[0][..]), "harmless calls go on");
+    }
+
+    /// A call with arguments that the kernel itself refuses, whoever asks, before it changes anything.
+    struct Probe {
+        name: &'static str,
+        number: libc::c_long,
+        args: [libc::c_long; 2],
+        filtered: libc::c_int,
+    }
+
+    fn probes() -> Vec<Probe> {
+        // No file, address, process, length or command has this value.
+        const BAD: libc::c_long = -1;
+        // Both combinations contradict themselves.
+        let new_user = |with| libc::c_long::from(libc::CLONE_NEWUSER | with);
+        let refused = |name, number, args| Probe { name, number, args, filtered: libc::EPERM };
+        vec![
+            refused("mount", libc::SYS_mount, [BAD, BAD]),
+            refused("umount2", libc::SYS_umount2, [BAD, BAD]),
+            refused("open_tree", libc::SYS_open_tree, [BAD, BAD]),
+            refused("name_to_handle_at", libc::SYS_name_to_handle_at, [BAD, BAD]),
+            refused("setns", libc::SYS_setns, [BAD, 0]),
+            refused("unshare", libc::SYS_unshare, [new_user(1), 0]),
+            refused("clone", libc::SYS_clone, [new_user(libc::CLONE_FS), 0]),
+            refused("keyctl", libc::SYS_keyctl, [BAD, 0]),
+            refused("add_key", libc::SYS_add_key, [BAD, BAD]),
+            refused("request_key", libc::SYS_request_key, [BAD, BAD]),
+            refused("settimeofday", libc::SYS_settimeofday, [BAD, BAD]),
+            refused("clock_settime", libc::SYS_clock_settime, [BAD, BAD]),
+            refused("move_pages", libc::SYS_move_pages, [BAD, 0]),
+            Probe { filtered: libc::ENOSYS, ..refused("clone3", libc::SYS_clone3, [0, 0]) },
+        ]
+    }
+
+    /// The error numbers that a child gets for each probe before it filters itself, then after, and then for a call that is
+    /// allowed.
+    fn answers_of_a_child(probes: &[Probe]) -> Vec<u8> {
+        let (mut reader, mut writer) = io::pipe().expect("pipe");
+        // SAFETY: the child makes system calls and allocates, which the C library allows after a fork, and never returns.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let told = tell_answers(probes, &mut writer);
+            // SAFETY: `_exit` takes any number and touches no memory.
+            unsafe { libc::_exit(libc::c_int::from(told.is_err())) };
+        }
+        assert!(child > 0, "{}", io::Error::last_os_error());
+        drop(writer);
+        let mut said = Vec::new();
+        reader.read_to_end(&mut said).expect("answers");
+        let mut status = -1;
+        // SAFETY: `status` outlives the call and the child is ours.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        assert_eq!(status, 0, "the child could not filter itself");
+        assert_eq!(said.len(), 2 * probes.len() + 1);
+        said
+    }
+
+    fn tell_answers(probes: &[Probe], to: &mut impl io::Write) -> io::Result<()> {
+        let answers = || probes.iter().map(answer).collect::<Vec<u8>>();
+        to.write_all(&answers())?;
+        lower_rights().and_then(|()| filter_calls()).map_err(io::Error::other)?;
+        to.write_all(&answers())?;
+        let args = [0, 0];
+        to.write_all(&[answer(&Probe {
+            name: "unshare",
+            number: libc::SYS_unshare,
+            args,
+            filtered: 0,
+        })])
+    }
+
+    /// The error number that a call gets; 0 when it succeeds.
+    fn answer(probe: &Probe) -> u8 {
+        let ([first, second], none) = (probe.args, libc::c_long::from(0_i32));
+        // SAFETY: no argument is a valid address, and the kernel refuses the rest before it changes anything.
+        let outcome = unsafe { libc::syscall(probe.number, first, second, none, none, none, none) };
+        let error = io::Error::last_os_error().raw_os_error().unwrap_or_default();
+        if outcome == -1 { u8::try_from(error).unwrap_or(u8::MAX) } else { 0 }
     }
 }

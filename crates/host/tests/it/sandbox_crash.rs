@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -49,6 +50,16 @@ fn traces_of(spec: &ContainerSpec) -> Vec<String> {
     traces
 }
 
+/// The loop devices that have the lease's disk.
+fn loop_devices_of(lease: LeaseId) -> Vec<PathBuf> {
+    let devices = fs::read_dir("/sys/block").expect("block devices").flatten();
+    let held = devices.filter(|device| {
+        let file = fs::read_to_string(device.path().join("loop/backing_file")).unwrap_or_default();
+        file.contains(&lease.to_string())
+    });
+    held.map(|device| Path::new("/dev").join(device.file_name())).collect()
+}
+
 async fn nothing_is_left(spec: &ContainerSpec) {
     wait_for("the processes to be gone", || processes_of(spec.lease).is_empty()).await;
     assert_eq!(traces_of(spec), Vec::<String>::new());
@@ -91,6 +102,34 @@ async fn a_dead_container_is_noticed_and_started_again() {
     assert_ne!(again.init_pid, running.init_pid);
     let file = if is_root() { "kept" } else { "" };
     assert_eq!(inside.ok("cat /root/file 2>/dev/null || true").await, file);
+    sandbox.remove(spec.lease).await.expect("remove");
+    nothing_is_left(&spec).await;
+}
+
+/// A container started again before its last run has let go of the disk would mount the disk twice, and destroy it.
+#[tokio::test]
+async fn a_disk_is_mounted_once() {
+    let node = Node::new();
+    let Some(sandbox) = sandbox(&node).await.filter(|_| is_root()) else { return };
+    let spec = node.spec(HOST_IMAGE);
+    let inside = Inside::listen(&spec);
+    let running = sandbox.ensure(&spec).await.expect("ensure");
+    inside.ok("echo kept > /root/file; sync").await;
+    let devices = loop_devices_of(spec.lease);
+    let [device] = &*devices else { panic!("one device: {devices:?}") };
+    // An open device stays bound to its file, as it does while the kernel tears the last mount down.
+    let held = fs::File::open(device).expect("open the device");
+    let pid = i32::try_from(running.init_pid).ok().and_then(rustix::process::Pid::from_raw);
+    rustix::process::kill_process(pid.expect("pid"), rustix::process::Signal::KILL).expect("kill");
+    wait_for("the container to end", || !lives(running.init_pid)).await;
+    let early = tokio::time::timeout(Duration::from_secs(2), sandbox.ensure(&spec)).await;
+    assert!(early.is_err(), "the disk is still in use: {early:?}");
+    assert_eq!(loop_devices_of(spec.lease), devices);
+    drop(held);
+    let again = sandbox.ensure(&spec).await.expect("ensure");
+    assert_ne!(again.init_pid, running.init_pid);
+    assert_eq!(loop_devices_of(spec.lease).len(), 1);
+    assert_eq!(inside.ok("cat /root/file").await, "kept");
     sandbox.remove(spec.lease).await.expect("remove");
     nothing_is_left(&spec).await;
 }

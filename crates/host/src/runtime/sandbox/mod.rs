@@ -46,6 +46,8 @@ pub const HOST_IMAGE: &str = "host";
 /// The name of the unpacked image in `Rootfs::Directory`.
 pub const ROOTFS_IMAGE: &str = "rootfs";
 
+/// The lease's disk, in its directory.
+const DISK: &str = "disk.img";
 /// Longest time for making a container; it takes a tenth of a second on an idle machine.
 const START_LIMIT: Duration = Duration::from_secs(60);
 /// Longest time for a container to end, to freeze, or for its disk to be let go of.
@@ -384,9 +386,7 @@ impl Sandbox {
             })
             .await?;
             root.cgroups.tidy(node);
-            // The kernel tells the file by its true path.
-            let disk = fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned()).join("disk.img");
-            self.wait_for("releasing the disk", || Ok(!loop_holds(&disk))).await?;
+            self.wait_for("releasing the disk", || Ok(!loop_holds(lease))).await?;
         }
         let (doomed, path) = (dir.to_owned(), dir.to_owned());
         let removed = tokio::task::spawn_blocking(move || fs::remove_dir_all(doomed)).await;
@@ -577,12 +577,14 @@ fn id_base(lease: LeaseId) -> u32 {
     ID_BASE + drawn % ID_SLOTS * IDS
 }
 
-/// Whether a loop device still has the file.
-fn loop_holds(file: &Path) -> bool {
+/// Whether a loop device still has the lease's disk. The kernel tells the file's path from its mount, which may be gone
+/// with the helper that took the device: what it tells then lacks the path of the mount, but never the lease's part.
+fn loop_holds(lease: LeaseId) -> bool {
     let Ok(devices) = fs::read_dir("/sys/block") else { return false };
+    let file = Path::new(&lease.to_string()).join(DISK);
     devices.flatten().any(|device| {
         let backing = device.path().join("loop/backing_file");
-        fs::read_to_string(backing).is_ok_and(|held| Path::new(held.trim_end()) == file)
+        fs::read_to_string(backing).is_ok_and(|held| Path::new(held.trim_end()).ends_with(&file))
     })
 }
 

@@ -9,10 +9,12 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, chown};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{MountFlags, MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
+use super::super::loop_holds;
 use super::super::protocol::{Failure, Image, InStep as _, Order, Remedy, RootProfile, Step};
 use super::sys::{self, ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, MountAttributes};
 
@@ -21,6 +23,10 @@ const DISK: &str = "../disk.img";
 /// It has its name only when it is whole. Until then it has one of its own, since a `mkfs.ext4` whose helper was killed
 /// goes on for a moment and must not write into the next one.
 const DISK_NEW: &str = "../disk.img.new";
+/// How often a wait for the disk's release looks again, and how many times: twenty seconds in all, well below the time
+/// that the node gives to the helper.
+const RELEASE_POLL: Duration = Duration::from_millis(5);
+const RELEASE_POLLS_MAX: u32 = 4_000;
 /// Others take loop devices between our asking for a free one and taking it.
 const LOOP_TRIES: u32 = 64;
 
@@ -41,6 +47,7 @@ pub(super) const DISK_DIRS: [(&str, u32); 9] = [
 /// Arranges everything. The working directory is the one for mounting.
 pub(super) fn prepare(order: &Order, root: &RootProfile, userns: &OwnedFd) -> Step<()> {
     make_disk(root)?;
+    await_release(RELEASE_POLLS_MAX, || loop_holds(order.lease))?;
     let (device, bound) = attach_loop()?;
     rustix::mount::mount(device.as_str(), "disk", "ext4", MountFlags::NODEV, c"")
         .step_or("mount the lease's disk", Remedy::Loop)?;
@@ -91,6 +98,20 @@ fn make_disk(root: &RootProfile) -> Step<()> {
         return Err(Failure::because("run mkfs.ext4", said.trim(), Some(Remedy::Mkfs)));
     }
     fs::rename(&new, DISK).step("make the lease's disk")
+}
+
+/// Waits until the container that had the disk before has let go of it. That takes a moment after the container's end, and
+/// a file system that is mounted from two devices at once is destroyed.
+fn await_release(polls_max: u32, mut is_held: impl FnMut() -> bool) -> Step<()> {
+    for _ in 0..polls_max {
+        if !is_held() {
+            return Ok(());
+        }
+        #[expect(clippy::disallowed_methods, reason = "the helper has one thread and no runtime")]
+        std::thread::sleep(RELEASE_POLL);
+    }
+    let text = "the container's last run has not let go of it";
+    Err(Failure::because("wait for the lease's disk", text, None))
 }
 
 /// Binds the disk's file to a free loop device and returns the device with its path. It lets go of the file when its last
@@ -159,4 +180,26 @@ fn clone_of(path: &Path) -> io::Result<OwnedFd> {
 
 fn attach(mount: &OwnedFd, target: &str) -> io::Result<()> {
     Ok(move_mount(mount, c"", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A disk that is never let go of would be mounted twice, or hold the node up for ever.
+    #[test]
+    fn the_wait_for_the_disk_ends() {
+        let held_for = |polls: u32| {
+            let mut left = polls;
+            await_release(3, move || {
+                left = left.saturating_sub(1);
+                left > 0
+            })
+        };
+        assert!(held_for(0).is_ok());
+        assert!(held_for(3).is_ok());
+        let failure = held_for(4).expect_err("held");
+        assert_eq!(failure.step, "wait for the lease's disk");
+        assert_eq!(failure.errno, None);
+    }
 }

@@ -275,23 +275,23 @@ impl Walk<'_> {
         let lease = until("the lease for a proof", STEP_MAX, || async {
             let provider = provider(api, miner).await?;
             let running = provider.as_ref().and_then(|p| p.session.as_ref().map(|s| s.lease));
-            Ok(running.or_else(|| provider.and_then(|p| p.proof).and_then(|proof| proof.lease)))
+            let proven = provider.and_then(|p| p.proof).filter(|proof| self.is_of_this_run(proof));
+            Ok(running.or_else(|| proven.and_then(|proof| proof.lease)))
         })
         .await?;
         self.steps.done("leased", &format!("lease {lease} for a proof"));
         self.steps.begin("proved");
         let proof = until("the proof", PROOF_MAX, || async {
-            Ok(provider(api, miner).await?.and_then(|provider| provider.proof))
+            let proof = provider(api, miner).await?.and_then(|provider| provider.proof);
+            Ok(proof.filter(|proof| self.is_of_this_run(proof)))
         })
         .await?;
         if proof.verdict != "passed" {
             let what = format!("the proof was {}: {}", proof.verdict, proof.reason);
             return Err(Failure::new(Exit::Failed, what).into());
         }
-        let age =
-            if proof.at_unix_ms < self.began_unix_ms { " (proven in an earlier run)" } else { "" };
         let measured = format!(
-            "{} MiB held, {:.2} Gop/s, {:.2} GB/s walked; transcript {}{age}",
+            "{} MiB held, {:.2} Gop/s, {:.2} GB/s walked; transcript {}",
             proof.bytes_per_device >> 20,
             giga(proof.ops_per_second),
             giga(proof.walk_bytes_per_second),
@@ -299,6 +299,11 @@ impl Walk<'_> {
         );
         self.steps.done("proved", &measured);
         Ok(proof)
+    }
+
+    /// A folder that is used again holds proofs of earlier runs; they show nothing about this one.
+    const fn is_of_this_run(&self, proof: &ProofView) -> bool {
+        proof.at_unix_ms >= self.began_unix_ms
     }
 
     async fn scored(
@@ -335,10 +340,16 @@ impl Walk<'_> {
         let miner = first(&self.miners)?.hotkey;
         let epoch = self.plan.block_time.saturating_mul(u32::from(TEMPO));
         let limit = epoch.saturating_mul(EPOCHS_MAX).saturating_add(STEP_MAX);
-        let before = chain.metagraph(SUBNET).await?.block;
+        let metagraph = chain.metagraph(SUBNET).await?;
+        let before = metagraph.block;
+        // A folder that is used again has an incentive already: then a whole tempo must pass.
+        let is_paid = metagraph.neuron(&miner).is_some_and(|neuron| neuron.incentive > 0);
+        let wanted = before.get().saturating_add(if is_paid { u64::from(TEMPO) } else { 0 });
         let neuron = until("an epoch with these weights", limit, || async {
             let metagraph = chain.metagraph(SUBNET).await?;
-            let paid = metagraph.neurons.into_iter().find(|n| n.hotkey == miner && n.incentive > 0);
+            let is_over = metagraph.block.get() >= wanted;
+            let mut neurons = metagraph.neurons.into_iter().filter(|_| is_over);
+            let paid = neurons.find(|n| n.hotkey == miner && n.incentive > 0);
             Ok(paid.map(|neuron| (metagraph.block, neuron)))
         })
         .await?;

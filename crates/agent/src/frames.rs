@@ -109,7 +109,7 @@ mod kind {
     pub(super) const CLOSE: u8 = 12;
 }
 
-/// The kind of a data frame whose payload the caller reads in place, see [`data_header`].
+/// The kind of a data frame whose payload the caller reads in place, see `data_header`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DataKind {
     /// Standard input, output, or a connection's bytes.

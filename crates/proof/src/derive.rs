@@ -117,7 +117,7 @@ impl SessionKeys {
 }
 
 impl DeviceKeys {
-    fn from_device_key(device: [u8; 32]) -> Self {
+    pub(crate) fn from_device_key(device: [u8; 32]) -> Self {
         let key = |context| blake3::derive_key(context, &device);
         Self {
             operands: key(context::OPERANDS),

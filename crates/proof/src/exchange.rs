@@ -6,9 +6,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::binding::{Binding, DeviceClaim, DevicePlan, Nonce, check_claims, plans_are_sound};
-use crate::chain::ChainMatrix;
 use crate::derive::{DeviceKeys, Sample, SessionKeys};
 use crate::frame::{DeviceOpenings, RowOpening, WalkOpening};
+use crate::kernel::{ChainMatrix, Replay};
 use crate::params::{ParamsError, ParamsRecord, ProofParams, WALK_GROUP};
 use crate::tree::{Digest, TreeError};
 use crate::walk::WalkKey;
@@ -133,16 +133,39 @@ impl Exchange {
             let sample = device_keys.sample(&self.n3, &params, &device.plan);
             device.check_asked(&sample)?;
             device.check_shape(&device_keys)?;
-            checks.push((device, device_keys, sample));
+            checks.push(DeviceCheck { device, keys: device_keys, sample });
         }
-        let matrix = ChainMatrix::new(&keys, &params);
-        for (device, keys, sample) in &checks {
-            let check = DeviceCheck { device, keys, sample, params: &params, matrix: &matrix };
-            if let Some(place) = check.wrong_row().or_else(|| check.wrong_walk(&self.n2)) {
-                return Ok(Verdict::Mismatch { device: device.plan.device, place });
+        Ok(self.verdict(&checks, &ChainMatrix::new(&keys, &params), &params))
+    }
+
+    /// The first wrong place, device after device, rows before walks. The walks of all devices are replayed together,
+    /// but for those that come after a wrong row.
+    fn verdict(
+        &self,
+        checks: &[DeviceCheck<'_>],
+        matrix: &ChainMatrix,
+        params: &ProofParams,
+    ) -> Verdict {
+        let at = |check: &DeviceCheck<'_>, place| (check.device.plan.device, place);
+        let mut right = Vec::with_capacity(checks.len());
+        let wrong_row = checks.iter().find_map(|check| match check.wrong_row(matrix) {
+            Some(place) => Some(at(check, place)),
+            None => {
+                right.push(check);
+                None
             }
+        });
+        let mut replays: Vec<Replay<'_>> =
+            right.iter().map(|check| check.replay(&self.n2, params)).collect();
+        matrix.replay(&mut replays, params.reads());
+        let wrong_walk = right
+            .iter()
+            .zip(&replays)
+            .find_map(|(check, replay)| Some(at(check, check.wrong_walk(replay.states())?)));
+        match wrong_walk.or(wrong_row) {
+            Some((device, place)) => Verdict::Mismatch { device, place },
+            None => Verdict::Proven,
         }
-        Ok(Verdict::Proven)
     }
 }
 
@@ -223,21 +246,26 @@ pub fn walk_leaf(group: &[u64]) -> Vec<u8> {
     group.iter().flat_map(|result| result.to_le_bytes()).collect()
 }
 
-/// One device, with all that is needed to compute its rows again.
+/// One device, with the keys to compute its rows again.
 #[derive(Debug)]
 struct DeviceCheck<'a> {
     device: &'a DeviceExchange,
-    keys: &'a DeviceKeys,
-    sample: &'a Sample,
-    params: &'a ProofParams,
-    matrix: &'a ChainMatrix,
+    keys: DeviceKeys,
+    sample: Sample,
 }
 
 impl DeviceCheck<'_> {
+    /// The sampled walks, before their first read.
+    fn replay(&self, n2: &Nonce, params: &ProofParams) -> Replay<'_> {
+        let rows = self.device.plan.rows;
+        let key = WalkKey::new(&self.keys, n2, params.n(), rows);
+        Replay::new(&self.keys, key, &self.sample.walks)
+    }
+
     /// The first sampled row that does not lead to the committed root.
-    fn wrong_row(&self) -> Option<Place> {
-        let plot = self.matrix.plot_rows(self.keys, &self.sample.rows);
-        let openings = self.device.rows.iter().zip(plot.chunks_exact(self.params.n()));
+    fn wrong_row(&self, matrix: &ChainMatrix) -> Option<Place> {
+        let plot = matrix.plot_rows(&self.keys, &self.sample.rows);
+        let openings = self.device.rows.iter().zip(plot.chunks_exact(matrix.n()));
         for (opening, row) in openings {
             let leaf = self.keys.rows().leaf(row);
             let rows = self.device.plan.rows;
@@ -249,26 +277,12 @@ impl DeviceCheck<'_> {
         None
     }
 
-    /// The first sampled walk whose result is not the committed one. All sampled walks take each step together, so that
-    /// their rows share the loads of the matrix.
-    fn wrong_walk(&self, n2: &Nonce) -> Option<Place> {
-        let n = self.params.n();
-        let key = WalkKey::new(self.keys, n2, n, self.device.plan.rows);
-        let mut states: Vec<u64> = self.sample.walks.iter().map(|walk| key.start(*walk)).collect();
-        for _ in 0..self.params.reads() {
-            let steps: Vec<(u64, u64)> = states.iter().map(|state| key.step(*state)).collect();
-            let rows: Vec<u64> = steps.iter().map(|(_, row)| *row).collect();
-            let plot = self.matrix.plot_rows(self.keys, &rows);
-            states = steps
-                .iter()
-                .zip(plot.chunks_exact(n))
-                .map(|((mixed, _), row)| key.absorb(*mixed, row))
-                .collect();
-        }
-        self.device.walks.iter().zip(&states).find_map(|(opening, state)| {
+    /// The first sampled walk whose result is not the committed one.
+    fn wrong_walk(&self, results: &[u64]) -> Option<Place> {
+        self.device.walks.iter().zip(results).find_map(|(opening, result)| {
             let in_group = opening.walk.checked_rem(WALK_GROUP).unwrap_or(0) as usize;
-            let same = opening.group.get(in_group) == Some(state)
-                && self.device.walk_group_root(self.keys, opening) == Ok(self.device.walk_root);
+            let same = opening.group.get(in_group) == Some(result)
+                && self.device.walk_group_root(&self.keys, opening) == Ok(self.device.walk_root);
             if same { None } else { Some(Place::Walk(opening.walk)) }
         })
     }

@@ -11,10 +11,10 @@
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
 
 mod binding;
-mod chain;
 mod derive;
 mod exchange;
 mod frame;
+mod kernel;
 mod measured;
 mod operand;
 mod params;
@@ -28,7 +28,6 @@ pub use binding::{
     Binding, ClaimError, DEVICES_MAX, DeviceClaim, DeviceKind, DevicePlan, Nonce, TEXT_LEN_MAX,
     check_claims, plan_devices, plans_are_sound,
 };
-pub use chain::{ChainMatrix, mix_to_operands, mix_to_plot};
 pub use derive::{DeviceKeys, Sample, SessionKeys, context, scale};
 pub use exchange::{DeviceExchange, Exchange, ExchangeError, Place, Verdict, walk_leaf};
 pub use frame::{
@@ -36,6 +35,7 @@ pub use frame::{
     PROVER_FRAME_LEN_MAX, ProverFrame, RowOpening, VERIFIER_FRAME_LEN_MAX, VerifierFrame,
     WalkOpening, decode, encode, error_text,
 };
+pub use kernel::{BLOCK_ROWS, ChainMatrix, Kernel, Replay, mix_to_operands, mix_to_plot};
 pub use measured::{Measured, RTT_CREDIT_NS_MAX, Times};
 pub use operand::{
     MIX_COLUMN, MIX_MULTIPLIERS, MIX_STEP, key_stream, mix_tweak, mix32, next_operand, operand_row,

@@ -6,13 +6,13 @@
 use std::sync::Arc;
 
 use nicompute_proof::{
-    DeviceClaim, DeviceKind, DeviceOpenings, DevicePlan, Digest, Nonce, OpenDevice, ProofParams,
-    SessionKeys, Tree, WalkKey, key_stream, mix_to_plot,
+    BLOCK_ROWS, DeviceClaim, DeviceKind, DeviceOpenings, DevicePlan, Digest, Kernel, Nonce,
+    OpenDevice, ProofParams, SessionKeys, Tree, WalkKey, key_stream, mix_to_plot,
 };
 
 use crate::cpu::{CpuDevice, open_rows, open_walks, touched};
 use crate::device::{Device, DeviceError, FillTask, ReportPanel};
-use crate::kernel::{BLOCK_ROWS, Kernel};
+
 use crate::plot::{Chain, InMemory, MakeRows, ReadRows, walk, walk_tree};
 
 /// Memory that cheaters say they have.

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use nicompute_proof::{
-    DeviceClaim, DeviceKind, DeviceOpenings, DevicePlan, Digest, Nonce, OpenDevice, ProofParams,
-    RowOpening, Tree, WALK_GROUP, WalkKey, WalkOpening, check_indices,
+    DeviceClaim, DeviceKind, DeviceOpenings, DevicePlan, Digest, Kernel, Nonce, OpenDevice,
+    ProofParams, RowOpening, Tree, WALK_GROUP, WalkKey, WalkOpening, check_indices,
 };
 
 use crate::device::{Device, DeviceError, FillTask, ReportPanel};
-use crate::kernel::Kernel;
+
 use crate::plot::{Chain, InMemory, MakeRows, fill, walk, walk_tree};
 
 /// Bytes that a row needs besides itself: its hash and its share of the tree.

@@ -5,12 +5,11 @@ use std::sync::mpsc::sync_channel;
 use std::thread;
 
 use nicompute_proof::{
-    DeviceKeys, Digest, ProofParams, Tree, TreeError, TreeKeys, WALK_GROUP, WalkKey, operand_row,
-    walk_leaf,
+    BLOCK_ROWS, ChainMatrix, DeviceKeys, Digest, Kernel, ProofParams, Tree, TreeError, TreeKeys,
+    WALK_GROUP, WalkKey, operand_row, walk_leaf,
 };
 
 use crate::device::{DeviceError, FillTask, ReportPanel};
-use crate::kernel::{BLOCK_ROWS, Kernel, KernelMatrix};
 
 /// Walks that a thread keeps in step, so that the memory's latency of one hides behind the others.
 const WALKS_IN_STEP: usize = 16;
@@ -33,7 +32,7 @@ pub(crate) trait ReadRows: Sync {
 #[derive(Debug)]
 pub(crate) struct Chain {
     n: usize,
-    matrix: KernelMatrix,
+    matrix: ChainMatrix,
     keys: DeviceKeys,
 }
 
@@ -52,7 +51,7 @@ impl Chain {
 
     pub(crate) fn with_steps(kernel: Kernel, task: &FillTask, steps: u16) -> Self {
         let n = task.params.n();
-        let matrix = KernelMatrix::new(kernel, &task.matrix, n, steps);
+        let matrix = ChainMatrix::on(kernel, &task.matrix, n, steps);
         Self { n, matrix, keys: task.keys.clone() }
     }
 }

@@ -10,10 +10,10 @@ use expect_test::expect_file;
 use nicompute_market::{Hotkey, LeaseId};
 use nicompute_proof::{
     Binding, ChainMatrix, DeviceClaim, DeviceKeys, DeviceKind, DeviceOpenings, DevicePlan, Digest,
-    ErrorCode, Nonce, OpenDevice, ParamsRecord, ProofParams, ProverFrame, RowOpening, SessionKeys,
-    SignedTranscript, TRANSCRIPT_MAGIC, TreeKeys, Verdict, VerifierFrame, WalkKey, WalkOpening,
-    context, encode, key_stream, mix_tweak, mix32, mix64, next_operand, operand_row, plot_byte,
-    scale, verify_transcript, walk_leaf,
+    ErrorCode, Kernel, Nonce, OpenDevice, ParamsRecord, ProofParams, ProverFrame, RowOpening,
+    SessionKeys, SignedTranscript, TRANSCRIPT_MAGIC, TreeKeys, Verdict, VerifierFrame, WalkKey,
+    WalkOpening, context, encode, key_stream, mix_tweak, mix32, mix64, next_operand, operand_row,
+    plot_byte, scale, verify_transcript, walk_leaf,
 };
 
 /// A signed transcript of the vectors' session, made once; its signature cannot be made again.
@@ -87,7 +87,7 @@ fn the_formats_of_version_1_are_frozen() {
     let mut lines = Lines::default();
     arithmetic(&mut lines);
     derivations(&mut lines);
-    plot_and_walks(&mut lines);
+    plot_and_walks(&mut lines, &ChainMatrix::new(&keys().0, &params()));
     trees(&mut lines);
     prover_frames(&mut lines);
     verifier_frames(&mut lines);
@@ -154,12 +154,28 @@ fn derivations(lines: &mut Lines) {
     lines.list("sampled walks of N3 03*32", sample.walks);
 }
 
-fn plot_and_walks(lines: &mut Lines) {
+/// A kernel that gives other vectors than the portable one speaks another proof.
+#[test]
+fn the_vectors_hold_on_every_kernel() {
+    let frozen = include_str!("../../testdata/proof-v1.txt");
+    let (session, _) = keys();
+    for kernel in Kernel::ALL {
+        if !kernel.is_available() {
+            println!("SKIPPED: this processor has no {}", kernel.name());
+            continue;
+        }
+        let mut lines = Lines::default();
+        let matrix = ChainMatrix::on(kernel, &session.matrix_rows(128), 128, params().steps());
+        plot_and_walks(&mut lines, &matrix);
+        assert!(frozen.contains(&lines.0), "{}:\n{}", kernel.name(), lines.0);
+    }
+}
+
+fn plot_and_walks(lines: &mut Lines, matrix: &ChainMatrix) {
     let (session, device) = keys();
     let rows = session.matrix_rows(128);
     lines.list("matrix row 0, first 8", &rows[..8]);
     lines.list("matrix row 127, last 8", &rows[128 * 128 - 8..]);
-    let matrix = ChainMatrix::new(&session, &params());
     let all: Vec<u64> = (0..192).collect();
     let plot = matrix.plot_rows(&device, &all);
     lines.hex("plot row 0", &plot[..128]);
@@ -176,7 +192,7 @@ fn plot_and_walks(lines: &mut Lines) {
         for _ in 0..4 {
             let (mixed, row) = key.step(state);
             let row = usize::try_from(row).unwrap();
-            state = key.absorb(mixed, &plot[row * 128..][..128]);
+            state = matrix.kernel().absorb(&key, mixed, &plot[row * 128..][..128]);
         }
         state
     };

@@ -16,8 +16,9 @@ use crate::run;
 pub(crate) type Judge = Result<PathBuf, String>;
 
 /// Debian packages: the OpenSSH client, the Docker engine, a static shell for images, file systems for quotas, `setpriv`
-/// and `unshare`, user accounts, and virtual environments for Python.
-const DEBIAN: [(&str, &str); 8] = [
+/// and `unshare`, user accounts, virtual environments for Python,
+/// and a C++ compiler for the emulated GPUs.
+const DEBIAN: [(&str, &str); 9] = [
     ("ssh", "openssh-client"),
     ("sftp", "openssh-client"),
     ("rsync", "rsync"),
@@ -26,6 +27,7 @@ const DEBIAN: [(&str, &str); 8] = [
     ("mkfs.ext4", "e2fsprogs"),
     ("setpriv", "util-linux"),
     ("python3", "python3-venv"),
+    ("g++", "g++"),
 ];
 /// The older SDK with the btcli of its time.
 const PYTHON_10: [&str; 3] =

@@ -1,4 +1,4 @@
-//! The project's own tasks: `check`, `tidy` and `test`. They need nothing but cargo and what they install themselves.
+//! The project's own tasks. They need nothing but cargo and what they install themselves.
 
 #![expect(
     clippy::print_stdout,
@@ -7,6 +7,7 @@
 )]
 
 mod check;
+mod emulator;
 mod judges;
 mod run;
 mod test;
@@ -19,7 +20,8 @@ usage: cargo xtask <task>
 
   check [--no-test]  formatting, lints, documentation, the house rules, and the tests
   tidy               the house rules alone
-  test               installs what the tests need where it may, and runs them all";
+  test               installs what the tests need where it may, and runs them all
+  mock-cuda          builds the emulated kernels and the mock driver, and prints their folder";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -29,6 +31,7 @@ fn main() -> ExitCode {
         ["check", "--no-test"] => check::run(check::Tests::Skip),
         ["tidy"] => tidy::run(),
         ["test"] => test::run(),
+        ["mock-cuda"] => emulator::run(),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);

@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use anyhow::{Context as _, bail};
 
-use crate::{judges, run};
+use crate::{emulator, judges, run};
 
 /// The word with which a test says that it could not judge.
 const SKIP_MARK: &str = "SKIPPED:";
@@ -31,6 +31,10 @@ pub(crate) fn run() -> anyhow::Result<()> {
         Ok(socket) => environment.push(("NICOMPUTE_TEST_DOCKER", socket)),
         Err(why) => missing.push(format!("Docker engine: {why}")),
     }
+    match emulator::build(&target) {
+        Ok(folder) => environment.push((emulator::VARIABLE, folder)),
+        Err(why) => missing.push(format!("{}: {why}", emulator::VARIABLE)),
+    }
     environment.extend(embedded_programs(&target)?);
     for judge in &missing {
         eprintln!("xtask: MISSING JUDGE {judge}");
@@ -51,7 +55,8 @@ pub(crate) fn run() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn target_folder() -> anyhow::Result<PathBuf> {
+/// Where cargo builds to.
+pub(crate) fn target_folder() -> anyhow::Result<PathBuf> {
     let metadata = run::output(run::cargo(&["metadata", "--no-deps", "--format-version", "1"]))?;
     let metadata: serde_json::Value = serde_json::from_str(&metadata)?;
     metadata["target_directory"]

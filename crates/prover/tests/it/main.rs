@@ -9,6 +9,7 @@
 mod binary;
 mod cheaters;
 mod deadlines;
+mod emulated;
 mod harness;
 mod hostile;
 mod session;

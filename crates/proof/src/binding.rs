@@ -38,6 +38,8 @@ pub enum DeviceKind {
     Cpu,
     /// An NVIDIA GPU.
     Cuda,
+    /// A disk, by a file that is read past the system's cache.
+    Disk,
 }
 
 /// What a prover says about one device. Nothing of it is evidence.
@@ -110,14 +112,15 @@ impl DeviceKind {
         match self {
             Self::Cpu => 0,
             Self::Cuda => 1,
+            Self::Disk => 2,
         }
     }
 
     /// The percentage of its free memory that a device must fill. A GPU is filled, so that nobody else can be in it; a
-    /// machine's main memory also holds the prover, the container and the system.
+    /// machine's main memory and its disk also hold the prover, the container and the system.
     const fn share_percent(self) -> u64 {
         match self {
-            Self::Cpu => 50,
+            Self::Cpu | Self::Disk => 50,
             Self::Cuda => 97,
         }
     }
@@ -168,10 +171,12 @@ pub fn plan_devices(
     if plans.is_empty() { Err(ClaimError::NoneOfKind) } else { Ok(plans) }
 }
 
-/// Whether plans name existing devices once each, ascending, with sizes that the parameters allow.
+/// Whether plans name existing devices once each, ascending, with sizes that the parameters allow, and at least two
+/// devices where LINK is asked.
 #[must_use]
 pub fn plans_are_sound(claims: &[DeviceClaim], params: &ProofParams, plans: &[DevicePlan]) -> bool {
-    !plans.is_empty()
+    let fewest = if params.link() { 2 } else { 1 };
+    plans.len() >= fewest
         && plans.is_sorted_by(|a, b| a.device < b.device)
         && plans.iter().all(|plan| {
             usize::from(plan.device) < claims.len()

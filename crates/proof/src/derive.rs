@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use crate::binding::{Binding, DeviceClaim, DevicePlan, Nonce};
+use crate::legs::Answered;
 use crate::operand::{key_stream, operand_row};
 use crate::params::{PROOF_VERSION, ProofParams};
 use crate::tree::TreeKeys;
@@ -13,25 +14,41 @@ use crate::tree::TreeKeys;
 /// The context strings, in the order in which keys come to exist.
 pub mod context {
     /// N1 and the binding to the session key.
-    pub const SESSION: &str = "nicompute 2026 proof/1 session";
+    pub const SESSION: &str = "nicompute 2026 proof/2 session";
     /// The session key to the key of the matrix B.
-    pub const MATRIX: &str = "nicompute 2026 proof/1 matrix";
+    pub const MATRIX: &str = "nicompute 2026 proof/2 matrix";
     /// The session key and a device to the device key.
-    pub const DEVICE: &str = "nicompute 2026 proof/1 device";
+    pub const DEVICE: &str = "nicompute 2026 proof/2 device";
     /// The device key to the key of its first operands.
-    pub const OPERANDS: &str = "nicompute 2026 proof/1 operands";
+    pub const OPERANDS: &str = "nicompute 2026 proof/2 operands";
     /// The device key to the key of its row leaves.
-    pub const ROW_LEAF: &str = "nicompute 2026 proof/1 row leaf";
+    pub const ROW_LEAF: &str = "nicompute 2026 proof/2 row leaf";
     /// The device key to the key of its row tree's nodes.
-    pub const ROW_NODE: &str = "nicompute 2026 proof/1 row node";
+    pub const ROW_NODE: &str = "nicompute 2026 proof/2 row node";
     /// The device key to the key of its walk leaves.
-    pub const WALK_LEAF: &str = "nicompute 2026 proof/1 walk leaf";
+    pub const WALK_LEAF: &str = "nicompute 2026 proof/2 walk leaf";
     /// The device key to the key of its walk tree's nodes.
-    pub const WALK_NODE: &str = "nicompute 2026 proof/1 walk node";
+    pub const WALK_NODE: &str = "nicompute 2026 proof/2 walk node";
     /// The device key and N2 to the key of its walks.
-    pub const WALK: &str = "nicompute 2026 proof/1 walk";
+    pub const WALK: &str = "nicompute 2026 proof/2 walk";
+    /// The device key and NL to the key of its walks over the next device's plot.
+    pub const LINK: &str = "nicompute 2026 proof/2 link";
+    /// The device key to the key of its link leaves.
+    pub const LINK_LEAF: &str = "nicompute 2026 proof/2 link leaf";
+    /// The device key to the key of its link tree's nodes.
+    pub const LINK_NODE: &str = "nicompute 2026 proof/2 link node";
+    /// The device key and NC to the key of the rows that it brings to the host.
+    pub const COPY: &str = "nicompute 2026 proof/2 copy";
+    /// The copy key to the key of the copied rows' leaves.
+    pub const COPY_LEAF: &str = "nicompute 2026 proof/2 copy leaf";
+    /// The copy key to the key of the copied rows' nodes.
+    pub const COPY_NODE: &str = "nicompute 2026 proof/2 copy node";
+    /// The session key and ND to the key of the bytes to the prover.
+    pub const NET_DOWN: &str = "nicompute 2026 proof/2 net down";
+    /// The session key and NU to the key of the bytes from the prover.
+    pub const NET_UP: &str = "nicompute 2026 proof/2 net up";
     /// The device key and N3 to the key that samples rows and walks.
-    pub const SAMPLE: &str = "nicompute 2026 proof/1 sample";
+    pub const SAMPLE: &str = "nicompute 2026 proof/2 sample";
 }
 
 /// The keys of one session, known to both sides from START on.
@@ -48,6 +65,7 @@ pub struct DeviceKeys {
     operands: [u8; 32],
     rows: TreeKeys,
     walks: TreeKeys,
+    links: TreeKeys,
 }
 
 /// What the verifier asks one device to open.
@@ -57,6 +75,10 @@ pub struct Sample {
     pub rows: Vec<u64>,
     /// Distinct walks, ascending.
     pub walks: Vec<u32>,
+    /// Distinct walks over the next device's plot, ascending; none where LINK was not answered.
+    pub links: Vec<u32>,
+    /// Distinct places in the run of copied rows, ascending; none where COPY was not answered.
+    pub copies: Vec<u64>,
 }
 
 impl SessionKeys {
@@ -87,6 +109,18 @@ impl SessionKeys {
     #[must_use]
     pub const fn matrix(&self) -> &[u8; 32] {
         &self.matrix
+    }
+
+    /// The key of the bytes that the verifier sends, which the prover never learns before it has them.
+    #[must_use]
+    pub fn net_down(&self, nonce: &Nonce) -> [u8; 32] {
+        with_nonce(context::NET_DOWN, &self.session, nonce)
+    }
+
+    /// The key of the bytes that the prover sends, which it does not know before NU.
+    #[must_use]
+    pub fn net_up(&self, nonce: &Nonce) -> [u8; 32] {
+        with_nonce(context::NET_UP, &self.session, nonce)
     }
 
     /// The matrix B, row after row; all devices of the session share it.
@@ -123,6 +157,7 @@ impl DeviceKeys {
             operands: key(context::OPERANDS),
             rows: TreeKeys { leaf: key(context::ROW_LEAF), node: key(context::ROW_NODE) },
             walks: TreeKeys { leaf: key(context::WALK_LEAF), node: key(context::WALK_NODE) },
+            links: TreeKeys { leaf: key(context::LINK_LEAF), node: key(context::LINK_NODE) },
             device,
         }
     }
@@ -151,27 +186,63 @@ impl DeviceKeys {
         &self.walks
     }
 
+    /// The keys of the tree over results of walks on the next device's plot.
+    #[must_use]
+    pub const fn links(&self) -> &TreeKeys {
+        &self.links
+    }
+
     /// The key of this device's walks, which no one knows before N2.
     #[must_use]
     pub fn walk_key(&self, n2: &Nonce) -> [u8; 32] {
-        let mut hasher = blake3::Hasher::new_derive_key(context::WALK);
-        *hasher.update(&self.device).update(&n2.0).finalize().as_bytes()
+        with_nonce(context::WALK, &self.device, n2)
     }
 
-    /// The rows and walks to open, which no one knows before N3: distinct, ascending, from one ChaCha8 stream of
-    /// 8-byte draws, rows first.
+    /// The key of this device's walks over the next device's plot, which no one knows before NL.
     #[must_use]
-    pub fn sample(&self, n3: &Nonce, params: &ProofParams, plan: &DevicePlan) -> Sample {
-        let mut hasher = blake3::Hasher::new_derive_key(context::SAMPLE);
-        let key = *hasher.update(&self.device).update(&n3.0).finalize().as_bytes();
-        let mut draws = Draws::new(key);
+    pub fn link_key(&self, nonce: &Nonce) -> [u8; 32] {
+        with_nonce(context::LINK, &self.device, nonce)
+    }
+
+    /// The key of the rows that this device brings to the host, which no one knows before NC.
+    #[must_use]
+    pub fn copy_key(&self, nonce: &Nonce) -> [u8; 32] {
+        with_nonce(context::COPY, &self.device, nonce)
+    }
+
+    /// What to open, which no one knows before N3: distinct, ascending, from one ChaCha8 stream of 8-byte draws; rows
+    /// first, then walks, then those of the legs that were answered.
+    #[must_use]
+    pub fn sample(
+        &self,
+        n3: &Nonce,
+        params: &ProofParams,
+        plan: &DevicePlan,
+        answered: Answered,
+    ) -> Sample {
+        let mut draws = Draws::new(with_nonce(context::SAMPLE, &self.device, n3));
         let rows = draws.distinct(params.sampled_rows(), plan.rows);
         let walks = draws.distinct(params.sampled_walks(), u64::from(plan.walks));
+        let links = if answered.link { params.sampled_walks() } else { 0 };
+        let links = draws.distinct(links, u64::from(plan.walks));
+        let copies = if answered.copy { params.sampled_rows() } else { 0 };
+        let copies = draws.distinct(copies, params.copied_rows(plan.rows));
+        let short = |walks: BTreeSet<u64>| {
+            walks.into_iter().filter_map(|walk| u32::try_from(walk).ok()).collect()
+        };
         Sample {
             rows: rows.into_iter().collect(),
-            walks: walks.into_iter().filter_map(|walk| u32::try_from(walk).ok()).collect(),
+            walks: short(walks),
+            links: short(links),
+            copies: copies.into_iter().collect(),
         }
     }
+}
+
+/// A key of another key and a nonce.
+fn with_nonce(context: &str, key: &[u8; 32], nonce: &Nonce) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new_derive_key(context);
+    *hasher.update(key).update(&nonce.0).finalize().as_bytes()
 }
 
 /// A stream of 8-byte numbers, one ChaCha8 stream number for each block of eight.
@@ -221,6 +292,7 @@ pub const fn scale(draw: u64, end: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::params::ParamsRecord;
 
     /// A sample that repeats or leaves the range would check less than the profile promises.
     #[test]
@@ -229,14 +301,30 @@ mod tests {
         let params = ProofParams::small();
         for rows in [128, 16_384, 262_144] {
             let plan = DevicePlan { device: 0, rows, walks: 64 };
-            let sample = keys.sample(&Nonce([9; 32]), &params, &plan);
+            let sample = keys.sample(&Nonce([9; 32]), &params, &plan, Answered::NONE);
             assert_eq!(sample.rows.len(), 64);
+            assert!(sample.links.is_empty() && sample.copies.is_empty());
             assert_eq!(sample.walks.len(), 8);
             assert!(sample.rows.is_sorted_by(|a, b| a < b));
             assert!(sample.walks.is_sorted_by(|a, b| a < b));
             assert!(sample.rows.iter().all(|row| *row < rows));
             assert!(sample.walks.iter().all(|walk| *walk < 64));
-            assert_ne!(sample, keys.sample(&Nonce([8; 32]), &params, &plan));
+            assert_ne!(sample, keys.sample(&Nonce([8; 32]), &params, &plan, Answered::NONE));
         }
+    }
+
+    /// A leg whose answers were never sampled would be believed.
+    #[test]
+    fn answered_legs_are_sampled() {
+        let keys = DeviceKeys::from_device_key([5; 32]);
+        let record = ParamsRecord { link: true, copy_rows: 1024, ..ProofParams::small().record() };
+        let params = ProofParams::try_from(record).unwrap();
+        let plan = DevicePlan { device: 0, rows: 16_384, walks: 32_768 };
+        let answered = Answered { link: true, copy: true };
+        let sample = keys.sample(&Nonce([9; 32]), &params, &plan, answered);
+        assert_eq!((sample.links.len(), sample.copies.len()), (8, 64));
+        assert!(sample.copies.iter().all(|place| *place < 1024));
+        let none = keys.sample(&Nonce([9; 32]), &params, &plan, Answered::NONE);
+        assert_eq!((sample.rows, sample.walks), (none.rows, none.walks));
     }
 }

@@ -9,8 +9,9 @@ use crate::binding::{Binding, DeviceClaim, DevicePlan, Nonce, check_claims, plan
 use crate::derive::{DeviceKeys, Sample, SessionKeys};
 use crate::frame::{DeviceOpenings, RowOpening, WalkOpening};
 use crate::kernel::{ChainMatrix, Replay};
+use crate::legs::{CopyKey, Legs};
 use crate::params::{ParamsError, ParamsRecord, ProofParams, WALK_GROUP};
-use crate::tree::{Digest, TreeError};
+use crate::tree::{Digest, TreeError, TreeKeys};
 use crate::walk::WalkKey;
 
 /// Everything that both sides said, in the order in which it came to exist.
@@ -28,7 +29,9 @@ pub struct Exchange {
     pub n1: Nonce,
     /// N2, drawn after COMMIT.
     pub n2: Nonce,
-    /// N3, drawn after WROOT.
+    /// What became of the legs.
+    pub legs: Legs,
+    /// N3, drawn after the last root and the last byte of the legs.
     pub n3: Nonce,
     /// What each planned device committed to and opened.
     pub devices: Vec<DeviceExchange>,
@@ -47,10 +50,18 @@ pub struct DeviceExchange {
     pub row_root: Digest,
     /// The root of the walk tree.
     pub walk_root: Digest,
+    /// The root of the link tree, where LINK was answered.
+    pub link_root: Option<Digest>,
+    /// The root of the copy tree, where COPY was answered.
+    pub copy_root: Option<Digest>,
     /// The paths of the sampled rows.
     pub rows: Vec<RowOpening>,
     /// The groups and paths of the sampled walks.
     pub walks: Vec<WalkOpening>,
+    /// The groups and paths of the sampled walks over the next device's plot.
+    pub links: Vec<WalkOpening>,
+    /// The paths of the sampled copied rows.
+    pub copies: Vec<RowOpening>,
 }
 
 /// What the recomputation found.
@@ -74,6 +85,10 @@ pub enum Place {
     Row(u64),
     /// A walk.
     Walk(u32),
+    /// A walk over the next device's plot.
+    Link(u32),
+    /// A place in the run of copied rows.
+    Copy(u64),
 }
 
 /// Why a content cannot even be recomputed.
@@ -85,6 +100,9 @@ pub enum ExchangeError {
     /// Claims or plans that no verifier accepts.
     #[error("the claims or the plans are not such as a verifier accepts")]
     Plans,
+    /// Legs that the parameters do not ask for, or missing ones, or bytes that no stream has.
+    #[error("the legs are not those that the parameters ask for")]
+    Legs,
     /// Panel roots that do not make up the committed root.
     #[error("the panel roots of device {0} do not make up its committed root")]
     Panels(u16),
@@ -124,22 +142,24 @@ impl Exchange {
             return Err(ExchangeError::Plans);
         }
         let keys = SessionKeys::derive(&self.n1, &self.binding, &params);
+        self.check_legs(&params, &keys)?;
+        let answered = self.legs.answered();
         let mut checks = Vec::with_capacity(self.devices.len());
         for device in &self.devices {
             let claim = self.claims.get(usize::from(device.plan.device));
             let claim = claim.ok_or(ExchangeError::Plans)?;
             let device_keys = keys.device(claim, &device.plan);
             device.check_panels(&device_keys, &params)?;
-            let sample = device_keys.sample(&self.n3, &params, &device.plan);
+            let sample = device_keys.sample(&self.n3, &params, &device.plan, answered);
             device.check_asked(&sample)?;
-            device.check_shape(&device_keys)?;
+            device.check_shape(&device_keys, &params)?;
             checks.push(DeviceCheck { device, keys: device_keys, sample });
         }
         Ok(self.verdict(&checks, &ChainMatrix::new(&keys, &params), &params))
     }
 
-    /// The first wrong place, device after device, rows before walks. The walks of all devices are replayed together,
-    /// but for those that come after a wrong row.
+    /// The first wrong place, device after device; of a device rows, walks, walks of LINK, copied rows. The walks of all
+    /// devices are replayed together, but for those that come after a wrong row.
     fn verdict(
         &self,
         checks: &[DeviceCheck<'_>],
@@ -157,11 +177,20 @@ impl Exchange {
         });
         let mut replays: Vec<Replay<'_>> =
             right.iter().map(|check| check.replay(&self.n2, params)).collect();
+        if let Some(nonce) = self.legs.link.nonce() {
+            let peers = checks.iter().cycle().skip(1);
+            replays.extend(
+                right.iter().zip(peers).map(|(check, peer)| check.link(nonce, peer, params.n())),
+            );
+        }
         matrix.replay(&mut replays, params.reads());
-        let wrong_walk = right
-            .iter()
-            .zip(&replays)
-            .find_map(|(check, replay)| Some(at(check, check.wrong_walk(replay.states())?)));
+        let (walks, links) = replays.split_at_checked(right.len()).unwrap_or_default();
+        let wrong_walk = right.iter().enumerate().find_map(|(place, check)| {
+            let wrong = check.wrong_walk(walks.get(place)?.states());
+            let wrong = wrong.or_else(|| check.wrong_link(links.get(place)?.states()));
+            let copied = || check.wrong_copy(self.legs.copy.nonce()?, matrix, params);
+            Some(at(check, wrong.or_else(copied)?))
+        });
         match wrong_walk.or(wrong_row) {
             Some((device, place)) => Verdict::Mismatch { device, place },
             None => Verdict::Proven,
@@ -179,8 +208,12 @@ impl DeviceExchange {
             panel_roots: Vec::new(),
             row_root: none,
             walk_root: none,
+            link_root: None,
+            copy_root: None,
             rows: Vec::new(),
             walks: Vec::new(),
+            links: Vec::new(),
+            copies: Vec::new(),
         }
     }
 
@@ -188,6 +221,8 @@ impl DeviceExchange {
     pub(crate) fn set_openings(&mut self, openings: DeviceOpenings) {
         self.rows = openings.rows;
         self.walks = openings.walks;
+        self.links = openings.links;
+        self.copies = openings.copies;
     }
 
     /// Whether the panels that were reported on the way are the tree that was committed to.
@@ -206,37 +241,36 @@ impl DeviceExchange {
     /// Whether exactly the sampled places were opened, in order.
     pub(crate) fn check_asked(&self, sample: &Sample) -> Result<(), ExchangeError> {
         let same = self.rows.iter().map(|opening| opening.row).eq(sample.rows.iter().copied())
-            && self.walks.iter().map(|opening| opening.walk).eq(sample.walks.iter().copied());
+            && self.walks.iter().map(|opening| opening.walk).eq(sample.walks.iter().copied())
+            && self.links.iter().map(|opening| opening.walk).eq(sample.links.iter().copied())
+            && self.copies.iter().map(|opening| opening.row).eq(sample.copies.iter().copied());
         if same { Ok(()) } else { Err(ExchangeError::Asked { device: self.plan.device }) }
     }
 
     /// Whether every group has 64 results and every path the length of its place.
-    fn check_shape(&self, keys: &DeviceKeys) -> Result<(), ExchangeError> {
+    fn check_shape(&self, keys: &DeviceKeys, params: &ProofParams) -> Result<(), ExchangeError> {
         let device = self.plan.device;
         let shape = |source| ExchangeError::Shape { device, source };
-        for opening in &self.rows {
+        let copied = params.copied_rows(self.plan.rows);
+        let rows = self.rows.iter().map(|opening| (self.plan.rows, opening));
+        for (count, opening) in rows.chain(self.copies.iter().map(|opening| (copied, opening))) {
             let zero = Digest([0; 32]);
-            let rows = self.plan.rows;
-            keys.rows().root_from_path(rows, opening.row, zero, &opening.path).map_err(shape)?;
+            keys.rows().root_from_path(count, opening.row, zero, &opening.path).map_err(shape)?;
         }
-        for opening in &self.walks {
+        for opening in self.walks.iter().chain(&self.links) {
             if opening.group.len() as u64 != u64::from(WALK_GROUP) {
                 return Err(ExchangeError::Group { device });
             }
-            self.walk_group_root(keys, opening).map_err(shape)?;
+            self.walk_group_root(keys.walks(), opening).map_err(shape)?;
         }
         Ok(())
     }
 
-    fn walk_group_root(
-        &self,
-        keys: &DeviceKeys,
-        opening: &WalkOpening,
-    ) -> Result<Digest, TreeError> {
+    fn walk_group_root(&self, keys: &TreeKeys, opening: &WalkOpening) -> Result<Digest, TreeError> {
         let groups = u64::from(self.plan.walks.div_ceil(WALK_GROUP));
         let group = u64::from(opening.walk.checked_div(WALK_GROUP).unwrap_or(0));
-        let leaf = keys.walks().leaf(&walk_leaf(&opening.group));
-        keys.walks().root_from_path(groups, group, leaf, &opening.path)
+        let leaf = keys.leaf(&walk_leaf(&opening.group));
+        keys.root_from_path(groups, group, leaf, &opening.path)
     }
 }
 
@@ -262,6 +296,13 @@ impl DeviceCheck<'_> {
         Replay::new(&self.keys, key, &self.sample.walks)
     }
 
+    /// The sampled walks over the next device's plot, before their first read.
+    fn link<'a>(&'a self, nonce: &Nonce, peer: &'a Self, n: usize) -> Replay<'a> {
+        let rows = peer.device.plan.rows;
+        let key = WalkKey::link(&self.keys, nonce, n, rows);
+        Replay::new(&peer.keys, key, &self.sample.links)
+    }
+
     /// The first sampled row that does not lead to the committed root.
     fn wrong_row(&self, matrix: &ChainMatrix) -> Option<Place> {
         let plot = matrix.plot_rows(&self.keys, &self.sample.rows);
@@ -279,11 +320,49 @@ impl DeviceCheck<'_> {
 
     /// The first sampled walk whose result is not the committed one.
     fn wrong_walk(&self, results: &[u64]) -> Option<Place> {
-        self.device.walks.iter().zip(results).find_map(|(opening, result)| {
+        let DeviceExchange { walks, walk_root, .. } = self.device;
+        self.wrong_result(self.keys.walks(), *walk_root, walks, results).map(Place::Walk)
+    }
+
+    /// The first sampled walk over the next device's plot whose result is not the committed one.
+    fn wrong_link(&self, results: &[u64]) -> Option<Place> {
+        let DeviceExchange { links, link_root, .. } = self.device;
+        self.wrong_result(self.keys.links(), (*link_root)?, links, results).map(Place::Link)
+    }
+
+    /// The first sampled place in the run of copied rows that does not lead to the committed root.
+    fn wrong_copy(
+        &self,
+        nonce: &Nonce,
+        matrix: &ChainMatrix,
+        params: &ProofParams,
+    ) -> Option<Place> {
+        let DeviceExchange { plan, copies, copy_root, .. } = self.device;
+        let key = CopyKey::new(&self.keys, nonce, plan.rows);
+        let rows: Vec<u64> = self.sample.copies.iter().map(|place| key.row(*place)).collect();
+        let plot = matrix.plot_rows(&self.keys, &rows);
+        let (root, count) = ((*copy_root)?, params.copied_rows(plan.rows));
+        let mut openings = copies.iter().zip(plot.chunks_exact(matrix.n()));
+        openings.find_map(|(opening, row)| {
+            let leaf = key.tree().leaf(row);
+            let found = key.tree().root_from_path(count, opening.row, leaf, &opening.path);
+            (found != Ok(root)).then_some(Place::Copy(opening.row))
+        })
+    }
+
+    /// The first walk whose committed result is not this one.
+    fn wrong_result(
+        &self,
+        keys: &TreeKeys,
+        root: Digest,
+        openings: &[WalkOpening],
+        results: &[u64],
+    ) -> Option<u32> {
+        openings.iter().zip(results).find_map(|(opening, result)| {
             let in_group = opening.walk.checked_rem(WALK_GROUP).unwrap_or(0) as usize;
             let same = opening.group.get(in_group) == Some(result)
-                && self.device.walk_group_root(&self.keys, opening) == Ok(self.device.walk_root);
-            if same { None } else { Some(Place::Walk(opening.walk)) }
+                && self.device.walk_group_root(keys, opening) == Ok(root);
+            if same { None } else { Some(opening.walk) }
         })
     }
 }

@@ -10,12 +10,14 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::binding::{Binding, DeviceClaim, DevicePlan, Nonce};
+use crate::legs::Chunk;
 use crate::params::ParamsRecord;
 use crate::tree::Digest;
 
-/// The longest frame of a prover: the openings of 512 rows and 64 walks of the largest plot need two thirds of it.
+/// The longest frame of a prover: the openings of 256 rows and 64 walks of the largest plot, and of as many
+/// of the legs, need two thirds of it.
 pub const PROVER_FRAME_LEN_MAX: usize = 1 << 20;
-/// The longest frame of a verifier: OPEN for 32 devices needs less than a third of it.
+/// The longest frame of a verifier: OPEN for 32 devices needs less than half of it, as does a chunk of NET.
 pub const VERIFIER_FRAME_LEN_MAX: usize = 1 << 18;
 /// The longest text of an ERROR frame, in bytes.
 pub const ERROR_TEXT_LEN_MAX: usize = 256;
@@ -60,6 +62,38 @@ pub enum ProverFrame {
         /// The root of each planned device's walk tree, in the order of the plans.
         roots: Vec<Digest>,
     },
+    /// All walks over the neighbours' plots are done.
+    Lroot {
+        /// The root of each planned device's link tree, in the order of the plans.
+        roots: Vec<Digest>,
+    },
+    /// All copied rows are on the host.
+    Croot {
+        /// The root of each planned device's copy tree, in the order of the plans.
+        roots: Vec<Digest>,
+    },
+    /// The machine cannot do the leg that it was asked for, LINK or COPY; the session goes on without it.
+    Decline {
+        /// Why, for programs.
+        code: ErrorCode,
+        /// Why, for people.
+        text: String,
+    },
+    /// So many bytes of NET have arrived.
+    Got {
+        /// Bytes from the beginning of the leg, whole chunks.
+        bytes: u64,
+    },
+    /// All bytes of NET have arrived.
+    Digest {
+        /// BLAKE3 of them.
+        digest: Digest,
+    },
+    /// The next bytes of NET to the verifier.
+    Up {
+        /// A whole chunk.
+        chunk: Chunk,
+    },
     /// The openings of one device; devices come in the order of the plans.
     Openings(DeviceOpenings),
     /// The prover cannot go on.
@@ -98,6 +132,33 @@ pub enum VerifierFrame {
         /// N2.
         nonce: Nonce,
     },
+    /// Walk over the next device's plot; the clock runs.
+    Link {
+        /// NL.
+        nonce: Nonce,
+    },
+    /// Bring rows to the host; the clock runs.
+    Copy {
+        /// NC.
+        nonce: Nonce,
+    },
+    /// The next bytes of NET to the prover, to be answered with GOT at once.
+    Down {
+        /// A whole chunk.
+        chunk: Chunk,
+    },
+    /// There are no more bytes; their digest is wanted.
+    DownEnd,
+    /// Send the bytes of NET; the clock runs. The first [`NET_WINDOW_LEN`](crate::NET_WINDOW_LEN) may come at once.
+    Up {
+        /// NU.
+        nonce: Nonce,
+    },
+    /// More bytes may come.
+    More {
+        /// Bytes that may come, from the beginning of the leg.
+        bytes: u64,
+    },
     /// Open these rows and walks.
     Open {
         /// One for each plan, in the order of the plans.
@@ -123,6 +184,10 @@ pub struct OpenDevice {
     pub rows: Vec<u64>,
     /// Walks, ascending.
     pub walks: Vec<u32>,
+    /// Walks of LINK, ascending.
+    pub links: Vec<u32>,
+    /// Places in the run of copied rows, ascending.
+    pub copies: Vec<u64>,
 }
 
 /// What one device opens.
@@ -134,6 +199,10 @@ pub struct DeviceOpenings {
     pub rows: Vec<RowOpening>,
     /// The walks that were asked for, in that order.
     pub walks: Vec<WalkOpening>,
+    /// The walks of LINK that were asked for, in that order.
+    pub links: Vec<WalkOpening>,
+    /// The copied rows that were asked for, in that order; `row` is the place in the run.
+    pub copies: Vec<RowOpening>,
 }
 
 /// The path of a row. The row itself is not sent: the verifier computes it.
@@ -224,6 +293,12 @@ impl ProverFrame {
             Self::Progress { .. } => "PROGRESS",
             Self::Commit { .. } => "COMMIT",
             Self::Wroot { .. } => "WROOT",
+            Self::Lroot { .. } => "LROOT",
+            Self::Croot { .. } => "CROOT",
+            Self::Decline { .. } => "DECLINE",
+            Self::Got { .. } => "GOT",
+            Self::Digest { .. } => "DIGEST",
+            Self::Up { .. } => "UP",
             Self::Openings(_) => "OPENINGS",
             Self::Error { .. } => "ERROR",
         }
@@ -239,6 +314,12 @@ impl VerifierFrame {
             Self::Ping { .. } => "PING",
             Self::Start { .. } => "START",
             Self::Walk { .. } => "WALK",
+            Self::Link { .. } => "LINK",
+            Self::Copy { .. } => "COPY",
+            Self::Down { .. } => "DOWN",
+            Self::DownEnd => "DOWNEND",
+            Self::Up { .. } => "UP",
+            Self::More { .. } => "MORE",
             Self::Open { .. } => "OPEN",
             Self::Bye => "BYE",
             Self::Error { .. } => "ERROR",

@@ -15,6 +15,7 @@ mod derive;
 mod exchange;
 mod frame;
 mod kernel;
+mod legs;
 mod measured;
 mod operand;
 mod params;
@@ -36,7 +37,10 @@ pub use frame::{
     WalkOpening, decode, encode, error_text,
 };
 pub use kernel::{BLOCK_ROWS, ChainMatrix, Kernel, Replay, mix_to_operands, mix_to_plot};
-pub use measured::{Measured, RTT_CREDIT_NS_MAX, Times};
+pub use legs::{
+    Answered, Chunk, ChunkError, CopyKey, Leg, Legs, NET_CHUNK_LEN, NET_WINDOW_LEN, Net, NetStream,
+};
+pub use measured::{Measured, RTT_CREDIT_NS_MAX, Rate, Times};
 pub use operand::{
     MIX_COLUMN, MIX_MULTIPLIERS, MIX_STEP, key_stream, mix_tweak, mix32, next_operand, operand_row,
     plot_byte,

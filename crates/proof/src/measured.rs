@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::binding::DevicePlan;
+use crate::legs::Legs;
 use crate::params::ProofParams;
 
 /// The most of a round trip that is taken off a stage; a prover that answers pings slowly gains no more.
@@ -21,8 +22,16 @@ pub struct Times {
     pub rtt_min_ns: u64,
     /// When COMMIT was read, and WALK sent.
     pub commit_ns: u64,
-    /// When WROOT was read, and OPEN sent.
+    /// When WROOT was read, and what follows was sent.
     pub wroot_ns: u64,
+    /// When LROOT was read; as `wroot_ns` where LINK was not asked.
+    pub lroot_ns: u64,
+    /// When CROOT was read; as `lroot_ns` where COPY was not asked.
+    pub croot_ns: u64,
+    /// When the digest of NET was read; as `croot_ns` where that was not asked.
+    pub down_ns: u64,
+    /// When the last byte of NET was read, and OPEN sent; as `down_ns` where that was not asked.
+    pub up_ns: u64,
     /// When the last OPENINGS was read.
     pub openings_ns: u64,
 }
@@ -44,12 +53,36 @@ pub struct Measured {
     pub walk_ns: u64,
     /// Walk bytes in a second.
     pub walk_bytes_per_second: u64,
+    /// Bytes that devices read out of their neighbours, where LINK was answered.
+    pub link: Option<Rate>,
+    /// Bytes that devices brought to the host, where COPY was answered.
+    pub copy: Option<Rate>,
+    /// Bytes from the verifier to the prover, where that was asked.
+    pub net_down: Option<Rate>,
+    /// Bytes from the prover to the verifier, where that was asked.
+    pub net_up: Option<Rate>,
+}
+
+/// What a leg moved, and how fast at least.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Rate {
+    /// Bytes.
+    pub bytes: u64,
+    /// Nanoseconds, less the credit for the round trip.
+    pub ns: u64,
+    /// Bytes in a second.
+    pub bytes_per_second: u64,
 }
 
 impl Measured {
     /// Follows from the sizes and the times, so that anyone can compute it again.
     #[must_use]
-    pub fn from_times(params: &ProofParams, plans: &[DevicePlan], times: &Times) -> Self {
+    pub fn from_times(
+        params: &ProofParams,
+        plans: &[DevicePlan],
+        legs: &Legs,
+        times: &Times,
+    ) -> Self {
         let n = params.n() as u64;
         let rows = plans.iter().fold(0_u64, |sum, plan| sum.saturating_add(plan.rows));
         let walks = plans.iter().fold(0_u64, |sum, plan| sum.saturating_add(u64::from(plan.walks)));
@@ -61,6 +94,15 @@ impl Measured {
         let walk_bytes = walks.saturating_mul(u64::from(params.reads())).saturating_mul(n);
         let fill_ns = less_credit(times.commit_ns, times.rtt_min_ns);
         let walk_ns = less_credit(times.wroot_ns.saturating_sub(times.commit_ns), times.rtt_min_ns);
+        let answered = legs.answered();
+        let copied = plans.iter().fold(0_u64, |sum, plan| {
+            sum.saturating_add(params.copied_rows(plan.rows).saturating_mul(n))
+        });
+        let rate = |bytes: u64, from: u64, to: u64| {
+            let ns = less_credit(to.saturating_sub(from), times.rtt_min_ns);
+            Rate { bytes, ns, bytes_per_second: per_second(bytes, ns) }
+        };
+        let Times { wroot_ns, lroot_ns, croot_ns, down_ns, up_ns, .. } = *times;
         Self {
             plot_bytes,
             operations,
@@ -69,6 +111,10 @@ impl Measured {
             walk_bytes,
             walk_ns,
             walk_bytes_per_second: per_second(walk_bytes, walk_ns),
+            link: answered.link.then(|| rate(walk_bytes, wroot_ns, lroot_ns)),
+            copy: answered.copy.then(|| rate(copied, lroot_ns, croot_ns)),
+            net_down: legs.down.map(|net| rate(net.bytes, croot_ns, down_ns)),
+            net_up: legs.up.map(|net| rate(net.bytes, down_ns, up_ns)),
         }
     }
 }
@@ -87,9 +133,23 @@ fn per_second(amount: u64, ns: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::binding::Nonce;
+    use crate::legs::{Leg, Net};
+    use crate::params::ParamsRecord;
 
     fn times(rtt_min_ns: u64, commit_ns: u64, wroot_ns: u64) -> Times {
-        Times { set_up_at_unix_ms: 0, rtt_min_ns, commit_ns, wroot_ns, openings_ns: wroot_ns }
+        let later = |ns: u64| wroot_ns.saturating_add(ns);
+        Times {
+            set_up_at_unix_ms: 0,
+            rtt_min_ns,
+            commit_ns,
+            wroot_ns,
+            lroot_ns: later(200),
+            croot_ns: later(700),
+            down_ns: later(1_700),
+            up_ns: later(3_700),
+            openings_ns: later(4_000),
+        }
     }
 
     /// A wrong count of operations or bytes would put machines into the wrong class.
@@ -97,13 +157,35 @@ mod tests {
     fn the_small_profile_in_numbers() {
         let params = ProofParams::small();
         let plan = DevicePlan { device: 0, rows: params.rows(), walks: params.walks() };
-        let measured =
-            Measured::from_times(&params, &[plan], &times(0, 1_000_000_000, 1_100_000_000));
+        let times = times(0, 1_000_000_000, 1_100_000_000);
+        let measured = Measured::from_times(&params, &[plan], &Legs::NONE, &times);
         assert_eq!(measured.plot_bytes, 64 << 20);
         assert_eq!(measured.operations, 2 * 262_144 * 2 * 256 * 256);
         assert_eq!(measured.operations_per_second, measured.operations);
         assert_eq!(measured.walk_bytes, 256 << 20);
         assert_eq!(measured.walk_bytes_per_second, 10 * (256 << 20));
+        let legs = [measured.link, measured.copy, measured.net_down, measured.net_up];
+        assert_eq!(legs, [None; 4]);
+    }
+
+    /// A leg's figure must come from its own bytes and its own time.
+    #[test]
+    fn each_leg_has_its_own_rate() {
+        let record = ParamsRecord { copy_rows: 1000, ..ProofParams::small().record() };
+        let params = ProofParams::try_from(record).unwrap();
+        let plan = |device| DevicePlan { device, rows: 16_384, walks: params.walks() };
+        let net = |bytes| {
+            Some(Net { nonce: Nonce([0; 32]), bytes, digest: crate::tree::Digest([0; 32]) })
+        };
+        let answered = Leg::Answered { nonce: Nonce([0; 32]) };
+        let legs = Legs { link: answered.clone(), copy: answered, down: net(9), up: net(4) };
+        let measured = Measured::from_times(&params, &[plan(0), plan(1)], &legs, &times(0, 1, 2));
+        let rate = |rate: Option<Rate>| rate.map(|rate| (rate.bytes, rate.ns)).unwrap();
+        assert_eq!(rate(measured.link), (measured.walk_bytes, 200));
+        assert_eq!(rate(measured.copy), (2 * 1000 * 256, 500));
+        assert_eq!(rate(measured.net_down), (9, 1000));
+        assert_eq!(rate(measured.net_up), (4, 2000));
+        assert_eq!(measured.net_up.unwrap().bytes_per_second, 2_000_000);
     }
 
     /// A prover that delays its pongs must not be able to divide its time by more than 8/7.

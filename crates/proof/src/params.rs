@@ -2,8 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::legs::NET_CHUNK_LEN;
+
 /// The version of every byte format in this crate; a change of any of them is a new number.
-pub const PROOF_VERSION: u16 = 1;
+pub const PROOF_VERSION: u16 = 2;
 /// The largest absolute value of an operand: nine bits with a sign, exact in bf16, fp16, i16 and f32.
 pub const OPERAND_MAX: i16 = 255;
 /// The walk results that share one leaf of the walk tree.
@@ -23,10 +25,12 @@ const PANEL_ROWS_MAX: u32 = 1 << 20;
 const PLOT_BYTES_MAX: u64 = 1 << 42;
 /// One progress frame for each panel, so this is also the limit on progress frames of a device.
 const PANELS_MAX: u64 = 4096;
-const SAMPLED_ROWS_MAX: u16 = 512;
+const SAMPLED_ROWS_MAX: u16 = 256;
 const WALKS_MAX: u32 = 1 << 26;
 const READS_MAX: u16 = 256;
 const SAMPLED_WALKS_MAX: u16 = 64;
+/// 256 MiB in one direction: some seconds of a fast line, half a second of whoever checks the digest again.
+const NET_BYTES_MAX: u64 = 1 << 28;
 /// Products that a check of one device may cost: a few seconds of one core, three times what the widest profile needs.
 /// Without it, a transcript of a stranger could keep a checker busy for days.
 const CHECK_PRODUCTS_MAX: u64 = 1 << 36;
@@ -54,8 +58,16 @@ pub struct ParamsRecord {
     pub walks: u32,
     /// Dependent reads of a walk.
     pub reads: u16,
-    /// Walks that the verifier replays, per device.
+    /// Walks that the verifier replays, per device, and again as many of LINK.
     pub sampled_walks: u16,
+    /// Whether every device also walks over the plot of the next one.
+    pub link: bool,
+    /// The most rows that each device brings to the host; 0 where that is not asked.
+    pub copy_rows: u64,
+    /// Bytes that the verifier sends to the prover; 0 where that is not asked.
+    pub net_down_bytes: u64,
+    /// Bytes that the prover sends to the verifier; 0 where that is not asked.
+    pub net_up_bytes: u64,
 }
 
 /// The sizes of a session, within their bounds and with exact arithmetic.
@@ -114,6 +126,10 @@ impl ProofParams {
                 walks: 32_768,
                 reads: 32,
                 sampled_walks: 8,
+                link: false,
+                copy_rows: 0,
+                net_down_bytes: 0,
+                net_up_bytes: 0,
             },
         }
     }
@@ -182,6 +198,42 @@ impl ProofParams {
         self.record.sampled_walks as usize
     }
 
+    /// Whether every device also walks over the plot of the next one.
+    #[must_use]
+    pub const fn link(&self) -> bool {
+        self.record.link
+    }
+
+    /// The same sizes without LINK, for a machine with one device.
+    #[must_use]
+    pub const fn without_link(self) -> Self {
+        Self { record: ParamsRecord { link: false, ..self.record } }
+    }
+
+    /// The most rows that each device brings to the host; 0 where that is not asked.
+    #[must_use]
+    pub const fn copy_rows(&self) -> u64 {
+        self.record.copy_rows
+    }
+
+    /// The rows that a device with this many brings to the host.
+    #[must_use]
+    pub fn copied_rows(&self, plan_rows: u64) -> u64 {
+        self.record.copy_rows.min(plan_rows)
+    }
+
+    /// Bytes that the verifier sends to the prover; 0 where that is not asked.
+    #[must_use]
+    pub const fn net_down_bytes(&self) -> u64 {
+        self.record.net_down_bytes
+    }
+
+    /// Bytes that the prover sends to the verifier; 0 where that is not asked.
+    #[must_use]
+    pub const fn net_up_bytes(&self) -> u64 {
+        self.record.net_up_bytes
+    }
+
     /// Whether a device may be given this many rows: whole panels, enough to sample from, no more than asked for.
     #[must_use]
     pub fn allows_rows(&self, rows: u64) -> bool {
@@ -194,7 +246,7 @@ impl ProofParams {
     #[must_use]
     pub fn key_material(&self) -> Vec<u8> {
         let record = &self.record;
-        let mut bytes = Vec::with_capacity(34);
+        let mut bytes = Vec::with_capacity(59);
         bytes.extend_from_slice(&record.version.to_le_bytes());
         bytes.extend_from_slice(&record.n.to_le_bytes());
         bytes.extend_from_slice(&record.steps.to_le_bytes());
@@ -204,6 +256,10 @@ impl ProofParams {
         bytes.extend_from_slice(&record.walks.to_le_bytes());
         bytes.extend_from_slice(&record.reads.to_le_bytes());
         bytes.extend_from_slice(&record.sampled_walks.to_le_bytes());
+        bytes.push(u8::from(record.link));
+        bytes.extend_from_slice(&record.copy_rows.to_le_bytes());
+        bytes.extend_from_slice(&record.net_down_bytes.to_le_bytes());
+        bytes.extend_from_slice(&record.net_up_bytes.to_le_bytes());
         bytes
     }
 
@@ -249,7 +305,7 @@ impl TryFrom<ParamsRecord> for ProofParams {
         let sampled_fit = (1..=SAMPLED_ROWS_MAX).contains(&record.sampled_rows)
             && sampled.saturating_mul(2) <= record.rows;
         if !sampled_fit {
-            return Err(bound("sampled_rows", sampled, "1 to 512, at most half of the rows"));
+            return Err(bound("sampled_rows", sampled, "1 to 256, at most half of the rows"));
         }
         let walks_fit =
             (1..=WALKS_MAX).contains(&record.walks) && record.walks.is_multiple_of(WALK_GROUP);
@@ -266,6 +322,7 @@ impl TryFrom<ParamsRecord> for ProofParams {
         if !replayed_fit {
             return Err(bound("sampled_walks", replayed, "1 to 64, at most half of the walks"));
         }
+        check_legs(&record)?;
         let products = check_products(&record);
         if products > CHECK_PRODUCTS_MAX {
             let expected = "at most 2^36 in sampled rows and walks together";
@@ -279,11 +336,32 @@ fn bound(field: &'static str, value: impl Into<u64>, expected: &'static str) -> 
     ParamsError::Bound { field, value: value.into(), expected }
 }
 
+/// The sizes of the legs that follow the walks.
+fn check_legs(record: &ParamsRecord) -> Result<(), ParamsError> {
+    let sampled = u64::from(record.sampled_rows).saturating_mul(2);
+    let copied = record.copy_rows;
+    if copied != 0 && !(sampled..=record.rows).contains(&copied) {
+        let expected = "0, or from twice the sampled rows to all rows";
+        return Err(bound("copy_rows", copied, expected));
+    }
+    let nets = [("net_down_bytes", record.net_down_bytes), ("net_up_bytes", record.net_up_bytes)];
+    for (field, bytes) in nets {
+        if bytes > NET_BYTES_MAX || !bytes.is_multiple_of(NET_CHUNK_LEN as u64) {
+            return Err(bound(field, bytes, "a multiple of 131,072 up to 2^28"));
+        }
+    }
+    Ok(())
+}
+
 /// The products that recomputing one device's sample costs.
 fn check_products(record: &ParamsRecord) -> u64 {
     let n = u64::from(record.n);
     let read = u64::from(record.sampled_walks).saturating_mul(u64::from(record.reads));
+    let linked = if record.link { read } else { 0 };
+    let copied = if record.copy_rows == 0 { 0 } else { u64::from(record.sampled_rows) };
     u64::from(record.sampled_rows)
+        .saturating_add(copied)
+        .saturating_add(linked)
         .saturating_add(read)
         .saturating_mul(u64::from(record.steps))
         .saturating_mul(n.saturating_mul(n))
@@ -341,7 +419,7 @@ mod tests {
     #[test]
     fn each_bound_is_enforced_at_its_limit() {
         let small = ProofParams::small().record();
-        let cases: [(&str, ParamsRecord); 21] = [
+        let cases: [(&str, ParamsRecord); 27] = [
             ("n", ParamsRecord { n: 64, ..small }),
             ("n", ParamsRecord { n: 300, ..small }),
             ("n", ParamsRecord { n: 4160, ..small }),
@@ -355,13 +433,19 @@ mod tests {
             ("rows", ParamsRecord { rows: 16_384 * 4097, ..small }),
             ("rows", ParamsRecord { rows: 1 << 31, panel_rows: 1 << 20, n: 4096, ..small }),
             ("sampled_rows", ParamsRecord { sampled_rows: 0, ..small }),
-            ("sampled_rows", ParamsRecord { sampled_rows: 513, ..small }),
+            ("sampled_rows", ParamsRecord { sampled_rows: 257, ..small }),
             ("sampled_rows", ParamsRecord { sampled_rows: 64, rows: 64, panel_rows: 64, ..small }),
             ("walks", ParamsRecord { walks: 0, ..small }),
             ("walks", ParamsRecord { walks: 65, ..small }),
             ("reads", ParamsRecord { reads: 257, ..small }),
             ("sampled_walks", ParamsRecord { sampled_walks: 65, ..small }),
             ("sampled_walks", ParamsRecord { sampled_walks: 33, walks: 64, ..small }),
+            ("copy_rows", ParamsRecord { copy_rows: 127, ..small }),
+            ("copy_rows", ParamsRecord { copy_rows: 262_145, ..small }),
+            ("net_down_bytes", ParamsRecord { net_down_bytes: 1, ..small }),
+            ("net_down_bytes", ParamsRecord { net_down_bytes: (1 << 28) + (1 << 17), ..small }),
+            ("net_up_bytes", ParamsRecord { net_up_bytes: (1 << 17) + 1, ..small }),
+            ("products to check", ParamsRecord { n: 4096, reads: 125, link: true, ..small }),
             ("products to check", ParamsRecord { n: 4096, steps: 16, ..small }),
         ];
         for (name, record) in cases {
@@ -371,7 +455,15 @@ mod tests {
                 "{name}: {refused}"
             );
         }
-        let other = ParamsRecord { version: 2, ..small };
-        assert_eq!(ProofParams::try_from(other), Err(ParamsError::Version(2)));
+        let legs = ParamsRecord {
+            link: true,
+            copy_rows: 128,
+            net_down_bytes: 1 << 28,
+            net_up_bytes: 1 << 17,
+            ..small
+        };
+        assert!(ProofParams::try_from(legs).is_ok());
+        let other = ParamsRecord { version: 1, ..small };
+        assert_eq!(ProofParams::try_from(other), Err(ParamsError::Version(1)));
     }
 }

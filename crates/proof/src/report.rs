@@ -4,6 +4,7 @@ use nicompute_market::{Hotkey, UnixMillis};
 
 use crate::binding::DeviceClaim;
 use crate::exchange::Verdict;
+use crate::legs::Legs;
 use crate::measured::{Measured, Times};
 use crate::params::ParamsRecord;
 use crate::transcript::SignedTranscript;
@@ -35,10 +36,12 @@ pub struct Report {
     pub verdict: Verdict,
     /// The bytes and the rates, computed again from sizes and times. The rates rest on the signer's clock.
     pub measured: Measured,
-    /// Rows and walks that were computed again, over all devices.
+    /// Rows and walks that were computed again, over all devices, those of the legs with them.
     pub sampled_rows: u64,
     /// See `sampled_rows`.
     pub sampled_walks: u64,
+    /// What became of the legs; their bytes and rates are in `measured`.
+    pub legs: Legs,
     /// The signer's word: when the session was set up.
     pub set_up_at: UnixMillis,
     /// The signer's word: how long each stage took.
@@ -66,8 +69,9 @@ impl Report {
             params: exchange.params,
             verdict: transcript.verdict,
             measured: transcript.measured,
-            sampled_rows: count(|device| device.rows.len()),
-            sampled_walks: count(|device| device.walks.len()),
+            sampled_rows: count(|device| device.rows.len().saturating_add(device.copies.len())),
+            sampled_walks: count(|device| device.walks.len().saturating_add(device.links.len())),
+            legs: exchange.legs.clone(),
             set_up_at: UnixMillis(transcript.times.set_up_at_unix_ms),
             times: transcript.times.clone(),
             claims: exchange.devices.iter().filter_map(|one| tested(one.plan.device)).collect(),

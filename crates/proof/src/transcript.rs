@@ -16,7 +16,7 @@ use crate::report::Report;
 use crate::session::Limits;
 
 /// The first bytes of a transcript, and of the message that is signed.
-pub const TRANSCRIPT_MAGIC: &[u8; 23] = b"nicompute-transcript/1\n";
+pub const TRANSCRIPT_MAGIC: &[u8; 23] = b"nicompute-transcript/2\n";
 /// The longest body: 32 devices with the most samples there are need two thirds of it.
 pub const TRANSCRIPT_BODY_LEN_MAX: usize = 32 << 20;
 /// A signature of sr25519.
@@ -69,7 +69,7 @@ pub struct EncodeError(usize);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TranscriptError {
     /// Not a transcript of this version, or not a transcript at all.
-    #[error("the file does not begin as a transcript of version 1 does")]
+    #[error("the file does not begin as a transcript of version 2 does")]
     Magic,
     /// A body above the limit.
     #[error("a body of {0} bytes, at most 32 MiB")]
@@ -143,7 +143,9 @@ impl Transcript {
     }
 
     fn times_hold(&self) -> bool {
-        let Times { commit_ns, wroot_ns, openings_ns, .. } = self.times;
+        let Times { commit_ns, wroot_ns, lroot_ns, croot_ns, down_ns, up_ns, openings_ns, .. } =
+            self.times;
+        let params = self.exchange.params;
         let stage =
             |from: u64, to: u64, limit: u64| to.checked_sub(from).is_some_and(|took| took <= limit);
         let panels_hold = self.exchange.devices.iter().all(|device| {
@@ -153,13 +155,21 @@ impl Transcript {
             && self.times.rtt_min_ns <= self.limits.pong_ns
             && stage(0, commit_ns, self.limits.fill_ns)
             && stage(commit_ns, wroot_ns, self.limits.walk_ns)
-            && stage(wroot_ns, openings_ns, self.limits.openings_ns)
+            && stage(wroot_ns, lroot_ns, self.limits.link_ns)
+            && stage(lroot_ns, croot_ns, self.limits.copy_ns)
+            && stage(croot_ns, down_ns, self.limits.net_ns)
+            && stage(down_ns, up_ns, self.limits.net_ns)
+            && (params.link || lroot_ns == wroot_ns)
+            && (params.copy_rows > 0 || croot_ns == lroot_ns)
+            && (params.net_down_bytes > 0 || down_ns == croot_ns)
+            && (params.net_up_bytes > 0 || up_ns == down_ns)
+            && stage(up_ns, openings_ns, self.limits.openings_ns)
     }
 
     fn measured_again(&self) -> Result<Measured, ExchangeError> {
         let params = ProofParams::try_from(self.exchange.params)?;
         let plans: Vec<_> = self.exchange.devices.iter().map(|device| device.plan).collect();
-        Ok(Measured::from_times(&params, &plans, &self.times))
+        Ok(Measured::from_times(&params, &plans, &self.exchange.legs, &self.times))
     }
 }
 

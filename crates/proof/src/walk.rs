@@ -26,11 +26,20 @@ impl WalkKey {
     /// stream 1 the key words, as many bytes as a row.
     #[must_use]
     pub fn new(keys: &DeviceKeys, n2: &Nonce, n: usize, rows: u64) -> Self {
-        let key = keys.walk_key(n2);
+        Self::from_key(&keys.walk_key(n2), n, rows)
+    }
+
+    /// Expands the link key of a device for the plot of another one, of `rows` rows.
+    #[must_use]
+    pub fn link(keys: &DeviceKeys, nonce: &Nonce, n: usize, rows: u64) -> Self {
+        Self::from_key(&keys.link_key(nonce), n, rows)
+    }
+
+    fn from_key(key: &[u8; 32], n: usize, rows: u64) -> Self {
         let mut seed = [0_u8; 8];
-        key_stream(&key, 0, &mut seed);
+        key_stream(key, 0, &mut seed);
         let mut bytes = vec![0_u8; n];
-        key_stream(&key, 1, &mut bytes);
+        key_stream(key, 1, &mut bytes);
         let words = bytes.as_chunks::<8>().0.iter().map(halves).collect();
         Self { seed: u64::from_le_bytes(seed), words, rows }
     }

@@ -251,9 +251,10 @@ impl Device for Truncated {
         let kept = self.session.as_ref().ok_or(DeviceError::Order)?;
         let filled = kept.filled.as_ref().ok_or(DeviceError::Order)?;
         let (results, tree) = filled.walks.as_ref().ok_or(DeviceError::Order)?;
-        let rows = open_rows(&kept.plan, &filled.rows, ask)?;
-        let walks = open_walks(&kept.plan, tree, results, ask)?;
-        Ok(DeviceOpenings { device: kept.plan.device, rows, walks })
+        let rows = open_rows(kept.plan.rows, &filled.rows, &ask.rows)?;
+        let walks = open_walks(&kept.plan, tree, results, &ask.walks)?;
+        let device = kept.plan.device;
+        Ok(DeviceOpenings { device, rows, walks, links: Vec::new(), copies: Vec::new() })
     }
 }
 

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use nicompute_proof::{
-    DeviceClaim, DeviceKind, DeviceOpenings, DevicePlan, Digest, Kernel, Nonce, OpenDevice,
-    ProofParams, RowOpening, Tree, WALK_GROUP, WalkKey, WalkOpening, check_indices,
+    CopyKey, DeviceClaim, DeviceKind, DeviceOpenings, DevicePlan, Digest, Kernel, Nonce,
+    OpenDevice, ProofParams, RowOpening, Tree, TreeKeys, WALK_GROUP, WalkKey, WalkOpening,
+    check_indices,
 };
 
-use crate::device::{Device, DeviceError, FillTask, ReportPanel};
-
-use crate::plot::{Chain, InMemory, MakeRows, fill, walk, walk_tree};
+use crate::device::{Device, DeviceError, FillTask, Peer, PlotView, ReportPanel};
+use crate::plot::{Chain, InMemory, MakeRows, copy_tree, fill, walk, walk_tree};
 
 /// Bytes that a row needs besides itself: its hash and its share of the tree.
 const TREE_BYTES_PER_ROW: u64 = 64;
@@ -37,8 +37,11 @@ struct Session {
 
 struct Filled {
     task: FillTask,
+    plot: Arc<Vec<u8>>,
     rows: Tree,
     walks: Option<Walked>,
+    links: Option<Walked>,
+    copies: Option<Tree>,
 }
 
 struct Walked {
@@ -105,31 +108,95 @@ impl Device for CpuDevice {
         }
         let rows = fill(task, threads, make.as_ref(), &mut session.plot, report)?;
         let root = rows.root();
-        session.filled = Some(Filled { task: task.clone(), rows, walks: None });
+        session.filled = Some(Filled {
+            task: task.clone(),
+            plot: Arc::new(std::mem::take(&mut session.plot)),
+            rows,
+            walks: None,
+            links: None,
+            copies: None,
+        });
         Ok(root)
     }
 
     fn walk(&mut self, n2: &Nonce) -> Result<Digest, DeviceError> {
         let (threads, kernel) = (self.threads, self.kernel);
-        let Session { params, plan, plot, filled } = self.session()?;
+        let Session { params, plan, filled, .. } = self.session()?;
         let filled = filled.as_mut().ok_or(DeviceError::Order)?;
         let key = WalkKey::new(&filled.task.keys, n2, params.n(), plan.rows);
+        let read = InMemory { kernel, n: params.n(), plot: &filled.plot };
+        let results = walk(params, &key, plan.walks, threads, &read);
+        let walked = Walked::new(filled.task.keys.walks(), results)?;
+        let root = walked.tree.root();
+        filled.walks = Some(walked);
+        Ok(root)
+    }
+
+    fn plot(&self) -> Option<PlotView> {
+        let filled = self.session.as_ref()?.filled.as_ref()?;
+        Some(PlotView::Memory(Arc::clone(&filled.plot)))
+    }
+
+    fn link(&mut self, nonce: &Nonce, peer: &Peer) -> Result<Digest, DeviceError> {
+        let (threads, kernel) = (self.threads, self.kernel);
+        let Session { params, plan, filled, .. } = self.session()?;
+        let filled = filled.as_mut().ok_or(DeviceError::Order)?;
+        let PlotView::Memory(plot) = &peer.view else {
+            return Err(DeviceError::Unsupported("way into a GPU's memory"));
+        };
+        let key = WalkKey::link(&filled.task.keys, nonce, params.n(), peer.rows);
         let read = InMemory { kernel, n: params.n(), plot };
         let results = walk(params, &key, plan.walks, threads, &read);
-        let tree = walk_tree(filled.task.keys.walks(), &results)?;
+        let walked = Walked::new(filled.task.keys.links(), results)?;
+        let root = walked.tree.root();
+        filled.links = Some(walked);
+        Ok(root)
+    }
+
+    fn copy(&mut self, nonce: &Nonce) -> Result<Digest, DeviceError> {
+        let threads = self.threads;
+        let Session { params, plan, filled, .. } = self.session()?;
+        let filled = filled.as_mut().ok_or(DeviceError::Order)?;
+        let key = CopyKey::new(&filled.task.keys, nonce, plan.rows);
+        let tree = copy_tree(params, &key, plan, threads, &filled.plot)?;
         let root = tree.root();
-        filled.walks = Some(Walked { results, tree });
+        filled.copies = Some(tree);
         Ok(root)
     }
 
     fn open(&mut self, ask: &OpenDevice) -> Result<DeviceOpenings, DeviceError> {
-        let Session { plan, filled, .. } = self.session()?;
+        let Session { params, plan, filled, .. } = self.session()?;
         let filled = filled.as_ref().ok_or(DeviceError::Order)?;
         let walked = filled.walks.as_ref().ok_or(DeviceError::Order)?;
-        let rows = open_rows(plan, &filled.rows, ask)?;
-        let walks = open_walks(plan, &walked.tree, &walked.results, ask)?;
-        Ok(DeviceOpenings { device: plan.device, rows, walks })
+        let copied = params.copied_rows(plan.rows);
+        let links = match &filled.links {
+            Some(linked) => open_walks(plan, &linked.tree, &linked.results, &ask.links)?,
+            None => none(&ask.links)?,
+        };
+        let copies = match &filled.copies {
+            Some(tree) => open_rows(copied, tree, &ask.copies)?,
+            None => none(&ask.copies)?,
+        };
+        Ok(DeviceOpenings {
+            device: plan.device,
+            rows: open_rows(plan.rows, &filled.rows, &ask.rows)?,
+            walks: open_walks(plan, &walked.tree, &walked.results, &ask.walks)?,
+            links,
+            copies,
+        })
     }
+}
+
+impl Walked {
+    fn new(keys: &TreeKeys, results: Vec<u64>) -> Result<Self, DeviceError> {
+        let tree = walk_tree(keys, &results)?;
+        Ok(Self { results, tree })
+    }
+}
+
+/// Openings of a leg that was not played: there must be none.
+fn none<A, T>(asked: &[A]) -> Result<Vec<T>, DeviceError> {
+    if asked.is_empty() { Ok(Vec::new()) } else { Err(DeviceError::Order) }
 }
 
 impl std::fmt::Debug for CpuDevice {
@@ -142,15 +209,15 @@ impl std::fmt::Debug for CpuDevice {
     }
 }
 
-/// The paths of the rows that are asked for.
+/// The paths of the rows that are asked for, of so many.
 pub(crate) fn open_rows(
-    plan: &DevicePlan,
+    count: u64,
     tree: &Tree,
-    ask: &OpenDevice,
+    asked: &[u64],
 ) -> Result<Vec<RowOpening>, DeviceError> {
-    check_indices(plan.rows, ask.rows.iter().copied())?;
+    check_indices(count, asked.iter().copied())?;
     let open = |row: &u64| Ok(RowOpening { row: *row, path: tree.path(*row)? });
-    ask.rows.iter().map(open).collect()
+    asked.iter().map(open).collect()
 }
 
 /// The groups and paths of the walks that are asked for.
@@ -158,9 +225,9 @@ pub(crate) fn open_walks(
     plan: &DevicePlan,
     tree: &Tree,
     results: &[u64],
-    ask: &OpenDevice,
+    asked: &[u32],
 ) -> Result<Vec<WalkOpening>, DeviceError> {
-    check_indices(u64::from(plan.walks), ask.walks.iter().map(|walk| u64::from(*walk)))?;
+    check_indices(u64::from(plan.walks), asked.iter().map(|walk| u64::from(*walk)))?;
     let open = |walk: &u32| {
         let group = *walk / WALK_GROUP;
         let first = (group * WALK_GROUP) as usize;
@@ -168,7 +235,7 @@ pub(crate) fn open_walks(
         let path = tree.path(u64::from(group))?;
         Ok(WalkOpening { walk: *walk, group: results.to_vec(), path })
     };
-    ask.walks.iter().map(open).collect()
+    asked.iter().map(open).collect()
 }
 
 /// Memory of which every page is really there, so that no page is fetched while a clock runs.

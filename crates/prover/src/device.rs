@@ -1,5 +1,7 @@
 //! What a prover asks of a device, whatever its hardware.
 
+use std::sync::Arc;
+
 use nicompute_proof::{
     DeviceClaim, DeviceKeys, DeviceOpenings, DevicePlan, Digest, Nonce, OpenDevice, ProofParams,
     SessionKeys, TreeError,
@@ -35,11 +37,61 @@ pub trait Device: Send + std::fmt::Debug {
     /// Where the device fails.
     fn walk(&mut self, n2: &Nonce) -> Result<Digest, DeviceError>;
 
-    /// Opens rows and walks.
+    /// Where the plot is, for a neighbour that walks over it; nothing before [`Self::fill`], and nothing where no other
+    /// device can reach it.
+    fn plot(&self) -> Option<PlotView> {
+        None
+    }
+
+    /// Walks over the next device's plot, as many walks and reads as over its own, and commits to the results.
+    ///
+    /// # Errors
+    /// [`DeviceError::Unsupported`] where it cannot reach that plot.
+    fn link(&mut self, nonce: &Nonce, peer: &Peer) -> Result<Digest, DeviceError> {
+        let _ = (nonce, peer);
+        Err(DeviceError::Unsupported("walks over another device's plot"))
+    }
+
+    /// Brings a run of rows to the host, hashes them there under fresh keys ([`CopyKey`](nicompute_proof::CopyKey)),
+    /// and commits to them: the leaf of place `i` is row `key.row(i)`.
+    ///
+    /// # Errors
+    /// [`DeviceError::Unsupported`] where it has no rows to bring.
+    fn copy(&mut self, nonce: &Nonce) -> Result<Digest, DeviceError> {
+        let _ = nonce;
+        Err(DeviceError::Unsupported("copies to the host"))
+    }
+
+    /// Opens rows and walks, and those of the legs that were answered.
     ///
     /// # Errors
     /// Where there is no such row or walk.
     fn open(&mut self, ask: &OpenDevice) -> Result<DeviceOpenings, DeviceError>;
+}
+
+/// Where a plot is, for others than its owner.
+#[derive(Clone)]
+pub enum PlotView {
+    /// In main memory.
+    Memory(Arc<Vec<u8>>),
+    /// In the memory of a GPU of this process.
+    Cuda {
+        /// The driver's number of the GPU.
+        ordinal: u32,
+        /// The first byte's address in it.
+        address: u64,
+        /// The plot's length.
+        bytes: u64,
+    },
+}
+
+/// The next device, whose plot is walked over.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Where its plot is.
+    pub view: PlotView,
+    /// Its rows.
+    pub rows: u64,
 }
 
 /// Takes a panel's number and root; an error means that nobody listens any more.
@@ -62,7 +114,7 @@ pub struct FillTask {
     /// The device's keys.
     pub keys: DeviceKeys,
     /// The matrix, row after row, shared by all devices.
-    pub matrix: std::sync::Arc<Vec<i16>>,
+    pub matrix: Arc<Vec<i16>>,
 }
 
 /// Why a device cannot go on.
@@ -77,7 +129,21 @@ pub enum DeviceError {
     /// A row or walk that does not exist.
     #[error("a place that the device does not hold")]
     Place(#[from] TreeError),
+    /// Something that this device cannot do at all.
+    #[error("this device has no {0}")]
+    Unsupported(&'static str),
     /// Nobody listens any more.
     #[error("the session was given up")]
     Gone(#[from] Gone),
+}
+
+impl std::fmt::Debug for PlotView {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Memory(plot) => f.debug_tuple("Memory").field(&plot.len()).finish(),
+            Self::Cuda { ordinal, bytes, .. } => {
+                f.debug_struct("Cuda").field("ordinal", ordinal).field("bytes", bytes).finish()
+            }
+        }
+    }
 }

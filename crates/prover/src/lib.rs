@@ -8,13 +8,14 @@ pub mod cheats;
 mod cpu;
 mod device;
 mod in_process;
+mod legs;
 pub mod machine;
 mod plot;
 mod prover;
 pub mod stdio;
 
 pub use cpu::CpuDevice;
-pub use device::{Device, DeviceError, FillTask, Gone, ReportPanel};
+pub use device::{Device, DeviceError, FillTask, Gone, Peer, PlotView, ReportPanel};
 pub use in_process::{exchange, prove_in_process};
 pub use nicompute_proof::{BLOCK_ROWS, ChainMatrix, Kernel};
 pub use prover::{Flow, Prover, ProverError, SOFTWARE, Sink};

@@ -5,8 +5,8 @@ use std::sync::mpsc::sync_channel;
 use std::thread;
 
 use nicompute_proof::{
-    BLOCK_ROWS, ChainMatrix, DeviceKeys, Digest, Kernel, ProofParams, Tree, TreeError, TreeKeys,
-    WALK_GROUP, WalkKey, operand_row, walk_leaf,
+    BLOCK_ROWS, ChainMatrix, CopyKey, DeviceKeys, DevicePlan, Digest, Kernel, ProofParams, Tree,
+    TreeError, TreeKeys, WALK_GROUP, WalkKey, operand_row, walk_leaf,
 };
 
 use crate::device::{DeviceError, FillTask, ReportPanel};
@@ -177,6 +177,31 @@ fn walk_in_step(
             *state = read.read(key, mixed, row, scratch);
         }
     }
+}
+
+/// The tree over the run of rows that COPY asks for, hashed out of main memory.
+pub(crate) fn copy_tree(
+    params: &ProofParams,
+    key: &CopyKey,
+    plan: &DevicePlan,
+    threads: usize,
+    plot: &[u8],
+) -> Result<Tree, TreeError> {
+    let n = params.n();
+    let count = usize::try_from(params.copied_rows(plan.rows)).unwrap_or(usize::MAX);
+    let mut leaves = vec![Digest([0; 32]); count];
+    let share = count.div_ceil(threads.max(1)).max(1);
+    thread::scope(|scope| {
+        for (part, leaves) in leaves.chunks_mut(share).enumerate() {
+            scope.spawn(move || {
+                for (place, leaf) in (part * share..).zip(leaves) {
+                    let row = usize::try_from(key.row(place as u64)).unwrap_or(usize::MAX);
+                    *leaf = key.tree().leaf(&plot[row * n..][..n]);
+                }
+            });
+        }
+    });
+    Tree::new(key.tree(), leaves)
 }
 
 /// The tree over walk results.

@@ -11,6 +11,7 @@ use nicompute_proof::{
 };
 
 use crate::device::{Device, DeviceError, FillTask, Gone};
+use crate::legs::LegsPlayed;
 
 /// What the prover calls itself.
 pub const SOFTWARE: &str = concat!("nicompute-prover ", env!("CARGO_PKG_VERSION"));
@@ -80,12 +81,20 @@ pub enum ProverError {
     Gone(#[from] Gone),
 }
 
+/// What the session asks for, once it runs.
+#[derive(Debug)]
+pub(crate) struct Work {
+    pub(crate) params: ProofParams,
+    pub(crate) plans: Vec<DevicePlan>,
+    pub(crate) session: SessionKeys,
+}
+
 #[derive(Debug)]
 enum Stage {
     New,
     Prepared { params: ProofParams, binding: Binding, plans: Vec<DevicePlan> },
-    Filled { plans: Vec<DevicePlan> },
-    Walked { plans: Vec<DevicePlan> },
+    Filled(Work),
+    Walked(Work, LegsPlayed),
     Over,
 }
 
@@ -150,17 +159,21 @@ impl Prover {
             (Stage::Prepared { params, binding, plans }, VerifierFrame::Start { nonce }) => {
                 let session = SessionKeys::derive(&nonce, &binding, &params);
                 let roots = self.fill(&params, &session, &plans, sink)?;
-                self.stage = Stage::Filled { plans };
+                self.stage = Stage::Filled(Work { params, plans, session });
                 sink.send(&ProverFrame::Commit { roots })?;
             }
-            (Stage::Filled { plans }, VerifierFrame::Walk { nonce }) => {
-                let roots = self.walk(&plans, &nonce)?;
-                self.stage = Stage::Walked { plans };
+            (Stage::Filled(work), VerifierFrame::Walk { nonce }) => {
+                let roots = self.walk(&work.plans, &nonce)?;
+                self.stage = Stage::Walked(work, LegsPlayed::default());
                 sink.send(&ProverFrame::Wroot { roots })?;
             }
-            (Stage::Walked { plans }, VerifierFrame::Open { devices }) => {
-                self.open(&plans, &devices, sink)?;
+            (Stage::Walked(work, _), VerifierFrame::Open { devices }) => {
+                self.open(&work.plans, &devices, sink)?;
                 self.stage = Stage::Over;
+            }
+            (Stage::Walked(work, mut legs), frame) => {
+                legs.answer(&mut self.devices, &work, frame, sink)?;
+                self.stage = Stage::Walked(work, legs);
             }
             _ => return Err(ProverError::Protocol(name)),
         }
@@ -259,6 +272,18 @@ impl Prover {
     }
 }
 
+impl DeviceError {
+    /// The code for a frame.
+    pub(crate) const fn code(&self) -> ErrorCode {
+        match self {
+            Self::Memory(_) => ErrorCode::Memory,
+            Self::Order | Self::Place(_) | Self::Unsupported(_) | Self::Gone(_) => {
+                ErrorCode::Device
+            }
+        }
+    }
+}
+
 impl ProverError {
     const fn code(&self) -> ErrorCode {
         match self {
@@ -267,14 +292,13 @@ impl ProverError {
             }
             Self::Params(ParamsError::Version(_)) => ErrorCode::Version,
             Self::Params(_) => ErrorCode::Protocol,
-            Self::Device(DeviceError::Memory(_)) => ErrorCode::Memory,
-            Self::Device(_) => ErrorCode::Device,
+            Self::Device(error) => error.code(),
         }
     }
 }
 
 /// The devices that take part, each with its plan.
-fn planned<'a>(
+pub(crate) fn planned<'a>(
     devices: &'a mut [Box<dyn Device>],
     plans: &'a [DevicePlan],
 ) -> impl Iterator<Item = (&'a mut Box<dyn Device>, &'a DevicePlan)> {

@@ -156,7 +156,7 @@ fn document(report: &Report) -> String {
 mod tests {
     use super::*;
 
-    const TRANSCRIPT: &str = include_str!("../../../proof/testdata/transcript-v1.hex");
+    const TRANSCRIPT: &str = include_str!("../../../proof/testdata/transcript-v2.hex");
 
     fn verify(bytes: &[u8], form: &str) -> (anyhow::Result<()>, String) {
         let json = form == "json";

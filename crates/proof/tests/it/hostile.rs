@@ -6,13 +6,13 @@ use nicompute_proof::{
 use proptest::collection::vec;
 use proptest::prelude::{any, proptest};
 
-const TRANSCRIPT: &str = include_str!("../../testdata/transcript-v1.hex");
+const TRANSCRIPT: &str = include_str!("../../testdata/transcript-v2.hex");
 
 proptest! {
     /// A decoder that panics is a way to stop a validator from outside; one that accepts two encodings of a frame is a
     /// way to make it disagree with others.
     #[test]
-    fn frames_from_noise(bytes in vec(any::<u8>(), 0..300), tag in 0_u8..9) {
+    fn frames_from_noise(bytes in vec(any::<u8>(), 0..300), tag in 0_u8..16) {
         let mut bytes = bytes;
         for tagged in [false, true] {
             if let Some(first) = bytes.first_mut().filter(|_| tagged) {

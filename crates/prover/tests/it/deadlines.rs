@@ -3,17 +3,32 @@
 use std::time::Instant;
 
 use nicompute_proof::{
-    Limits, ParamsRecord, ProofParams, ProverFrame, Refusal, Stage, VerifierFrame,
+    Limits, ParamsRecord, ProofParams, ProverFrame, Refusal, Stage, VerifierFrame, encode,
 };
-use nicompute_prover::{Device, Prover, Sink, cheats, exchange, prove_in_process};
+use nicompute_prover::{CpuDevice, Device, Prover, Sink, cheats, exchange, prove_in_process};
 
 use crate::harness::{boxed, config, honest, session, ticking, tiny};
 
-/// Runs an honest prover, but the clock jumps by this much whenever the verifier reads a frame for which `late` holds.
+/// The tiny profile with every leg, one chunk of NET each way.
+fn with_legs() -> ProofParams {
+    let bytes = 1 << 17;
+    ProofParams::try_from(ParamsRecord {
+        link: true,
+        copy_rows: 1000,
+        net_down_bytes: bytes,
+        net_up_bytes: bytes,
+        ..tiny().record()
+    })
+    .unwrap()
+}
+
+/// Runs an honest prover with two devices, but the clock jumps by this much whenever the verifier reads a frame for which `late` holds.
 fn delayed(late: fn(&ProverFrame) -> bool, by_ns: u64) -> Result<(), Refusal> {
     let now = std::cell::Cell::new(0_u64);
-    let mut session = session(config(tiny()), 0);
-    let mut prover = Prover::new(boxed(honest()));
+    let mut session = session(config(with_legs()), 0);
+    let mut devices = boxed(honest());
+    devices.push(Box::new(CpuDevice::new("cpu-1", "second processor", 1 << 30, 1)));
+    let mut prover = Prover::new(devices);
     let hello = prover.hello();
     if late(&hello) {
         now.set(by_ns);
@@ -49,13 +64,21 @@ impl Sink for Delaying<'_> {
 fn every_stage_has_a_deadline() {
     type Case = (Stage, u64, fn(&ProverFrame) -> bool);
     let limits = Limits::small();
-    let cases: [Case; 6] = [
+    let cases: [Case; 10] = [
         (Stage::Hello, limits.hello_ns, |f| matches!(f, ProverFrame::Hello { .. })),
         (Stage::Ready, limits.ready_ns, |f| matches!(f, ProverFrame::Ready)),
         (Stage::Pings, limits.pong_ns, |f| matches!(f, ProverFrame::Pong { number: 3 })),
         (Stage::Fill, limits.fill_ns, |f| matches!(f, ProverFrame::Commit { .. })),
         (Stage::Walk, limits.walk_ns, |f| matches!(f, ProverFrame::Wroot { .. })),
-        (Stage::Openings, limits.openings_ns, |f| matches!(f, ProverFrame::Openings(_))),
+        (Stage::Link, limits.link_ns, |f| matches!(f, ProverFrame::Lroot { .. })),
+        (Stage::Copy, limits.copy_ns, |f| matches!(f, ProverFrame::Croot { .. })),
+        (Stage::Down, limits.net_ns, |f| matches!(f, ProverFrame::Digest { .. })),
+        (Stage::Up, limits.net_ns, |f| matches!(f, ProverFrame::Up { .. })),
+        (
+            Stage::Openings,
+            limits.openings_ns,
+            |f| matches!(f, ProverFrame::Openings(openings) if openings.device == 1),
+        ),
     ];
     for (late_stage, limit, late) in cases {
         assert_eq!(delayed(late, limit), Ok(()), "{late_stage} at its limit");
@@ -65,6 +88,22 @@ fn every_stage_has_a_deadline() {
             Refusal::Deadline { stage: late_stage, took_ns: limit + 1, limit_ns: limit }
         );
     }
+}
+
+/// One byte a second keeps a connection alive, and must not keep a session alive: the stage's limit is on the whole.
+#[test]
+fn a_trickle_of_bytes_ends_at_the_limit() {
+    let second = 1_000_000_000;
+    let mut session = session(config(tiny()), 0);
+    let hello = encode(&Prover::new(boxed(honest())).hello()).unwrap();
+    let mut now = 0;
+    let ended = hello.iter().find_map(|byte| {
+        now += second;
+        session.on_bytes(&[*byte], now).and_then(|_| session.on_time(now)).err()
+    });
+    let limit_ns = Limits::small().hello_ns;
+    let took_ns = limit_ns + second;
+    assert_eq!(ended, Some(Refusal::Deadline { stage: Stage::Hello, took_ns, limit_ns }));
 }
 
 /// A prover that falls silent must be given up at the stage's limit, not waited for.

@@ -173,10 +173,10 @@ fn bad_hellos_are_refused() {
             .collect(),
     };
     let refused = |frame| session(config(tiny()), 0).on_frame(frame, 1).unwrap_err();
-    assert_eq!(refused(hello(2, "x", 1)), Refusal::Version(2));
-    assert!(matches!(refused(hello(1, "x\n", 1)), Refusal::Protocol { stage: Stage::Hello, .. }));
-    assert!(matches!(refused(hello(1, "x", 33)), Refusal::Claims(_)));
-    assert!(matches!(refused(hello(1, "x", 0)), Refusal::Claims(_)));
+    assert_eq!(refused(hello(1, "x", 1)), Refusal::Version(1));
+    assert!(matches!(refused(hello(2, "x\n", 1)), Refusal::Protocol { stage: Stage::Hello, .. }));
+    assert!(matches!(refused(hello(2, "x", 33)), Refusal::Claims(_)));
+    assert!(matches!(refused(hello(2, "x", 0)), Refusal::Claims(_)));
 }
 
 /// Frame decoders meet whatever a stranger sends: they must answer with an error and never with a panic or much memory.
@@ -280,7 +280,13 @@ fn a_prover_refuses_bad_opens() {
             }
             prover.on_frame(frame.clone(), &mut kept).unwrap();
         }
-        let open = OpenDevice { device: 0, rows: rows.clone(), walks: Vec::new() };
+        let open = OpenDevice {
+            device: 0,
+            rows: rows.clone(),
+            walks: Vec::new(),
+            links: Vec::new(),
+            copies: Vec::new(),
+        };
         let error = prover.on_frame(VerifierFrame::Open { devices: vec![open] }, &mut kept);
         assert!(matches!(error, Err(ProverError::Device(_))), "{rows:?}");
     }

@@ -91,7 +91,7 @@ fn only_the_canonical_encoding_is_a_transcript() {
     longer.splice(at + 1..at + 2, [0x89, 0x00]);
     let len = u32::try_from(longer.len() - 27).unwrap();
     longer[23..27].copy_from_slice(&len.to_le_bytes());
-    let message = [b"nicompute-transcript/1\n".as_slice(), &blake3_of(&longer)].concat();
+    let message = [b"nicompute-transcript/2\n".as_slice(), &blake3_of(&longer)].concat();
     let signature = validator().sign(&message);
     longer.extend_from_slice(&signature);
     assert!(matches!(verify_transcript(&longer), Err(TranscriptError::Body(_))));
@@ -100,7 +100,7 @@ fn only_the_canonical_encoding_is_a_transcript() {
 /// A file that announces more than there may be must cost nothing.
 #[test]
 fn an_oversized_body_is_refused() {
-    let mut bytes = b"nicompute-transcript/1\n".to_vec();
+    let mut bytes = b"nicompute-transcript/2\n".to_vec();
     bytes.extend_from_slice(&u32::MAX.to_le_bytes());
     assert!(matches!(verify_transcript(&bytes), Err(TranscriptError::Oversized(_))));
     assert_eq!(verify_transcript(b"something else"), Err(TranscriptError::Magic));

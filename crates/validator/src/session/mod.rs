@@ -152,7 +152,14 @@ async fn on_bytes(
 fn gone(stage: Stage, why: &str) -> Proven {
     match stage {
         Stage::Hello | Stage::Ready | Stage::Pings => Proven::Lost(why.to_owned()),
-        Stage::Fill | Stage::Walk | Stage::Openings | Stage::Over => {
+        Stage::Fill
+        | Stage::Walk
+        | Stage::Link
+        | Stage::Copy
+        | Stage::Down
+        | Stage::Up
+        | Stage::Openings
+        | Stage::Over => {
             Proven::Refused { detail: format!("{why} in the stage {stage}"), transcript: None }
         }
     }

@@ -1,6 +1,6 @@
 //! The gate: what every change must pass.
 
-use crate::{run, test, tidy};
+use crate::{kernels, run, test, tidy};
 
 /// Whether the tests are part of this run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +22,13 @@ pub(crate) fn run(tests: Tests) -> anyhow::Result<()> {
     }
     run::must(run::cargo(&["fmt", "--all", "--check"]))?;
     tidy::run()?;
+    // Only continuous integration fetches the compiler unasked.
+    let is_ci = std::env::var_os("CI").is_some_and(|value| value == "true");
+    if is_ci {
+        kernels::check()?;
+    } else {
+        kernels::check_recorded()?;
+    }
     run::must(run::cargo(&[
         "clippy",
         "--workspace",

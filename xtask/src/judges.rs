@@ -107,6 +107,11 @@ pub(crate) fn python(target: &Path) -> [(&'static str, Judge); 2] {
     ]
 }
 
+/// The Python interpreter of an environment with the CUDA compiler.
+pub(crate) fn cuda_compiler(target: &Path, packages: &[&str]) -> Judge {
+    environment(&target.join("judges/cuda"), packages)
+}
+
 /// A Docker engine: the one that answers, or one that is started here and left running for the next time.
 pub(crate) fn docker(target: &Path) -> Judge {
     let socket = PathBuf::from("/var/run/docker.sock");

@@ -9,6 +9,7 @@
 mod check;
 mod emulator;
 mod judges;
+mod kernels;
 mod run;
 mod test;
 mod tidy;
@@ -21,7 +22,8 @@ usage: cargo xtask <task>
   check [--no-test]  formatting, lints, documentation, the house rules, and the tests
   tidy               the house rules alone
   test               installs what the tests need where it may, and runs them all
-  mock-cuda          builds the emulated kernels and the mock driver, and prints their folder";
+  mock-cuda          builds the emulated kernels and the mock driver, and prints their folder
+  kernels [--check]  builds the CUDA kernels' binary with a compiler that it fetches; --check compares it with the committed one";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -31,6 +33,8 @@ fn main() -> ExitCode {
         ["check", "--no-test"] => check::run(check::Tests::Skip),
         ["tidy"] => tidy::run(),
         ["test"] => test::run(),
+        ["kernels"] => kernels::build(),
+        ["kernels", "--check"] => kernels::check(),
         ["mock-cuda"] => emulator::run(),
         _ => {
             eprintln!("{USAGE}");

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
@@ -9,7 +10,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use nicompute_daemon::{SharedClock, SystemClock, Tasks};
-use nicompute_host::gateway::{Gateway, GatewayConfig, HostKey, Limits, Route};
+use nicompute_host::gateway::{Gateway, GatewayConfig, GatewayError, HostKey, Limits, Route};
 use nicompute_market::LeaseId;
 use russh::keys::PrivateKey;
 use russh::keys::ssh_key::LineEnding;
@@ -97,7 +98,8 @@ impl World {
     pub(crate) async fn without_agent(limits: Limits) -> Self {
         let dir = tempfile::tempdir().expect("dir");
         let (clock, tasks) = (SystemClock::shared(), Tasks::new());
-        let gateway = bind(dir.path(), "127.0.0.1:0", limits, &clock, &tasks).await;
+        let gateway =
+            try_bind(dir.path(), "127.0.0.1:0", limits, &clock, &tasks).await.expect("binds");
         let (private, public) = key_pair();
         write_private(&dir.path().join("id"), &private);
         let lease = LeaseId::from_random_bytes([7; 16]);
@@ -148,11 +150,27 @@ impl World {
     }
 
     /// Stops the gateway as a restart of the node does, and starts another on the same port.
+    ///
+    /// Another test's program that is just being started holds copies of this process's sockets until it is executed,
+    /// so the port may be taken for another moment; a node that restarts is a new process and has no such copies.
     pub(crate) async fn restart_gateway(&mut self) {
         let listen = self.gateway.local_addr().to_string();
         assert!(self.tasks.shutdown(PATIENCE).await, "the gateway's tasks end");
         self.tasks = Tasks::new();
-        self.gateway = bind(self.dir.path(), &listen, self.limits, &self.clock, &self.tasks).await;
+        let (dir, limits) = (self.dir.path(), self.limits);
+        let bound = async {
+            loop {
+                match try_bind(dir, &listen, limits, &self.clock, &self.tasks).await {
+                    Err(GatewayError::Listen { source, .. })
+                        if source.kind() == ErrorKind::AddrInUse =>
+                    {
+                        tokio::task::yield_now().await;
+                    }
+                    other => break other.expect("binds"),
+                }
+            }
+        };
+        self.gateway = tokio::time::timeout(PATIENCE, bound).await.expect("the port is free again");
         self.gateway.open(&self.route).expect("opens");
     }
 
@@ -211,16 +229,16 @@ impl World {
     }
 }
 
-async fn bind(
+async fn try_bind(
     dir: &Path,
     listen: &str,
     limits: Limits,
     clock: &SharedClock,
     tasks: &Tasks,
-) -> Gateway {
+) -> Result<Gateway, GatewayError> {
     let host_key = HostKey::load_or_create(&dir.join("host_key")).expect("a host key");
     let config = GatewayConfig { listen: listen.parse().expect("an address"), host_key, limits };
-    Gateway::bind(config, clock.clone(), tasks.clone()).await.expect("binds")
+    Gateway::bind(config, clock.clone(), tasks.clone()).await
 }
 
 pub(crate) fn write_private(path: &Path, text: &str) {

@@ -61,6 +61,13 @@ struct Grid;
 // What a whole warp does at once. The arguments are one pointer a lane.
 using Perform = void (*)(Grid&, void* const (&)[kWarp]);
 
+// A lane's part of a product of the whole warp.
+struct Product {
+    float* c;
+    uint32_t a[4];
+    uint32_t b[2];
+};
+
 struct Fiber {
     jmp_buf place;
     bool is_started = false;
@@ -70,6 +77,7 @@ struct Fiber {
     std::vector<std::vector<Copy>> groups;
     std::vector<Copy> open_group;
     std::vector<Copy> landed;
+    std::vector<Product> products;
 };
 
 // The host thread's machine: the fibers and shared memory of the block that is running.
@@ -83,6 +91,7 @@ struct Grid {
     const Range* last_range = nullptr;
     const char* kernel = "";
     const std::function<void()>* body = nullptr;
+    void (*multiply)(Grid&, uint32_t first, size_t at) = nullptr;
     jmp_buf scheduler;
     uint8_t* stacks = nullptr;
     std::vector<Fiber> fibers;
@@ -175,10 +184,23 @@ struct Grid {
         return found;
     }
 
+    // Makes the products that the lanes of a stopped warp have asked for.
+    void make_products(uint32_t first) {
+        const size_t wanted = fibers[first].products.size();
+        for (uint32_t lane = 0; lane < kWarp; ++lane) {
+            thread = first + lane;
+            if (me().products.size() != wanted) fail("%zu products, and %zu of another lane", me().products.size(), wanted);
+        }
+        thread = first;
+        for (size_t at = 0; at < wanted; ++at) multiply(*this, first, at);
+        for (uint32_t lane = 0; wanted != 0 && lane < kWarp; ++lane) fibers[first + lane].products.clear();
+    }
+
     // Runs a warp to the next barrier or to its end.
     void run_warp(uint32_t first) {
         for (;;) {
             run_lanes(first);
+            make_products(first);
             const uint32_t at_warp = count(first, kWarp, State::kAtWarp);
             if (at_warp == 0) return;
             thread = first;
@@ -334,28 +356,23 @@ struct Operands {
     }
 };
 
-struct MultiplyAdd {
-    float* c;
-    const uint32_t* a;
-    uint32_t b[2];
-};
-
 inline float checked_sum(Grid& grid, int64_t sum) {
     if (sum >= kExactSums || sum <= -kExactSums) grid.fail("the sum %lld is not exact in fp32", static_cast<long long>(sum));
     return static_cast<float>(sum);
 }
 
-template <bool is_bf16> void perform_multiply(Grid& grid, void* const (&arguments)[kWarp]) {
+template <bool is_bf16> void perform_multiply(Grid& grid, uint32_t first, size_t at) {
     const int16_t* table = Operands::table().of[is_bf16];
-    int32_t a[16][16], b[16][8];
+    // Columns of b lie side by side, so that a sum is one run of multiply-add instructions.
+    int16_t a[16][16], b[8][16];
     int bad = 0;
     const auto operand = [&](uint32_t bits) {
         const int16_t value = table[bits & 0xFFFF];
         bad |= value == kNoOperand;
-        return static_cast<int32_t>(value);
+        return value;
     };
     for (uint32_t lane = 0; lane < kWarp; ++lane) {
-        const MultiplyAdd& mine = *static_cast<MultiplyAdd*>(arguments[lane]);
+        const Product& mine = grid.fibers[first + lane].products[at];
         const uint32_t line = lane / 4, pair = lane % 4 * 2;
         for (uint32_t quarter = 0; quarter < 4; ++quarter) {
             const uint32_t row = line + quarter % 2 * 8, k = pair + quarter / 2 * 8;
@@ -363,19 +380,21 @@ template <bool is_bf16> void perform_multiply(Grid& grid, void* const (&argument
             a[row][k + 1] = operand(mine.a[quarter] >> 16);
         }
         for (uint32_t half = 0; half < 2; ++half) {
-            b[pair + half * 8][line] = operand(mine.b[half]);
-            b[pair + half * 8 + 1][line] = operand(mine.b[half] >> 16);
+            b[line][pair + half * 8] = operand(mine.b[half]);
+            b[line][pair + half * 8 + 1] = operand(mine.b[half] >> 16);
         }
     }
     if (bad != 0) grid.fail("a product of something that is no operand");
-    int32_t sums[16][8] = {};
+    int32_t sums[16][8];
     for (uint32_t row = 0; row < 16; ++row) {
-        for (uint32_t k = 0; k < 16; ++k) {
-            for (uint32_t column = 0; column < 8; ++column) sums[row][column] += a[row][k] * b[k][column];
+        for (uint32_t column = 0; column < 8; ++column) {
+            int32_t sum = 0;
+            for (uint32_t k = 0; k < 16; ++k) sum += a[row][k] * b[column][k];
+            sums[row][column] = sum;
         }
     }
     for (uint32_t lane = 0; lane < kWarp; ++lane) {
-        float* c = static_cast<MultiplyAdd*>(arguments[lane])->c;
+        float* c = grid.fibers[first + lane].products[at].c;
         const uint32_t line = lane / 4, pair = lane % 4 * 2;
         for (uint32_t i = 0; i < 4; ++i) {
             c[i] = checked_sum(grid, static_cast<int64_t>(c[i]) + sums[line + i / 2 * 8][pair + i % 2]);
@@ -475,9 +494,12 @@ static inline void load_matrices_transposed(uint32_t (&r)[4], uint32_t from) {
     emulator::whole_warp(emulator::perform_load<true>, &mine);
 }
 
+// Sums are there at the warp's next stop, which may be later than on a GPU but not too late: whoever reads them before gets
+// old ones, and a wrong result. Stopping the lanes at each product would double the time of everything.
 template <bool is_bf16> void emulated_multiply_add(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-    emulator::MultiplyAdd mine = {c, a, {b0, b1}};
-    emulator::whole_warp(emulator::perform_multiply<is_bf16>, &mine);
+    emulator::Grid& grid = emulator::machine();
+    grid.multiply = emulator::perform_multiply<is_bf16>;
+    grid.me().products.push_back({c, {a[0], a[1], a[2], a[3]}, {b0, b1}});
 }
 
 template <bool is_bf16> uint32_t emulated_half16_pair(int32_t first, int32_t second) {

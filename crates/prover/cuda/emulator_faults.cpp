@@ -61,6 +61,13 @@ void part_of_a_warp() {
     else block_barrier();
 }
 
+void product_of_part_of_a_warp() {
+    float c[4] = {};
+    const uint32_t a[4] = {};
+    if (thread() % 32 != 7) emulated_multiply_add<true>(c, a, 0, 0);
+    block_barrier();
+}
+
 void part_of_a_block() {
     if (thread() < 32) block_barrier();
 }
@@ -76,12 +83,14 @@ void product_of_fractions() {
     float c[4] = {};
     const uint32_t half = 0x3F003F00, a[4] = {half, half, half, half};
     emulated_multiply_add<true>(c, a, half, half);
+    block_barrier();
 }
 
 void sum_of_25_bits() {
     const uint32_t most = emulated_half16_pair<true>(255, 255), a[4] = {most, most, most, most};
     float c[4] = {};
     for (int i = 0; i < 4096 / 16; ++i) emulated_multiply_add<true>(c, a, most, most);
+    block_barrier();
 }
 
 void load_outside() { load_global(place(sizeof g_memory)); }
@@ -100,6 +109,7 @@ constexpr struct {
     {"copy-over-what-others-read", copy_over_what_others_read},
     {"copy-nobody-waits-for", copy_nobody_waits_for},
     {"part-of-a-warp", part_of_a_warp},
+    {"product-of-part-of-a-warp", product_of_part_of_a_warp},
     {"part-of-a-block", part_of_a_block},
     {"different-instructions", different_instructions},
     {"operand-of-ten-bits", operand_of_ten_bits},

@@ -18,6 +18,10 @@ const EMULATED: [&str; 2] = ["libnicompute_emulated.so", "emulated.cpp"];
 const DRIVER: [&str; 2] = ["libcuda.so.1", "mock_driver.cpp"];
 /// The emulator must judge what it claims to judge: a program with one wrong kernel for each of its rules.
 const FAULTS: [&str; 2] = ["emulator_faults", "emulator_faults.cpp"];
+/// Times the kernels on whatever device the driver has.
+const MEASURE: [&str; 2] = ["measure", "measure.cpp"];
+/// Sizes of a measurement, unless others are asked for: width, rows of a step, bytes to walk over (0: nine tenths of the memory).
+const SIZES: [&str; 3] = ["4096", "65536", "0"];
 /// Fibers jump between stacks, which checked jumps and shadow stacks refuse.
 const FLAGS: [&str; 8] = [
     "-std=c++17",
@@ -37,6 +41,16 @@ pub(crate) fn run() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Compares the kernels with their emulation on the machine's own GPU and times them; says so where there is none.
+pub(crate) fn measure(sizes: &[&str]) -> anyhow::Result<()> {
+    let folder = build(&test::target_folder()?).map_err(anyhow::Error::msg)?;
+    let fatbin = format!("{SOURCES}/kernels.fatbin");
+    let sizes = if sizes.is_empty() { &SIZES } else { sizes };
+    let mut measure = run::command(folder.join(MEASURE[0]), &[&fatbin]);
+    measure.args(sizes);
+    run::must(measure)
+}
+
 /// The folder with the emulated kernels and `libcuda.so.1`, built again where a source or a flag has changed.
 pub(crate) fn build(target: &Path) -> Judge {
     try_build(target).map_err(|error| format!("{error:#}"))
@@ -54,6 +68,7 @@ fn try_build(target: &Path) -> anyhow::Result<PathBuf> {
     let soname = format!("-Wl,-soname,{}", DRIVER[0]);
     compile(&folder, DRIVER, &["-fPIC", "-shared", "-pthread", &soname])?;
     compile(&folder, FAULTS, &[])?;
+    compile(&folder, MEASURE, &[])?;
     // Loaders that look for the unversioned name first must not find a real driver by it.
     let unversioned = folder.join("libcuda.so");
     if fs::symlink_metadata(&unversioned).is_err() {

@@ -23,6 +23,8 @@ usage: cargo xtask <task>
   tidy               the house rules alone
   test               installs what the tests need where it may, and runs them all
   mock-cuda          builds the emulated kernels and the mock driver, and prints their folder
+  bench cuda [N ROWS PLOT_BYTES]
+                     compares the CUDA kernels on this machine's GPU with their emulation, and times them
   kernels [--check]  builds the CUDA kernels' binary with a compiler that it fetches; --check compares it with the committed one";
 
 fn main() -> ExitCode {
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
         ["test"] => test::run(),
         ["kernels"] => kernels::build(),
         ["kernels", "--check"] => kernels::check(),
+        ["bench", "cuda", ref sizes @ ..] => emulator::measure(sizes),
         ["mock-cuda"] => emulator::run(),
         _ => {
             eprintln!("{USAGE}");

@@ -15,7 +15,7 @@
 //     image   modules have no code for the chip launch  launches are refused
 //     fault   a kernel ends in an error that sticks to the device
 //     hang    a kernel never ends
-//     wrong   a kernel nic_step writes one wrong bit
+//     wrong   the last step of a chain writes one wrong bit, in the first row of its plot
 
 #include <chrono>
 #include <condition_variable>
@@ -893,14 +893,14 @@ API cuLaunchKernel(void* handle, unsigned grid_x, unsigned grid_y, unsigned grid
     if (state != kSuccess) return state;
     if (device->fails("launch")) return kLaunchOutOfResources;
     const bool is_fault = device->fails("fault"), is_hung = device->fails("hang");
-    const bool is_wrong = std::strcmp(function->name, "nic_step") == 0 && device->fails("wrong");
-    const std::function<void()> body = body_of(function->name, device->capability < 80, parameters);
-    uint64_t target = 0;
-    if (is_wrong) {
-        uint32_t last;
-        std::memcpy(&last, parameters[7], 4);
-        std::memcpy(&target, parameters[last ? 3 : 2], 8);
+    uint32_t is_last = 0;
+    uint64_t plot = 0;
+    if (std::strcmp(function->name, "nic_step") == 0) {
+        std::memcpy(&plot, parameters[3], 8);
+        std::memcpy(&is_last, parameters[7], 4);
     }
+    const bool is_wrong = is_last != 0 && device->fails("wrong");
+    const std::function<void()> body = body_of(function->name, device->capability < 80, parameters);
     device->submit(stream, [=] {
         if (is_hung) hang();
         if (is_fault) {
@@ -909,7 +909,7 @@ API cuLaunchKernel(void* handle, unsigned grid_x, unsigned grid_y, unsigned grid
             return;
         }
         run_kernel(device, {grid_x, grid_y, grid_z}, block_x, shared, function, body);
-        if (is_wrong) *place_of(target, 1).bytes ^= 0x80;
+        if (is_wrong) *place_of(plot, 1).bytes ^= 0x80;
     });
     return kSuccess;
 }

@@ -398,10 +398,10 @@ fn the_emulator_refuses_wrong_kernels() {
     const SIGABRT: i32 = 6;
     let Some(folder) = folder() else { return };
     let program = folder.join("emulator_faults");
-    let names = String::from_utf8(run(&program, None).stdout).unwrap();
+    let names = String::from_utf8(run(&mut command(&program)).stdout).unwrap();
     assert!(names.lines().count() > 10, "{names}");
     for name in names.lines() {
-        let output = run(&program, Some(name));
+        let output = run(command(&program).arg(name));
         let said = String::from_utf8(output.stderr).unwrap();
         if name == "sound" {
             assert!(output.status.success() && said.is_empty(), "{said}");
@@ -413,8 +413,53 @@ fn the_emulator_refuses_wrong_kernels() {
 }
 
 #[expect(clippy::disallowed_methods, reason = "the judge is a program")]
-fn run(program: &Path, argument: Option<&str>) -> Output {
-    Command::new(program).args(argument).output().unwrap()
+fn command(program: &Path) -> Command {
+    Command::new(program)
+}
+
+fn run(command: &mut Command) -> Output {
+    command.output().unwrap()
+}
+
+/// A mock driver that forgives what a real one refuses, or fails where it should not, makes every test on it worthless. The
+/// program that measures real devices goes through it here, with the committed binary.
+#[test]
+fn the_mock_driver_works_and_fails_as_asked() {
+    let Some(folder) = folder() else { return };
+    let fatbin = Path::new(env!("CARGO_MANIFEST_DIR")).join("cuda/kernels.fatbin");
+    let measure = |name: &str, value: &str| {
+        let mut program = command(&folder.join("measure"));
+        program.arg(&fatbin).args(["128", "128", "65536"]).env("LD_LIBRARY_PATH", &folder);
+        let output = run(program.env(format!("NICOMPUTE_MOCK_CUDA_{name}"), value));
+        let said = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+        (output.status.success(), said.concat())
+    };
+    for (name, value) in [("CAPABILITY", "75"), ("CAPABILITY", "90"), ("CAPABILITY", "130")] {
+        let (is_success, said) = measure(name, value);
+        assert!(is_success, "{value}: {said}");
+        for what in ["rows", "leaves", "walks"] {
+            assert!(
+                said.contains(&format!("{what:<20}equal to the emulator's")),
+                "{value}: {said}"
+            );
+        }
+    }
+    for (name, value, why) in [
+        ("DEVICES", "0", "cuInit gives error 100"),
+        ("FAIL", "init", "cuInit gives error 100"),
+        ("CAPABILITY", "70", "cuModuleLoadData gives error 209"),
+        ("FAIL", "image", "cuModuleLoadData gives error 209"),
+        ("FAIL", "alloc:0@3", "cuMemAlloc_v2 gives error 2"),
+        ("MEMORY_BYTES", "65536", "cuMemAlloc_v2 gives error 2"),
+        ("FAIL", "launch@2", "cuLaunchKernel gives error 701"),
+        ("FAIL", "fault@4", "gives error 719"),
+        ("FAIL", "wrong", "the device's rows differ from the emulator's"),
+    ] {
+        let (is_success, said) = measure(name, value);
+        assert!(!is_success && said.contains(why), "{name} {value}: {said}");
+    }
+    let (is_success, said) = measure("FAIL", "alloc:1");
+    assert!(is_success, "a fault of another device: {said}");
 }
 
 /// The frozen values of the specification's own file, by the emulated kernels: keys in, rows and walks out.

@@ -7,6 +7,8 @@ use nicompute_proof::{
     SessionKeys, TreeError,
 };
 
+use crate::disk::DiskError;
+
 /// One device of the machine: it holds a plot, walks over it and opens it.
 ///
 /// The calls of a session come in the order of the methods. All devices of a machine work at the same time, each in a
@@ -129,6 +131,9 @@ pub enum DeviceError {
     /// A row or walk that does not exist.
     #[error("a place that the device does not hold")]
     Place(#[from] TreeError),
+    /// The file system or the disk under it does not do what the proof needs.
+    #[error("the disk cannot be proven")]
+    Disk(#[from] DiskError),
     /// Something that this device cannot do at all.
     #[error("this device has no {0}")]
     Unsupported(&'static str),

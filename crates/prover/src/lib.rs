@@ -7,6 +7,7 @@
 pub mod cheats;
 mod cpu;
 mod device;
+mod disk;
 mod in_process;
 mod legs;
 pub mod machine;
@@ -16,6 +17,7 @@ pub mod stdio;
 
 pub use cpu::CpuDevice;
 pub use device::{Device, DeviceError, FillTask, Gone, Peer, PlotView, ReportPanel};
+pub use disk::{DiskDevice, DiskError};
 pub use in_process::{exchange, prove_in_process};
 pub use nicompute_proof::{BLOCK_ROWS, ChainMatrix, Kernel};
 pub use prover::{Flow, Prover, ProverError, SOFTWARE, Sink};

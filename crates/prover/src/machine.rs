@@ -3,11 +3,27 @@
 //! Linux only, from files; whatever cannot be read counts as absent.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nicompute_proof::TEXT_LEN_MAX;
 
 use crate::cpu::CpuDevice;
+use crate::device::Device;
+use crate::disk::DiskDevice;
+
+/// Every device of this machine that a plot can be kept in.
+#[must_use]
+pub fn devices() -> Vec<Box<dyn Device>> {
+    vec![Box::new(cpu_device()), Box::new(disk_device())]
+}
+
+/// A disk of this machine: under the folder that the prover was started in where that lies on one, else under `/tmp`.
+#[must_use]
+pub fn disk_device() -> DiskDevice {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let here = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
+    DiskDevice::at_first_of(&[here, PathBuf::from("/tmp")], threads)
+}
 
 /// The processor and the main memory of this machine as one device.
 #[must_use]

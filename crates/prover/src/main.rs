@@ -26,7 +26,7 @@ fn main() -> ExitCode {
 }
 
 fn session() -> ExitCode {
-    let mut prover = Prover::new(vec![Box::new(machine::cpu_device())]);
+    let mut prover = Prover::new(machine::devices());
     match stdio::run(&mut prover, io::stdin().lock(), io::stdout().lock()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

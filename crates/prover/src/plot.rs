@@ -85,11 +85,25 @@ pub(crate) fn fill(
 ) -> Result<Tree, DeviceError> {
     let n = task.params.n();
     let panel_rows = task.params.panel_rows() as usize;
-    let panels = plot.chunks_mut(panel_rows * n).enumerate();
-    let count = panels.len();
-    let panels = Mutex::new(panels);
     let keys = task.keys.rows();
-    let (done, finished) = sync_channel::<(usize, Vec<Digest>)>(threads * PANELS_WAITING);
+    fill_panels(task, threads, plot.chunks_mut(panel_rows * n), report, &|panel, rows| {
+        Ok(fill_panel(keys, make, (panel * panel_rows) as u64, rows, n))
+    })
+}
+
+/// Makes the panels on threads, wherever they are kept, reports each in order, and returns the tree over all rows.
+pub(crate) fn fill_panels<P: Send>(
+    task: &FillTask,
+    threads: usize,
+    panels: impl ExactSizeIterator<Item = P> + Send,
+    report: &mut ReportPanel<'_>,
+    make: &(dyn Fn(usize, P) -> Result<Vec<Digest>, DeviceError> + Sync),
+) -> Result<Tree, DeviceError> {
+    let count = panels.len();
+    let panels = Mutex::new(panels.enumerate());
+    let keys = task.keys.rows();
+    let (done, finished) =
+        sync_channel::<(usize, Result<Vec<Digest>, DeviceError>)>(threads * PANELS_WAITING);
     let mut leaves: Vec<Option<Vec<Digest>>> = vec![None; count];
     thread::scope(|scope| {
         for _ in 0..threads.clamp(1, count.max(1)) {
@@ -98,8 +112,7 @@ pub(crate) fn fill(
                 loop {
                     let next = panels.lock().expect("no thread panics while it holds this").next();
                     let Some((panel, rows)) = next else { break };
-                    let first = (panel * panel_rows) as u64;
-                    if done.send((panel, fill_panel(keys, make, first, rows, n))).is_err() {
+                    if done.send((panel, make(panel, rows))).is_err() {
                         break;
                     }
                 }
@@ -107,8 +120,9 @@ pub(crate) fn fill(
         }
         drop(done);
         let mut next = 0;
+        // Dropping the channel on an error ends the threads.
         for (panel, panel_leaves) in finished {
-            leaves[panel] = Some(panel_leaves);
+            leaves[panel] = Some(panel_leaves?);
             while let Some(ready) = leaves.get(next).and_then(Option::as_ref) {
                 report(u32::try_from(next).unwrap_or(u32::MAX), keys.root(ready)?)?;
                 next += 1;

@@ -11,6 +11,7 @@ use nicompute_proof::{
 };
 
 use crate::device::{Device, DeviceError, FillTask, Gone};
+use crate::disk::DiskError;
 use crate::legs::LegsPlayed;
 
 /// What the prover calls itself.
@@ -129,7 +130,7 @@ impl Prover {
         let flow = self.answer(stage, frame, sink);
         if let Err(error) = &flow {
             self.stage = Stage::Over;
-            let text = error_text(&error.to_string());
+            let text = error_text(&told(error));
             // The session is over either way; whether the verifier still hears why changes nothing.
             sink.send(&ProverFrame::Error { code: error.code(), text }).unwrap_or(());
         }
@@ -277,7 +278,8 @@ impl DeviceError {
     pub(crate) const fn code(&self) -> ErrorCode {
         match self {
             Self::Memory(_) => ErrorCode::Memory,
-            Self::Order | Self::Place(_) | Self::Unsupported(_) | Self::Gone(_) => {
+            Self::Disk(DiskError::Space(_)) => ErrorCode::Memory,
+            Self::Order | Self::Disk(_) | Self::Place(_) | Self::Unsupported(_) | Self::Gone(_) => {
                 ErrorCode::Device
             }
         }
@@ -295,6 +297,17 @@ impl ProverError {
             Self::Device(error) => error.code(),
         }
     }
+}
+
+/// An error with its causes, on one line.
+fn told(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        text = format!("{text}: {next}");
+        cause = next.source();
+    }
+    text
 }
 
 /// The devices that take part, each with its plan.

@@ -9,6 +9,7 @@
 mod binary;
 mod cheaters;
 mod deadlines;
+mod disk;
 mod emulated;
 mod golden;
 mod harness;

@@ -224,7 +224,7 @@ impl DeviceKeys {
         let rows = draws.distinct(params.sampled_rows(), plan.rows);
         let walks = draws.distinct(params.sampled_walks(), u64::from(plan.walks));
         let links = if answered.link { params.sampled_walks() } else { 0 };
-        let links = draws.distinct(links, u64::from(plan.walks));
+        let links = draws.distinct(links, u64::from(params.link_walks()));
         let copies = if answered.copy { params.sampled_rows() } else { 0 };
         let copies = draws.distinct(copies, params.copied_rows(plan.rows));
         let short = |walks: BTreeSet<u64>| {
@@ -317,13 +317,15 @@ mod tests {
     #[test]
     fn answered_legs_are_sampled() {
         let keys = DeviceKeys::from_device_key([5; 32]);
-        let record = ParamsRecord { link: true, copy_rows: 1024, ..ProofParams::small().record() };
+        let record =
+            ParamsRecord { link_walks: 640, copy_rows: 1024, ..ProofParams::small().record() };
         let params = ProofParams::try_from(record).unwrap();
         let plan = DevicePlan { device: 0, rows: 16_384, walks: 32_768 };
         let answered = Answered { link: true, copy: true };
         let sample = keys.sample(&Nonce([9; 32]), &params, &plan, answered);
         assert_eq!((sample.links.len(), sample.copies.len()), (8, 64));
         assert!(sample.copies.iter().all(|place| *place < 1024));
+        assert!(sample.links.iter().all(|walk| *walk < 640));
         let none = keys.sample(&Nonce([9; 32]), &params, &plan, Answered::NONE);
         assert_eq!((sample.rows, sample.walks), (none.rows, none.walks));
     }

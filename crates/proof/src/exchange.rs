@@ -187,7 +187,7 @@ impl Exchange {
         let (walks, links) = replays.split_at_checked(right.len()).unwrap_or_default();
         let wrong_walk = right.iter().enumerate().find_map(|(place, check)| {
             let wrong = check.wrong_walk(walks.get(place)?.states());
-            let wrong = wrong.or_else(|| check.wrong_link(links.get(place)?.states()));
+            let wrong = wrong.or_else(|| check.wrong_link(links.get(place)?.states(), params));
             let copied = || check.wrong_copy(self.legs.copy.nonce()?, matrix, params);
             Some(at(check, wrong.or_else(copied)?))
         });
@@ -257,21 +257,28 @@ impl DeviceExchange {
             let zero = Digest([0; 32]);
             keys.rows().root_from_path(count, opening.row, zero, &opening.path).map_err(shape)?;
         }
-        for opening in self.walks.iter().chain(&self.links) {
+        let walks = self.walks.iter().map(|opening| (self.plan.walks, opening));
+        let links = self.links.iter().map(|opening| (params.link_walks(), opening));
+        for (count, opening) in walks.chain(links) {
             if opening.group.len() as u64 != u64::from(WALK_GROUP) {
                 return Err(ExchangeError::Group { device });
             }
-            self.walk_group_root(keys.walks(), opening).map_err(shape)?;
+            walk_group_root(keys.walks(), count, opening).map_err(shape)?;
         }
         Ok(())
     }
+}
 
-    fn walk_group_root(&self, keys: &TreeKeys, opening: &WalkOpening) -> Result<Digest, TreeError> {
-        let groups = u64::from(self.plan.walks.div_ceil(WALK_GROUP));
-        let group = u64::from(opening.walk.checked_div(WALK_GROUP).unwrap_or(0));
-        let leaf = keys.leaf(&walk_leaf(&opening.group));
-        keys.root_from_path(groups, group, leaf, &opening.path)
-    }
+/// The root that follows from a group of results and its path, among so many walks.
+fn walk_group_root(
+    keys: &TreeKeys,
+    walks: u32,
+    opening: &WalkOpening,
+) -> Result<Digest, TreeError> {
+    let groups = u64::from(walks.div_ceil(WALK_GROUP));
+    let group = u64::from(opening.walk.checked_div(WALK_GROUP).unwrap_or(0));
+    let leaf = keys.leaf(&walk_leaf(&opening.group));
+    keys.root_from_path(groups, group, leaf, &opening.path)
 }
 
 /// The content of a walk leaf: each result in 8 bytes, little endian.
@@ -320,14 +327,16 @@ impl DeviceCheck<'_> {
 
     /// The first sampled walk whose result is not the committed one.
     fn wrong_walk(&self, results: &[u64]) -> Option<Place> {
-        let DeviceExchange { walks, walk_root, .. } = self.device;
-        self.wrong_result(self.keys.walks(), *walk_root, walks, results).map(Place::Walk)
+        let DeviceExchange { plan, walks, walk_root, .. } = self.device;
+        let right = (self.keys.walks(), plan.walks, *walk_root);
+        wrong_result(right, walks, results).map(Place::Walk)
     }
 
     /// The first sampled walk over the next device's plot whose result is not the committed one.
-    fn wrong_link(&self, results: &[u64]) -> Option<Place> {
+    fn wrong_link(&self, results: &[u64], params: &ProofParams) -> Option<Place> {
         let DeviceExchange { links, link_root, .. } = self.device;
-        self.wrong_result(self.keys.links(), (*link_root)?, links, results).map(Place::Link)
+        let right = (self.keys.links(), params.link_walks(), (*link_root)?);
+        wrong_result(right, links, results).map(Place::Link)
     }
 
     /// The first sampled place in the run of copied rows that does not lead to the committed root.
@@ -349,20 +358,18 @@ impl DeviceCheck<'_> {
             (found != Ok(root)).then_some(Place::Copy(opening.row))
         })
     }
+}
 
-    /// The first walk whose committed result is not this one.
-    fn wrong_result(
-        &self,
-        keys: &TreeKeys,
-        root: Digest,
-        openings: &[WalkOpening],
-        results: &[u64],
-    ) -> Option<u32> {
-        openings.iter().zip(results).find_map(|(opening, result)| {
-            let in_group = opening.walk.checked_rem(WALK_GROUP).unwrap_or(0) as usize;
-            let same = opening.group.get(in_group) == Some(result)
-                && self.device.walk_group_root(keys, opening) == Ok(root);
-            if same { None } else { Some(opening.walk) }
-        })
-    }
+/// The first walk whose committed result is not this one, in the tree with these keys, so many walks and this root.
+fn wrong_result(
+    (keys, walks, root): (&TreeKeys, u32, Digest),
+    openings: &[WalkOpening],
+    results: &[u64],
+) -> Option<u32> {
+    openings.iter().zip(results).find_map(|(opening, result)| {
+        let in_group = opening.walk.checked_rem(WALK_GROUP).unwrap_or(0) as usize;
+        let same = opening.group.get(in_group) == Some(result)
+            && walk_group_root(keys, walks, opening) == Ok(root);
+        if same { None } else { Some(opening.walk) }
+    })
 }

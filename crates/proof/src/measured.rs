@@ -92,6 +92,10 @@ impl Measured {
             .saturating_mul(2)
             .saturating_mul(u64::from(params.steps()));
         let walk_bytes = walks.saturating_mul(u64::from(params.reads())).saturating_mul(n);
+        let linked = u64::from(params.link_walks())
+            .saturating_mul(plans.len() as u64)
+            .saturating_mul(u64::from(params.reads()))
+            .saturating_mul(n);
         let fill_ns = less_credit(times.commit_ns, times.rtt_min_ns);
         let walk_ns = less_credit(times.wroot_ns.saturating_sub(times.commit_ns), times.rtt_min_ns);
         let answered = legs.answered();
@@ -111,7 +115,7 @@ impl Measured {
             walk_bytes,
             walk_ns,
             walk_bytes_per_second: per_second(walk_bytes, walk_ns),
-            link: answered.link.then(|| rate(walk_bytes, wroot_ns, lroot_ns)),
+            link: answered.link.then(|| rate(linked, wroot_ns, lroot_ns)),
             copy: answered.copy.then(|| rate(copied, lroot_ns, croot_ns)),
             net_down: legs.down.map(|net| rate(net.bytes, croot_ns, down_ns)),
             net_up: legs.up.map(|net| rate(net.bytes, down_ns, up_ns)),
@@ -171,7 +175,8 @@ mod tests {
     /// A leg's figure must come from its own bytes and its own time.
     #[test]
     fn each_leg_has_its_own_rate() {
-        let record = ParamsRecord { copy_rows: 1000, ..ProofParams::small().record() };
+        let record =
+            ParamsRecord { link_walks: 640, copy_rows: 1000, ..ProofParams::small().record() };
         let params = ProofParams::try_from(record).unwrap();
         let plan = |device| DevicePlan { device, rows: 16_384, walks: params.walks() };
         let net = |bytes| {
@@ -181,7 +186,7 @@ mod tests {
         let legs = Legs { link: answered.clone(), copy: answered, down: net(9), up: net(4) };
         let measured = Measured::from_times(&params, &[plan(0), plan(1)], &legs, &times(0, 1, 2));
         let rate = |rate: Option<Rate>| rate.map(|rate| (rate.bytes, rate.ns)).unwrap();
-        assert_eq!(rate(measured.link), (measured.walk_bytes, 200));
+        assert_eq!(rate(measured.link), (2 * 640 * 32 * 256, 200));
         assert_eq!(rate(measured.copy), (2 * 1000 * 256, 500));
         assert_eq!(rate(measured.net_down), (9, 1000));
         assert_eq!(rate(measured.net_up), (4, 2000));

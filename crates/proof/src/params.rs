@@ -60,8 +60,9 @@ pub struct ParamsRecord {
     pub reads: u16,
     /// Walks that the verifier replays, per device, and again as many of LINK.
     pub sampled_walks: u16,
-    /// Whether every device also walks over the plot of the next one.
-    pub link: bool,
+    /// Walks of each device over the plot of the next one; 0 where that is not asked. Fewer than over its own, for the way
+    /// there may be a hundred times narrower.
+    pub link_walks: u32,
     /// The most rows that each device brings to the host; 0 where that is not asked.
     pub copy_rows: u64,
     /// Bytes that the verifier sends to the prover; 0 where that is not asked.
@@ -126,7 +127,7 @@ impl ProofParams {
                 walks: 32_768,
                 reads: 32,
                 sampled_walks: 8,
-                link: false,
+                link_walks: 0,
                 copy_rows: 0,
                 net_down_bytes: 0,
                 net_up_bytes: 0,
@@ -201,13 +202,19 @@ impl ProofParams {
     /// Whether every device also walks over the plot of the next one.
     #[must_use]
     pub const fn link(&self) -> bool {
-        self.record.link
+        self.record.link_walks > 0
+    }
+
+    /// Walks of each device over the plot of the next one; 0 where that is not asked.
+    #[must_use]
+    pub const fn link_walks(&self) -> u32 {
+        self.record.link_walks
     }
 
     /// The same sizes without LINK, for a machine with one device.
     #[must_use]
     pub const fn without_link(self) -> Self {
-        Self { record: ParamsRecord { link: false, ..self.record } }
+        Self { record: ParamsRecord { link_walks: 0, ..self.record } }
     }
 
     /// The most rows that each device brings to the host; 0 where that is not asked.
@@ -246,7 +253,7 @@ impl ProofParams {
     #[must_use]
     pub fn key_material(&self) -> Vec<u8> {
         let record = &self.record;
-        let mut bytes = Vec::with_capacity(59);
+        let mut bytes = Vec::with_capacity(62);
         bytes.extend_from_slice(&record.version.to_le_bytes());
         bytes.extend_from_slice(&record.n.to_le_bytes());
         bytes.extend_from_slice(&record.steps.to_le_bytes());
@@ -256,7 +263,7 @@ impl ProofParams {
         bytes.extend_from_slice(&record.walks.to_le_bytes());
         bytes.extend_from_slice(&record.reads.to_le_bytes());
         bytes.extend_from_slice(&record.sampled_walks.to_le_bytes());
-        bytes.push(u8::from(record.link));
+        bytes.extend_from_slice(&record.link_walks.to_le_bytes());
         bytes.extend_from_slice(&record.copy_rows.to_le_bytes());
         bytes.extend_from_slice(&record.net_down_bytes.to_le_bytes());
         bytes.extend_from_slice(&record.net_up_bytes.to_le_bytes());
@@ -339,6 +346,14 @@ fn bound(field: &'static str, value: impl Into<u64>, expected: &'static str) -> 
 /// The sizes of the legs that follow the walks.
 fn check_legs(record: &ParamsRecord) -> Result<(), ParamsError> {
     let sampled = u64::from(record.sampled_rows).saturating_mul(2);
+    let replayed = u32::from(record.sampled_walks).saturating_mul(2);
+    let linked = record.link_walks;
+    let linked_fit =
+        linked.is_multiple_of(WALK_GROUP) && (replayed..=record.walks).contains(&linked);
+    if linked != 0 && !linked_fit {
+        let expected = "0, or a multiple of 64 from twice the sampled walks to all walks";
+        return Err(bound("link_walks", linked, expected));
+    }
     let copied = record.copy_rows;
     if copied != 0 && !(sampled..=record.rows).contains(&copied) {
         let expected = "0, or from twice the sampled rows to all rows";
@@ -357,7 +372,7 @@ fn check_legs(record: &ParamsRecord) -> Result<(), ParamsError> {
 fn check_products(record: &ParamsRecord) -> u64 {
     let n = u64::from(record.n);
     let read = u64::from(record.sampled_walks).saturating_mul(u64::from(record.reads));
-    let linked = if record.link { read } else { 0 };
+    let linked = if record.link_walks == 0 { 0 } else { read };
     let copied = if record.copy_rows == 0 { 0 } else { u64::from(record.sampled_rows) };
     u64::from(record.sampled_rows)
         .saturating_add(copied)
@@ -419,7 +434,7 @@ mod tests {
     #[test]
     fn each_bound_is_enforced_at_its_limit() {
         let small = ProofParams::small().record();
-        let cases: [(&str, ParamsRecord); 27] = [
+        let cases: [(&str, ParamsRecord); 30] = [
             ("n", ParamsRecord { n: 64, ..small }),
             ("n", ParamsRecord { n: 300, ..small }),
             ("n", ParamsRecord { n: 4160, ..small }),
@@ -440,12 +455,15 @@ mod tests {
             ("reads", ParamsRecord { reads: 257, ..small }),
             ("sampled_walks", ParamsRecord { sampled_walks: 65, ..small }),
             ("sampled_walks", ParamsRecord { sampled_walks: 33, walks: 64, ..small }),
+            ("link_walks", ParamsRecord { link_walks: 96, ..small }),
+            ("link_walks", ParamsRecord { link_walks: 32_768 + 64, ..small }),
+            ("link_walks", ParamsRecord { link_walks: 64, sampled_walks: 33, ..small }),
             ("copy_rows", ParamsRecord { copy_rows: 127, ..small }),
             ("copy_rows", ParamsRecord { copy_rows: 262_145, ..small }),
             ("net_down_bytes", ParamsRecord { net_down_bytes: 1, ..small }),
             ("net_down_bytes", ParamsRecord { net_down_bytes: (1 << 28) + (1 << 17), ..small }),
             ("net_up_bytes", ParamsRecord { net_up_bytes: (1 << 17) + 1, ..small }),
-            ("products to check", ParamsRecord { n: 4096, reads: 125, link: true, ..small }),
+            ("products to check", ParamsRecord { n: 4096, reads: 125, link_walks: 64, ..small }),
             ("products to check", ParamsRecord { n: 4096, steps: 16, ..small }),
         ];
         for (name, record) in cases {
@@ -456,7 +474,7 @@ mod tests {
             );
         }
         let legs = ParamsRecord {
-            link: true,
+            link_walks: 64,
             copy_rows: 128,
             net_down_bytes: 1 << 28,
             net_up_bytes: 1 << 17,

@@ -159,7 +159,7 @@ impl Transcript {
             && stage(lroot_ns, croot_ns, self.limits.copy_ns)
             && stage(croot_ns, down_ns, self.limits.net_ns)
             && stage(down_ns, up_ns, self.limits.net_ns)
-            && (params.link || lroot_ns == wroot_ns)
+            && (params.link_walks > 0 || lroot_ns == wroot_ns)
             && (params.copy_rows > 0 || croot_ns == lroot_ns)
             && (params.net_down_bytes > 0 || down_ns == croot_ns)
             && (params.net_up_bytes > 0 || up_ns == down_ns)

@@ -252,7 +252,7 @@ impl Device for Truncated {
         let filled = kept.filled.as_ref().ok_or(DeviceError::Order)?;
         let (results, tree) = filled.walks.as_ref().ok_or(DeviceError::Order)?;
         let rows = open_rows(kept.plan.rows, &filled.rows, &ask.rows)?;
-        let walks = open_walks(&kept.plan, tree, results, &ask.walks)?;
+        let walks = open_walks(kept.plan.walks, tree, results, &ask.walks)?;
         let device = kept.plan.device;
         Ok(DeviceOpenings { device, rows, walks, links: Vec::new(), copies: Vec::new() })
     }

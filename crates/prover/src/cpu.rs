@@ -139,14 +139,14 @@ impl Device for CpuDevice {
 
     fn link(&mut self, nonce: &Nonce, peer: &Peer) -> Result<Digest, DeviceError> {
         let (threads, kernel) = (self.threads, self.kernel);
-        let Session { params, plan, filled, .. } = self.session()?;
+        let Session { params, filled, .. } = self.session()?;
         let filled = filled.as_mut().ok_or(DeviceError::Order)?;
         let PlotView::Memory(plot) = &peer.view else {
             return Err(DeviceError::Unsupported("way into a GPU's memory"));
         };
         let key = WalkKey::link(&filled.task.keys, nonce, params.n(), peer.rows);
         let read = InMemory { kernel, n: params.n(), plot };
-        let results = walk(params, &key, plan.walks, threads, &read);
+        let results = walk(params, &key, params.link_walks(), threads, &read);
         let walked = Walked::new(filled.task.keys.links(), results)?;
         let root = walked.tree.root();
         filled.links = Some(walked);
@@ -170,7 +170,9 @@ impl Device for CpuDevice {
         let walked = filled.walks.as_ref().ok_or(DeviceError::Order)?;
         let copied = params.copied_rows(plan.rows);
         let links = match &filled.links {
-            Some(linked) => open_walks(plan, &linked.tree, &linked.results, &ask.links)?,
+            Some(linked) => {
+                open_walks(params.link_walks(), &linked.tree, &linked.results, &ask.links)?
+            }
             None => none(&ask.links)?,
         };
         let copies = match &filled.copies {
@@ -180,7 +182,7 @@ impl Device for CpuDevice {
         Ok(DeviceOpenings {
             device: plan.device,
             rows: open_rows(plan.rows, &filled.rows, &ask.rows)?,
-            walks: open_walks(plan, &walked.tree, &walked.results, &ask.walks)?,
+            walks: open_walks(plan.walks, &walked.tree, &walked.results, &ask.walks)?,
             links,
             copies,
         })
@@ -220,14 +222,14 @@ pub(crate) fn open_rows(
     asked.iter().map(open).collect()
 }
 
-/// The groups and paths of the walks that are asked for.
+/// The groups and paths of the walks that are asked for, of so many.
 pub(crate) fn open_walks(
-    plan: &DevicePlan,
+    count: u32,
     tree: &Tree,
     results: &[u64],
     asked: &[u32],
 ) -> Result<Vec<WalkOpening>, DeviceError> {
-    check_indices(u64::from(plan.walks), asked.iter().map(|walk| u64::from(*walk)))?;
+    check_indices(u64::from(count), asked.iter().map(|walk| u64::from(*walk)))?;
     let open = |walk: &u32| {
         let group = *walk / WALK_GROUP;
         let first = (group * WALK_GROUP) as usize;

@@ -45,7 +45,8 @@ pub trait Device: Send + std::fmt::Debug {
         None
     }
 
-    /// Walks over the next device's plot, as many walks and reads as over its own, and commits to the results.
+    /// Walks over the next device's plot, `params.link_walks()` walks of as many reads as over its own, and commits to
+    /// the results.
     ///
     /// # Errors
     /// [`DeviceError::Unsupported`] where it cannot reach that plot.

@@ -208,7 +208,7 @@ impl Device for DiskDevice {
         Ok(DeviceOpenings {
             device: plan.device,
             rows: open_rows(plan.rows, &filled.rows, &ask.rows)?,
-            walks: open_walks(plan, walks, results, &ask.walks)?,
+            walks: open_walks(plan.walks, walks, results, &ask.walks)?,
             links: Vec::new(),
             copies,
         })

@@ -17,7 +17,7 @@ impl Exchange {
         let roots = |answered: bool| move |has_root: bool| has_root == answered;
         let link = roots(legs.link.nonce().is_some());
         let copy = roots(legs.copy.nonce().is_some());
-        let is_whole = is_asked(&legs.link, u64::from(params.link()))
+        let is_whole = is_asked(&legs.link, u64::from(params.link_walks()))
             && is_asked(&legs.copy, params.copy_rows())
             && self
                 .devices

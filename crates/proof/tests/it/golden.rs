@@ -49,7 +49,7 @@ fn params() -> ProofParams {
         walks: 192,
         reads: 4,
         sampled_walks: 2,
-        link: true,
+        link_walks: 128,
         copy_rows: 100,
         net_down_bytes: 1 << 17,
         net_up_bytes: 1 << 18,
@@ -194,8 +194,8 @@ fn legs(lines: &mut Lines) {
     let peer_plot = matrix.plot_rows(&peer, &all);
     lines.hex("plot row 0 of the next device", &peer_plot[..128]);
     let key = WalkKey::link(&device, &Nonce([3; 32]), 128, 192);
-    let results = walks(matrix.kernel(), &key, &peer_plot);
-    lines.list("link results 0, 1, 191", [results[0], results[1], results[191]]);
+    let results = &walks(matrix.kernel(), &key, &peer_plot)[..128];
+    lines.list("link results 0, 1, 127", [results[0], results[1], results[127]]);
     let leaves: Vec<Digest> =
         results.chunks(64).map(|group| device.links().leaf(&walk_leaf(group))).collect();
     lines.hex("link root", device.links().root(&leaves).unwrap().0);

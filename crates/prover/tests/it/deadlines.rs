@@ -13,7 +13,7 @@ use crate::harness::{boxed, config, honest, session, ticking, tiny};
 fn with_legs() -> ProofParams {
     let bytes = 1 << 17;
     ProofParams::try_from(ParamsRecord {
-        link: true,
+        link_walks: 128,
         copy_rows: 1000,
         net_down_bytes: bytes,
         net_up_bytes: bytes,

@@ -19,7 +19,7 @@ fn the_golden_session_is_played_again() {
         walks: 192,
         reads: 4,
         sampled_walks: 2,
-        link: true,
+        link_walks: 128,
         copy_rows: 100,
         net_down_bytes: 1 << 17,
         net_up_bytes: 1 << 18,

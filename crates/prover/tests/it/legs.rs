@@ -15,7 +15,7 @@ const CHUNK: u64 = NET_CHUNK_LEN as u64;
 
 fn with_legs() -> ProofParams {
     ProofParams::try_from(ParamsRecord {
-        link: true,
+        link_walks: 192,
         copy_rows: 1000,
         net_down_bytes: 3 * CHUNK,
         net_up_bytes: 2 * CHUNK,
@@ -42,7 +42,7 @@ fn every_leg_is_proven_and_measured() {
     let rows: Vec<u64> = transcript.exchange.devices.iter().map(|one| one.plan.rows).collect();
     assert_eq!(rows, [4096, 3072]);
     let measured = transcript.measured;
-    assert_eq!(measured.link.unwrap().bytes, measured.walk_bytes);
+    assert_eq!(measured.link.unwrap().bytes, 2 * 192 * 8 * 128);
     assert_eq!(measured.copy.unwrap().bytes, 2 * 1000 * 128);
     assert_eq!(measured.net_down.unwrap().bytes, 3 * CHUNK);
     assert_eq!(measured.net_up.unwrap().bytes, 2 * CHUNK);
@@ -55,7 +55,7 @@ fn every_leg_is_proven_and_measured() {
 #[test]
 fn one_device_is_not_asked_to_link() {
     let transcript = prove(boxed(honest())).unwrap();
-    assert!(!transcript.exchange.params.link);
+    assert_eq!(transcript.exchange.params.link_walks, 0);
     assert_eq!((transcript.exchange.legs.link, transcript.measured.link), (Leg::NotAsked, None));
     assert!(transcript.measured.copy.is_some());
 }

@@ -17,6 +17,7 @@
 //     hang    a kernel never ends
 //     wrong   the last step of a chain writes one wrong bit, in the first row of its plot
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <deque>
@@ -118,7 +119,9 @@ struct Module {
 
 struct Stream {
     Device* device;
-    uint64_t last_ticket = 0;
+    std::atomic<uint64_t> last_ticket{0};
+
+    explicit Stream(Device* of) : device(of) {}
 };
 
 struct Event {
@@ -919,7 +922,7 @@ API cuLaunchKernel(void* handle, unsigned grid_x, unsigned grid_y, unsigned grid
 API cuStreamCreate(void** handle, unsigned) {
     Device* device = current();
     if (device == nullptr) return kInvalidContext;
-    *handle = new Stream{device};
+    *handle = new Stream(device);
     return kSuccess;
 }
 

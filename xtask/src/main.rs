@@ -6,6 +6,7 @@
     reason = "a task talks to the person who started it"
 )]
 
+mod bench;
 mod check;
 mod emulator;
 mod judges;
@@ -22,6 +23,8 @@ usage: cargo xtask <task>
   check [--no-test]  formatting, lints, documentation, the house rules, and the tests
   tidy               the house rules alone
   test               installs what the tests need where it may, and runs them all
+  bench proof        speed of verifier and prover, beside references of the same run
+
   mock-cuda          builds the emulated kernels and the mock driver, and prints their folder
   bench cuda [N ROWS PLOT_BYTES]
                      compares the CUDA kernels on this machine's GPU with their emulation, and times them
@@ -35,6 +38,7 @@ fn main() -> ExitCode {
         ["check", "--no-test"] => check::run(check::Tests::Skip),
         ["tidy"] => tidy::run(),
         ["test"] => test::run(),
+        ["bench", "proof"] => bench::proof(),
         ["kernels"] => kernels::build(),
         ["kernels", "--check"] => kernels::check(),
         ["bench", "cuda", ref sizes @ ..] => emulator::measure(sizes),

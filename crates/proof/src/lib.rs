@@ -14,6 +14,7 @@ mod binding;
 mod derive;
 mod exchange;
 mod frame;
+mod freivalds;
 mod kernel;
 mod legs;
 mod measured;
@@ -36,6 +37,7 @@ pub use frame::{
     PROVER_FRAME_LEN_MAX, ProverFrame, RowOpening, VERIFIER_FRAME_LEN_MAX, VerifierFrame,
     WalkOpening, decode, encode, error_text,
 };
+pub use freivalds::{Audit, AuditError, FREIVALDS_PRIME};
 pub use kernel::{BLOCK_ROWS, ChainMatrix, Kernel, Replay, mix_to_operands, mix_to_plot};
 pub use legs::{
     Answered, Chunk, ChunkError, CopyKey, Leg, Legs, NET_CHUNK_LEN, NET_WINDOW_LEN, Net, NetStream,

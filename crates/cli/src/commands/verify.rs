@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use clap::Args;
 use nicompute_proof::{
-    Report, SIGNATURE_LEN, SIGNERS_WORD, TRANSCRIPT_BODY_LEN_MAX, Verdict, verify_transcript,
+    Report, SIGNATURE_LEN, SIGNERS_WORD, SignedTranscript, TRANSCRIPT_BODY_LEN_MAX, Verdict,
+    verify_transcript,
 };
 use serde_json::json;
 use uuid::Uuid;
@@ -26,6 +27,10 @@ pub(crate) struct VerifyArgs {
     /// One JSON document instead of lines.
     #[arg(long)]
     json: bool,
+    /// Check the products of the sampled rows a second time, by another method (Freivalds' check over a prime field), so
+    /// that a fault of this machine's vector instructions is told apart from a wrong proof.
+    #[arg(long)]
+    audit: bool,
 }
 
 /// Prints what the transcript proves and what is only its signer's word.
@@ -38,7 +43,8 @@ pub(crate) fn run(args: &VerifyArgs, out: &mut dyn Write) -> anyhow::Result<()> 
             .because(error)
             .hint("it was changed or cut after it was signed, or its signer is wrong: it is no evidence")
     })?;
-    let text = if args.json { document(&report) } else { lines(&report) };
+    let audited = if args.audit { Some(audit(&bytes)?) } else { None };
+    let text = if args.json { document(&report, audited) } else { lines(&report, audited) };
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("write the report")?;
     match report.verdict {
         Verdict::Proven => Ok(()),
@@ -49,6 +55,19 @@ pub(crate) fn run(args: &VerifyArgs, out: &mut dyn Write) -> anyhow::Result<()> 
             Err(Failure::new(Exit::Refused, what).into())
         }
     }
+}
+
+/// The number of products that were checked a second time.
+fn audit(bytes: &[u8]) -> anyhow::Result<u64> {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).map_err(|error| anyhow::anyhow!("no randomness: {error}"))?;
+    let signed = SignedTranscript::decode(bytes).context("decode the transcript again")?;
+    signed.transcript().exchange.audit(&seed).map_err(|error| {
+        Failure::new(Exit::Failed, "the audit found a wrong product of this machine's own")
+            .because(error)
+            .hint("check this machine's processor and memory; on another machine the transcript may hold or not")
+            .into()
+    })
 }
 
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
@@ -69,7 +88,7 @@ fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn lines(report: &Report) -> String {
+fn lines(report: &Report, audited: Option<u64>) -> String {
     let measured = &report.measured;
     let verdict = match report.verdict {
         Verdict::Proven => {
@@ -114,12 +133,16 @@ fn lines(report: &Report) -> String {
     ]
     .map(|(name, value)| format!("{name:<15}{value}\n"))
     .concat();
+    text.extend(audited.map(|products| {
+        let bound = "modulo 2^61 - 1; a wrong one passes with probability 2^-60 at most";
+        format!("{:<15}{products} products of rows and matrix, {bound}\n", "audited")
+    }));
     text.push_str("only the signer's word:\n");
     text.extend(SIGNERS_WORD.map(|word| format!("  - {word}\n")));
     text + &format!("    (claimed: {}; set up at {})\n", devices.join(", "), report.set_up_at)
 }
 
-fn document(report: &Report) -> String {
+fn document(report: &Report, audited: Option<u64>) -> String {
     let (measured, times) = (&report.measured, &report.times);
     let verdict = match report.verdict {
         Verdict::Proven => json!({ "proven": true }),
@@ -127,7 +150,7 @@ fn document(report: &Report) -> String {
             json!({ "proven": false, "device": device, "place": place.to_string() })
         }
     };
-    let document = json!({
+    let mut document = json!({
         "transcript": hex::encode(report.digest),
         "signer": report.signer.to_string(),
         "provider": report.provider.to_string(),
@@ -149,6 +172,9 @@ fn document(report: &Report) -> String {
             "what": SIGNERS_WORD,
         },
     });
+    if let Some(products) = audited {
+        document["audited_products"] = products.into();
+    }
     format!("{document:#}\n")
 }
 
@@ -159,11 +185,11 @@ mod tests {
     const TRANSCRIPT: &str = include_str!("../../../proof/testdata/transcript-v2.hex");
 
     fn verify(bytes: &[u8], form: &str) -> (anyhow::Result<()>, String) {
-        let json = form == "json";
+        let (json, audit) = (form != "text", form == "json, audited");
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), bytes).unwrap();
         let mut out = Vec::new();
-        let ended = run(&VerifyArgs { file: file.path().to_owned(), json }, &mut out);
+        let ended = run(&VerifyArgs { file: file.path().to_owned(), json, audit }, &mut out);
         (ended, String::from_utf8(out).unwrap())
     }
 
@@ -180,6 +206,10 @@ mod tests {
         let document: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(document["verdict"]["proven"], true);
         assert_eq!(document["plot_bytes"], 192 * 128);
+        let (ended, text) = verify(&bytes, "json, audited");
+        assert!(ended.is_ok(), "{ended:?}");
+        let audited: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(audited["audited_products"], 4 * 2);
         bytes[100] ^= 1;
         let (ended, text) = verify(&bytes, "text");
         assert!(ended.is_err() && text.is_empty());

@@ -13,45 +13,41 @@ use std::arch::x86_64::{
     _mm256_xor_si256,
 };
 
-use crate::kernel::{Group, PairOfRows, Sums, portable, take};
+use crate::kernel::{GROUP_ROWS, PairOfRows, Run, Sums, portable};
 use crate::walk::WalkKey;
 
+/// Rows whose sums are in registers together.
+const ROWS: usize = 4;
 /// Columns of two vectors of sums.
 const COLUMNS: usize = 16;
 /// Bytes of a vector.
 const VECTOR: usize = 32;
 
-/// Adds the products of some operand rows and one run of matrix rows to the rows' sums.
+/// Adds the products of a group of operand rows and one run of matrix rows to the rows' sums: quarters of the tile, one
+/// after the other, since a whole one does not fit in sixteen registers.
 #[target_feature(enable = "avx2")]
-pub(super) fn add_run(group: &Group<'_>, run: &[PairOfRows], sums: &mut [Sums]) {
-    let mut rows = group.pairs(run);
-    let (fours, rest) = sums.as_chunks_mut::<4>();
-    fours.iter_mut().for_each(|sums| add_rows(take(&mut rows), run, sums));
-    rest.iter_mut().for_each(|sums| add_rows(take(&mut rows), run, std::array::from_mut(sums)));
+pub(super) fn add_run(run: &Run<'_>, sums: &mut [Sums; GROUP_ROWS]) {
+    for (first, sums) in (0..).step_by(ROWS).zip(sums.as_chunks_mut::<ROWS>().0) {
+        for column in [0, COLUMNS] {
+            add_quarter(run, (first, column), sums);
+        }
+    }
 }
 
-/// Both halves of a tile, one after the other: a whole one does not fit in sixteen registers.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn add_rows<const ROWS: usize>(
-    operands: [&[[i16; 2]]; ROWS],
-    run: &[PairOfRows],
-    sums: &mut [Sums; ROWS],
-) {
-    let operands = operands.map(|row| &row[..run.len()]);
-    for column in [0, COLUMNS] {
-        let mut totals = [[_mm256_setzero_si256(); 2]; ROWS];
-        for (at, pair) in run.iter().enumerate() {
-            let cells = load_pair(pair, column);
-            for (totals, row) in totals.iter_mut().zip(operands) {
-                let both = broadcast(row[at]);
-                totals[0] = _mm256_add_epi32(totals[0], _mm256_madd_epi16(both, cells[0]));
-                totals[1] = _mm256_add_epi32(totals[1], _mm256_madd_epi16(both, cells[1]));
-            }
+fn add_quarter(run: &Run<'_>, (first, column): (usize, usize), sums: &mut [Sums; ROWS]) {
+    let mut totals = [[_mm256_setzero_si256(); 2]; ROWS];
+    for (operands, pair) in run.operands.iter().zip(run.matrix) {
+        let cells = load_pair(pair, column);
+        for (totals, operands) in totals.iter_mut().zip(&operands.0[first..]) {
+            let both = broadcast(*operands);
+            totals[0] = _mm256_add_epi32(totals[0], _mm256_madd_epi16(both, cells[0]));
+            totals[1] = _mm256_add_epi32(totals[1], _mm256_madd_epi16(both, cells[1]));
         }
-        for (totals, sums) in totals.into_iter().zip(sums.iter_mut()) {
-            add_to(sums, column, totals);
-        }
+    }
+    for (totals, sums) in totals.into_iter().zip(sums) {
+        add_to(sums, column, totals);
     }
 }
 

@@ -1,57 +1,45 @@
 //! The kernels for AVX-512, with and without VNNI: eight operand rows by thirty-two columns in registers.
 
 #![expect(unsafe_code, reason = "vector loads and stores")]
-#![expect(
-    clippy::indexing_slicing,
-    reason = "places inside tiles of fixed size, checked by the compiler where it cannot know them"
-)]
 
 use std::arch::x86_64::{
-    __m512i, _mm512_add_epi32, _mm512_add_epi64, _mm512_dpwssd_epi32, _mm512_load_si512,
-    _mm512_loadu_si512, _mm512_madd_epi16, _mm512_mul_epu32, _mm512_reduce_add_epi64,
-    _mm512_set1_epi32, _mm512_set1_epi64, _mm512_setzero_si512, _mm512_srli_epi64,
-    _mm512_store_si512, _mm512_xor_si512,
+    __m512i, _MM_HINT_T0, _mm_prefetch, _mm512_add_epi32, _mm512_add_epi64, _mm512_dpwssd_epi32,
+    _mm512_load_si512, _mm512_loadu_si512, _mm512_madd_epi16, _mm512_mul_epu32,
+    _mm512_reduce_add_epi64, _mm512_set1_epi32, _mm512_set1_epi64, _mm512_setzero_si512,
+    _mm512_srli_epi64, _mm512_store_si512, _mm512_xor_si512,
 };
 
-use crate::kernel::{Group, PairOfRows, Sums, portable, take};
+use crate::kernel::{GROUP_ROWS, PairOfRows, Run, Sums, portable};
 use crate::walk::WalkKey;
 
 /// Bytes of a vector.
 const VECTOR: usize = 64;
 
-/// The same loops for two instruction sets, which differ in how a product is added to its sum.
+/// The same loop for two instruction sets, which differ in how a product is added to its sum.
 macro_rules! add_run {
-    ($name:ident, $rows:ident, $features:literal, $add:expr) => {
-        /// Adds the products of some operand rows and one run of matrix rows to the rows' sums.
+    ($name:ident, $features:literal, $add:expr) => {
+        /// Adds the products of a group of operand rows and one run of matrix rows to the rows' sums.
         #[target_feature(enable = $features)]
-        pub(super) fn $name(group: &Group<'_>, run: &[PairOfRows], sums: &mut [Sums]) {
-            let mut rows = group.pairs(run);
-            let (eights, rest) = sums.as_chunks_mut::<8>();
-            let (twos, rest) = rest.as_chunks_mut::<2>();
-            eights.iter_mut().for_each(|sums| $rows(take(&mut rows), run, sums));
-            twos.iter_mut().for_each(|sums| $rows(take(&mut rows), run, sums));
-            rest.iter_mut()
-                .for_each(|sums| $rows(take(&mut rows), run, std::array::from_mut(sums)));
-        }
-
-        #[inline]
-        #[target_feature(enable = $features)]
-        fn $rows<const ROWS: usize>(
-            operands: [&[[i16; 2]]; ROWS],
-            run: &[PairOfRows],
-            sums: &mut [Sums; ROWS],
-        ) {
-            let operands = operands.map(|row| &row[..run.len()]);
-            let mut totals = [[_mm512_setzero_si512(); 2]; ROWS];
-            for (at, pair) in run.iter().enumerate() {
-                let cells = load_pair(pair);
-                for (totals, row) in totals.iter_mut().zip(operands) {
-                    let both = broadcast(row[at]);
-                    totals[0] = $add(totals[0], both, cells[0]);
-                    totals[1] = $add(totals[1], both, cells[1]);
+        pub(super) fn $name(run: &Run<'_>, sums: &mut [Sums; GROUP_ROWS]) {
+            let mut totals = [[_mm512_setzero_si512(); 2]; GROUP_ROWS];
+            // The next run comes in with this one, a part of it for each part of this.
+            let part = run.matrix.len().div_ceil(run.ahead.len().max(1)).max(1);
+            let mut ahead = run.ahead.iter();
+            let parts = run.operands.chunks(part).zip(run.matrix.chunks(part));
+            for (operands, pairs) in parts {
+                if let Some(pair) = ahead.next() {
+                    fetch(pair);
+                }
+                for (operands, pair) in operands.iter().zip(pairs) {
+                    let cells = load_pair(pair);
+                    for (totals, operands) in totals.iter_mut().zip(operands.0) {
+                        let both = broadcast(operands);
+                        totals[0] = $add(totals[0], both, cells[0]);
+                        totals[1] = $add(totals[1], both, cells[1]);
+                    }
                 }
             }
-            for (totals, sums) in totals.into_iter().zip(sums.iter_mut()) {
+            for (totals, sums) in totals.into_iter().zip(sums) {
                 let old = load_sums(sums);
                 let new =
                     [_mm512_add_epi32(old[0], totals[0]), _mm512_add_epi32(old[1], totals[1])];
@@ -61,10 +49,22 @@ macro_rules! add_run {
     };
 }
 
-add_run!(add_run, add_rows, "avx512f,avx512bw", |sum, left, right| {
+add_run!(add_run, "avx512f,avx512bw", |sum, left, right| {
     _mm512_add_epi32(sum, _mm512_madd_epi16(left, right))
 });
-add_run!(add_run_vnni, add_rows_vnni, "avx512f,avx512bw,avx512vnni", _mm512_dpwssd_epi32);
+add_run!(add_run_vnni, "avx512f,avx512bw,avx512vnni", _mm512_dpwssd_epi32);
+
+/// Asks for both lines of a pair of matrix rows.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn fetch(pair: &PairOfRows) {
+    let place = pair.0.as_ptr().cast::<i8>();
+    // SAFETY: a request to the cache has no effect on memory; both places lie in the pair.
+    unsafe {
+        _mm_prefetch::<_MM_HINT_T0>(place);
+        _mm_prefetch::<_MM_HINT_T0>(place.add(VECTOR));
+    }
+}
 
 /// One tile of sums as operands of the next step.
 #[target_feature(enable = "avx512f,avx512bw")]

@@ -11,7 +11,9 @@
 )]
 
 use crate::derive::{DeviceKeys, SessionKeys};
-use crate::kernel::{Checked, GROUP_ROWS, Group, Kernel, PairOfRows, Sums, TILE_COLUMNS};
+use crate::kernel::{
+    Checked, GROUP_ROWS, Kernel, OperandPairs, PairOfRows, Run, Sums, TILE_COLUMNS,
+};
 use crate::operand::operand_row;
 use crate::params::ProofParams;
 
@@ -115,17 +117,18 @@ impl ChainMatrix {
         let block = BLOCK_ROWS * self.n;
         assert!(operands.len() == plot.len(), "one byte of plot for each operand");
         let mut next = vec![0; operands.len().min(block)];
+        let mut packed = Vec::new();
         for (operands, plot) in operands.chunks_mut(block).zip(plot.chunks_mut(block)) {
             let (mut from, mut to) = (operands, &mut next[..plot.len()]);
             let last = u32::from(self.steps.saturating_sub(1));
             for step in 0..last {
-                self.multiply_block(from, |place, column, sums| {
+                self.multiply_block(from, &mut packed, |place, column, sums| {
                     let to = &mut to[place..][..TILE_COLUMNS];
                     self.kernel.mix_operands((step, column), sums, to);
                 });
                 std::mem::swap(&mut from, &mut to);
             }
-            self.multiply_block(from, |place, column, sums| {
+            self.multiply_block(from, &mut packed, |place, column, sums| {
                 self.kernel.mix_plot((last, column), sums, &mut plot[place..][..TILE_COLUMNS]);
             });
         }
@@ -138,8 +141,9 @@ impl ChainMatrix {
     pub fn multiply(&self, operands: &[i16], sums: &mut [i32]) {
         let block = BLOCK_ROWS * self.n;
         assert!(operands.len() == sums.len(), "one sum for each operand");
+        let mut packed = Vec::new();
         for (operands, to) in operands.chunks(block).zip(sums.chunks_mut(block)) {
-            self.multiply_block(operands, |place, _, sums| {
+            self.multiply_block(operands, &mut packed, |place, _, sums| {
                 to[place..][..TILE_COLUMNS].copy_from_slice(&sums.0);
             });
         }
@@ -147,20 +151,30 @@ impl ChainMatrix {
 
     /// The products of one block, handed out tile by tile: where the tile of a row begins among the block's operands,
     /// its first column, and its sums.
-    fn multiply_block(&self, operands: &[i16], mut each: impl FnMut(usize, u32, &Sums)) {
-        let n = self.n;
-        assert!(operands.len().is_multiple_of(n), "whole rows");
-        let mut block = [Sums::ZERO; BLOCK_ROWS];
-        let sums = &mut block[..operands.len() / n];
-        for (tile, column) in self.pairs.chunks_exact(n / 2).zip((0_u32..).step_by(TILE_COLUMNS)) {
-            sums.fill(Sums::ZERO);
-            for (run, first) in tile.chunks(RUN_PAIRS).zip((0..).step_by(2 * RUN_PAIRS)) {
-                let groups = operands.chunks(GROUP_ROWS * n).zip(sums.chunks_mut(GROUP_ROWS));
-                for (operands, sums) in groups {
-                    self.kernel.add_run(&Group { operands, n, first }, run, sums);
+    fn multiply_block(
+        &self,
+        operands: &[i16],
+        packed: &mut Vec<OperandPairs>,
+        mut each: impl FnMut(usize, u32, &Sums),
+    ) {
+        let (n, pairs) = (self.n, self.n / 2);
+        pack_operands(operands, n, packed);
+        let groups = packed.len() / pairs;
+        let mut block = [[Sums::ZERO; GROUP_ROWS]; BLOCK_ROWS / GROUP_ROWS];
+        let sums = &mut block[..groups];
+        for (tile, column) in self.pairs.chunks_exact(pairs).zip((0_u32..).step_by(TILE_COLUMNS)) {
+            sums.as_flattened_mut().fill(Sums::ZERO);
+            for (matrix, first) in tile.chunks(RUN_PAIRS).zip((0..).step_by(RUN_PAIRS)) {
+                let after = column as usize / TILE_COLUMNS * pairs + first + matrix.len();
+                let ahead = &self.pairs[after..(after + RUN_PAIRS).min(self.pairs.len())];
+                let mut ahead = ahead.chunks(RUN_PAIRS.div_ceil(groups));
+                for (group, sums) in packed.chunks_exact(pairs).zip(sums.iter_mut()) {
+                    let operands = &group[first..][..matrix.len()];
+                    let ahead = ahead.next().unwrap_or_default();
+                    self.kernel.add_run(&Run { operands, matrix, ahead }, sums);
                 }
             }
-            for (row, sums) in sums.iter().enumerate() {
+            for (row, sums) in sums.as_flattened()[..operands.len() / n].iter().enumerate() {
                 each(row * n + column as usize, column, sums);
             }
         }
@@ -184,6 +198,21 @@ impl ChainMatrix {
                 for (cells, (upper, lower)) in pair.0.iter_mut().zip(upper.iter().zip(lower)) {
                     *cells = [*upper, *lower];
                 }
+            }
+        }
+    }
+}
+
+/// Whole rows of operands as groups, in which the operands that meet one pair of matrix rows lie together.
+fn pack_operands(operands: &[i16], n: usize, packed: &mut Vec<OperandPairs>) {
+    assert!(operands.len().is_multiple_of(n), "whole rows");
+    packed.clear();
+    packed.resize(operands.len().div_ceil(GROUP_ROWS * n) * (n / 2), OperandPairs::ZERO);
+    let groups = operands.chunks(GROUP_ROWS * n).zip(packed.chunks_exact_mut(n / 2));
+    for (rows, group) in groups {
+        for (at, row) in rows.chunks_exact(n).enumerate() {
+            for (pairs, operands) in group.iter_mut().zip(row.as_chunks::<2>().0) {
+                pairs.0[at] = *operands;
             }
         }
     }

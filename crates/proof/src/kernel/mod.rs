@@ -56,14 +56,18 @@ struct PairOfRows([[i16; 2]; TILE_COLUMNS]);
 #[repr(C, align(64))]
 struct Sums([i32; TILE_COLUMNS]);
 
-/// Some operand rows over one run of matrix rows.
+/// Two neighbouring operands of each row of a group. Rows that a group lacks are zero.
 #[derive(Clone, Copy, Debug)]
-struct Group<'a> {
-    /// Whole rows of `n` operands, at most [`GROUP_ROWS`].
-    operands: &'a [i16],
-    n: usize,
-    /// The operand that meets the first matrix row of the run.
-    first: usize,
+#[repr(C, align(32))]
+struct OperandPairs([[i16; 2]; GROUP_ROWS]);
+
+/// One run of matrix rows in the columns of one tile, and the operands that meet it.
+#[derive(Clone, Copy, Debug)]
+struct Run<'a> {
+    operands: &'a [OperandPairs],
+    matrix: &'a [PairOfRows],
+    /// What the caller will need soon: a kernel may fetch it into the cache on the way.
+    ahead: &'a [PairOfRows],
 }
 
 impl Kernel {
@@ -123,16 +127,16 @@ impl Kernel {
 #[cfg(target_arch = "x86_64")]
 #[expect(unsafe_code, reason = "calls that need the instruction set that was detected")]
 impl Checked {
-    /// Adds the products of some operand rows and one run of matrix rows to the rows' sums.
-    fn add_run(self, group: &Group<'_>, run: &[PairOfRows], sums: &mut [Sums]) {
+    /// Adds the products of a group of operand rows and one run of matrix rows to the rows' sums.
+    fn add_run(self, run: &Run<'_>, sums: &mut [Sums; GROUP_ROWS]) {
         match self.0 {
-            Kernel::Portable => portable::add_run(group, run, sums),
+            Kernel::Portable => portable::add_run(run, sums),
             // SAFETY: in each arm, a `Checked` names only what was detected on this processor.
-            Kernel::Avx2 => unsafe { avx2::add_run(group, run, sums) },
+            Kernel::Avx2 => unsafe { avx2::add_run(run, sums) },
             // SAFETY: as above.
-            Kernel::Avx512 => unsafe { avx512::add_run(group, run, sums) },
+            Kernel::Avx512 => unsafe { avx512::add_run(run, sums) },
             // SAFETY: as above.
-            Kernel::Avx512Vnni => unsafe { avx512::add_run_vnni(group, run, sums) },
+            Kernel::Avx512Vnni => unsafe { avx512::add_run_vnni(run, sums) },
         }
     }
 
@@ -174,8 +178,8 @@ impl Checked {
 
 #[cfg(not(target_arch = "x86_64"))]
 impl Checked {
-    fn add_run(self, group: &Group<'_>, run: &[PairOfRows], sums: &mut [Sums]) {
-        portable::add_run(group, run, sums);
+    fn add_run(self, run: &Run<'_>, sums: &mut [Sums; GROUP_ROWS]) {
+        portable::add_run(run, sums);
     }
 
     fn mix_operands(self, at: (u32, u32), sums: &Sums, operands: &mut [i16]) {
@@ -191,27 +195,12 @@ impl Checked {
     }
 }
 
-impl Group<'_> {
-    /// The operands of each row that meet the run, in pairs.
-    #[inline(always)]
-    fn pairs<'a>(&'a self, run: &'a [PairOfRows]) -> impl Iterator<Item = &'a [[i16; 2]]> {
-        self.operands.chunks_exact(self.n).map(|row| {
-            let operands = row.get(self.first..).unwrap_or_default().as_chunks::<2>().0;
-            operands.get(..run.len()).unwrap_or_default()
-        })
-    }
-}
-
-/// The next so many rows.
-#[inline(always)]
-fn take<'a, const ROWS: usize>(
-    rows: &mut impl Iterator<Item = &'a [[i16; 2]]>,
-) -> [&'a [[i16; 2]]; ROWS] {
-    std::array::from_fn(|_| rows.next().unwrap_or_default())
-}
-
 impl PairOfRows {
     const ZERO: Self = Self([[0; 2]; TILE_COLUMNS]);
+}
+
+impl OperandPairs {
+    const ZERO: Self = Self([[0; 2]; GROUP_ROWS]);
 }
 
 impl Sums {

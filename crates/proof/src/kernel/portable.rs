@@ -1,11 +1,8 @@
 //! The kernel of every processor. Its loops are written so that the compiler turns them into multiply-add instructions of
 //! the baseline (on x86-64: `pmaddwd`).
 
-use crate::kernel::{Group, PairOfRows, Sums, TILE_COLUMNS};
+use crate::kernel::{GROUP_ROWS, PairOfRows, Run, Sums};
 use crate::operand::{MIX_COLUMN, mix_tweak, mix32, next_operand, plot_byte};
-
-/// Columns whose sums the registers of the baseline hold.
-const COLUMNS: usize = 16;
 
 /// The sums of a step that is not the last, from column 0, as the operands of the next.
 pub fn mix_to_operands(step: u32, sums: &[i32], operands: &mut [i16]) {
@@ -37,33 +34,25 @@ pub(super) fn mix_plot((step, column): (u32, u32), sums: &[i32], plot: &mut [u8]
     }
 }
 
-pub(super) fn add_run(group: &Group<'_>, run: &[PairOfRows], sums: &mut [Sums]) {
-    for (operands, sums) in group.pairs(run).zip(sums) {
-        for half in 0..TILE_COLUMNS / COLUMNS {
-            add_row(operands, run, sums, half);
+pub(super) fn add_run(run: &Run<'_>, sums: &mut [Sums; GROUP_ROWS]) {
+    for (operands, pair) in run.operands.iter().zip(run.matrix) {
+        for (operands, sums) in operands.0.iter().zip(sums.iter_mut()) {
+            add_pair(*operands, pair, sums);
         }
     }
 }
 
-fn add_row(operands: &[[i16; 2]], run: &[PairOfRows], sums: &mut Sums, half: usize) {
-    let mut totals = [0_i32; COLUMNS];
-    for (operands, pair) in operands.iter().zip(run) {
-        let Some(cells) = pair.0.as_chunks::<COLUMNS>().0.get(half) else { return };
-        for (total, cells) in totals.iter_mut().zip(cells) {
-            *total = add_products(*total, *operands, *cells);
-        }
-    }
-    let Some(sums) = sums.0.as_chunks_mut::<COLUMNS>().0.get_mut(half) else { return };
-    for (sum, total) in sums.iter_mut().zip(totals) {
-        *sum = sum.wrapping_add(total);
-    }
-}
-
+/// One row's products with one pair of matrix rows. A function of its own, so that the compiler lays its vectors across
+/// the columns, where the pairs lie as multiply-add instructions want them.
+///
 /// Cannot wrap: at most 4096 products of nine-bit operands stay below 2^28. Written without overflow checks, which
 /// would keep the loop from becoming vector code in test builds.
-#[inline(always)]
-fn add_products(sum: i32, [a, b]: [i16; 2], [c, d]: [i16; 2]) -> i32 {
-    let first = i32::from(a).wrapping_mul(i32::from(c));
-    let second = i32::from(b).wrapping_mul(i32::from(d));
-    sum.wrapping_add(first.wrapping_add(second))
+#[inline(never)]
+fn add_pair([first, second]: [i16; 2], pair: &PairOfRows, sums: &mut Sums) {
+    let (first, second) = (i32::from(first), i32::from(second));
+    for (sum, cells) in sums.0.iter_mut().zip(&pair.0) {
+        let upper = first.wrapping_mul(i32::from(cells[0]));
+        let lower = second.wrapping_mul(i32::from(cells[1]));
+        *sum = sum.wrapping_add(upper.wrapping_add(lower));
+    }
 }

@@ -205,11 +205,11 @@ mod tests {
         assert!(ended.is_ok(), "{ended:?}");
         let document: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(document["verdict"]["proven"], true);
-        assert_eq!(document["plot_bytes"], 192 * 128);
+        assert_eq!(document["plot_bytes"], 2 * 192 * 128);
         let (ended, text) = verify(&bytes, "json, audited");
         assert!(ended.is_ok(), "{ended:?}");
         let audited: serde_json::Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(audited["audited_products"], 4 * 2);
+        assert_eq!(audited["audited_products"], 2 * 4 * 2);
         bytes[100] ^= 1;
         let (ended, text) = verify(&bytes, "text");
         assert!(ended.is_err() && text.is_empty());

@@ -356,9 +356,21 @@ struct Operands {
     }
 };
 
-inline float checked_sum(Grid& grid, int64_t sum) {
-    if (sum >= kExactSums || sum <= -kExactSums) grid.fail("the sum %lld is not exact in fp32", static_cast<long long>(sum));
-    return static_cast<float>(sum);
+// What the products of one instruction can add at most.
+constexpr int64_t kProductsMax = 16 * 256 * 256;
+
+// Tensor cores of different generations add the sixteen products in groups of four, eight or sixteen and cut off what does not
+// fit beside the largest number: the sum is the same on all of them where every partial sum is exact.
+inline float checked_sum(Grid& grid, float before, int32_t products, const int16_t (&a)[16], const int16_t (&b)[16]) {
+    const int64_t start = static_cast<int64_t>(before);
+    if (start >= kExactSums - kProductsMax || start <= kProductsMax - kExactSums) {
+        int64_t sum = start;
+        for (uint32_t k = 0; k < 16; ++k) {
+            sum += a[k] * b[k];
+            if (sum >= kExactSums || sum <= -kExactSums) grid.fail("the sum %lld is not exact in fp32", static_cast<long long>(sum));
+        }
+    }
+    return static_cast<float>(start + products);
 }
 
 template <bool is_bf16> void perform_multiply(Grid& grid, uint32_t first, size_t at) {
@@ -397,7 +409,8 @@ template <bool is_bf16> void perform_multiply(Grid& grid, uint32_t first, size_t
         float* c = grid.fibers[first + lane].products[at].c;
         const uint32_t line = lane / 4, pair = lane % 4 * 2;
         for (uint32_t i = 0; i < 4; ++i) {
-            c[i] = checked_sum(grid, static_cast<int64_t>(c[i]) + sums[line + i / 2 * 8][pair + i % 2]);
+            const uint32_t row = line + i / 2 * 8, column = pair + i % 2;
+            c[i] = checked_sum(grid, c[i], sums[row][column], a[row], b[column]);
         }
     }
 }

@@ -93,6 +93,15 @@ void sum_of_25_bits() {
     block_barrier();
 }
 
+// Above 2^24 after eight products, below again after sixteen.
+void partial_sum_of_25_bits() {
+    const uint32_t most = emulated_half16_pair<true>(255, 255), least = emulated_half16_pair<true>(-255, -255);
+    const uint32_t a[4] = {most, most, most, most};
+    float c[4] = {16'500'000, 16'500'000, 16'500'000, 16'500'000};
+    emulated_multiply_add<true>(c, a, most, least);
+    block_barrier();
+}
+
 void load_outside() { load_global(place(sizeof g_memory)); }
 void load_across_the_end() { load_global(place(sizeof g_memory - 8)); }
 void store_outside() { store_global(const_cast<void*>(place(uint64_t{0} - 16)), uint4{}); }
@@ -115,6 +124,7 @@ constexpr struct {
     {"operand-of-ten-bits", operand_of_ten_bits},
     {"product-of-fractions", product_of_fractions},
     {"sum-of-25-bits", sum_of_25_bits},
+    {"partial-sum-of-25-bits", partial_sum_of_25_bits},
     {"load-outside", load_outside},
     {"load-across-the-end", load_across_the_end},
     {"store-outside", store_outside},

@@ -24,7 +24,6 @@ usage: cargo xtask <task>
   tidy               the house rules alone
   test               installs what the tests need where it may, and runs them all
   bench proof        speed of verifier and prover, beside references of the same run
-
   mock-cuda          builds the emulated kernels and the mock driver, and prints their folder
   bench cuda [N ROWS PLOT_BYTES]
                      compares the CUDA kernels on this machine's GPU with their emulation, and times them

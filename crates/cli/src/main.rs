@@ -1,6 +1,7 @@
 //! The one binary of the project, and its only composition root: here settings become daemons and commands.
 
 mod args;
+mod catalogue_args;
 mod commands;
 mod daemons;
 mod devnet;
@@ -13,7 +14,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use commands::{chain, miner, offers, ps, register, release, rent, ssh, validator, verify, wallet};
+use commands::{
+    catalogue, chain, miner, offers, ps, register, release, rent, ssh, validator, verify, wallet,
+};
 
 /// A GPU compute market on Bittensor: provide, validate, rent.
 #[derive(Debug, Parser)]
@@ -47,6 +50,9 @@ enum Command {
     Ps(ps::PsArgs),
     /// Give a lease back.
     Release(release::ReleaseArgs),
+    /// The classes of hardware that are paid for.
+    #[command(subcommand)]
+    Catalogue(catalogue::CatalogueCommand),
     /// Check a proof's transcript again, offline.
     Verify(verify::VerifyArgs),
     /// The first process of a sandbox; started by the provider's node.
@@ -96,6 +102,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Ssh(args) => return ssh::run(&args),
         Command::Ps(args) => ps::run(&args, &mut out)?,
         Command::Release(args) => release::run(&args, &mut out)?,
+        Command::Catalogue(command) => catalogue::run(&command, &mut out)?,
         Command::Verify(args) => verify::run(&args, &mut out)?,
         Command::Sandbox => {}
         Command::Materialize { folder } => drop(embedded::materialize(&folder)?),

@@ -18,6 +18,7 @@ mod catalogue;
 mod hardware;
 mod ids;
 mod lease;
+mod naming;
 mod offer;
 mod placement;
 mod score;
@@ -25,13 +26,16 @@ mod units;
 mod weights;
 
 pub use account::{AccountId, Coldkey, Hotkey, ParseAccountError};
-pub use catalogue::{CATALOGUE_BYTES_MAX, Catalogue, CatalogueError, Class, MICRO};
+pub use catalogue::{
+    CATALOGUE_BYTES_MAX, Catalogue, CatalogueError, Class, Figure, KnownModel, MICRO, Shortfall,
+};
 pub use hardware::{Capability, DeviceKind, Gpu, Machine};
 pub use ids::{LeaseId, OfferId, ParseIdError};
 pub use lease::{
     EndReason, FailReason, LEASE_MILLIS_MAX, LEASE_MILLIS_MIN, Lease, LeaseEvent, LeaseRefusal,
     LeaseState, PROOF_LEASE_MILLIS_MAX, Purpose, SSH_KEYS_MAX, Terms, UnknownPurpose, Wanted,
 };
+pub use naming::{NameFinding, Named};
 pub use offer::{Offer, RuntimeKind, UnknownRuntime};
 pub use placement::Wish;
 pub use score::{Evidence, Score, ScorePolicy, ScoreReason, Track, Verdict, score};

@@ -1,6 +1,6 @@
 //! Evidence becomes a score: a pure function of what is stored, so that anybody with the evidence gets the same number.
 
-use crate::{Capability, Catalogue, DeviceKind, UnixMillis};
+use crate::{Capability, Catalogue, DeviceKind, MICRO, UnixMillis};
 
 /// What one proof session came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +45,8 @@ pub struct Track<'a> {
 pub struct Score {
     /// In millionths of the base score 1.0.
     pub micro: u64,
+    /// In millionths of a point, on the catalogue's scale.
+    pub points_micro: u64,
     /// The class that was met, when one was.
     pub class: Option<String>,
     /// Why.
@@ -93,7 +95,7 @@ pub fn score(
     policy: ScorePolicy,
     now: UnixMillis,
 ) -> Score {
-    let nothing = |reason| Score { micro: 0, class: None, reason };
+    let nothing = |reason| Score { micro: 0, points_micro: 0, class: None, reason };
     let Some(latest) = track.evidence.iter().max_by_key(|item| item.at) else {
         return nothing(ScoreReason::NoEvidence);
     };
@@ -120,7 +122,18 @@ pub fn score(
         .saturating_mul(multiplier_milli)
         .checked_div(1000)
         .unwrap_or(0);
-    Score { micro, class: Some(class.name.clone()), reason: ScoreReason::Proven }
+    let points_micro = points_micro(micro, catalogue);
+    Score { micro, points_micro, class: Some(class.name.clone()), reason: ScoreReason::Proven }
+}
+
+/// `score × points_top / (highest base × devices_max)`: the best paid machine without a multiplier stands at the top.
+fn points_micro(score_micro: u64, catalogue: &Catalogue) -> u64 {
+    let top = u128::from(catalogue.base_score_micro_max())
+        .saturating_mul(u128::from(catalogue.devices_max));
+    let scaled = u128::from(score_micro)
+        .saturating_mul(u128::from(catalogue.points_top))
+        .saturating_mul(u128::from(MICRO));
+    u64::try_from(scaled.checked_div(top).unwrap_or(0)).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -133,7 +146,7 @@ mod tests {
     fn catalogue() -> Catalogue {
         let cpu = "[[class]]\nname = 'CPU'\ndevice = 'cpu'\nbase_score_micro = 10000\n";
         let gpu = "[[class]]\nname = 'GPU'\ndevice = 'gpu'\nbase_score_micro = 10000\n";
-        Catalogue::parse(&format!("devices_max = 8\n{cpu}{gpu}")).unwrap()
+        Catalogue::parse(&format!("version = 1\ndevices_max = 8\n{cpu}{gpu}")).unwrap()
     }
 
     fn passed(at: u64, devices: u32) -> Evidence {
@@ -161,6 +174,30 @@ mod tests {
     #[test]
     fn a_processor_is_one_device() {
         check(&[passed_on(DeviceKind::Cpu, 1_500, 8)], (10_000, ScoreReason::Proven));
+    }
+
+    /// Eight of the highest model are the top of the scale, fifty points; everything else is in proportion.
+    #[test]
+    fn the_scale_ends_at_eight_of_the_highest() {
+        let points = |name: &str, devices: u32| {
+            let catalogue = Catalogue::standard();
+            let class = catalogue.classes.iter().find(|class| class.name == name).unwrap();
+            let shown = Capability {
+                kind: class.device,
+                devices,
+                bytes_per_device: class.bytes_min,
+                ops_per_second: class.ops_per_second_min,
+                walk_bytes_per_second: class.walk_bytes_per_second_min,
+            };
+            let evidence = [Evidence { at: UnixMillis(1), verdict: Verdict::Passed(shown) }];
+            let track = Track { evidence: &evidence, is_rented: false };
+            score(track, &catalogue, POLICY, UnixMillis(2)).points_micro
+        };
+        assert_eq!(points("B200", 8), 50_000_000);
+        assert_eq!(points("B200", 9), 50_000_000);
+        assert_eq!(points("H200", 8), 40_000_000);
+        assert_eq!(points("H100 80GB HBM3", 1), 4_125_000);
+        assert_eq!(points("L4", 8), 0);
     }
 
     /// The original paid for hardware that was gone for hours: an old success outlived the failures after it.

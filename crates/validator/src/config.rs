@@ -8,6 +8,8 @@ use nicompute_keys::Keypair;
 use nicompute_market::{Catalogue, Machine, Netuid, ScorePolicy};
 use nicompute_proof::{DeviceKind, Limits, ProofParams};
 
+use crate::catalogue::CatalogueOrigin;
+
 /// Rows of one plot are this many bytes in the profiles that a processor can do.
 const ROW_BYTES: u64 = 256;
 /// The largest plot of the full size: more would take a processor longer than a proof's lease lasts.
@@ -28,6 +30,8 @@ pub struct ValidatorConfig {
     pub hotkey: Keypair,
     /// The classes that are paid for.
     pub catalogue: Catalogue,
+    /// Who signed the catalogue, where it came in a signed file.
+    pub catalogue_origin: Option<CatalogueOrigin>,
     /// How much a session proves.
     pub proof: ProofSize,
     /// The program that is uploaded into a proof lease.
@@ -117,7 +121,9 @@ impl ValidatorConfig {
 }
 
 impl ProofSize {
-    fn profile(self, memory_bytes: u64, kind: DeviceKind) -> ProofProfile {
+    /// What is proven of a machine with this much memory.
+    #[must_use]
+    pub fn profile(self, memory_bytes: u64, kind: DeviceKind) -> ProofProfile {
         let small = ProofParams::small();
         match self {
             Self::Fixed(profile) => profile,

@@ -8,6 +8,7 @@
 mod api_key;
 mod asking;
 mod board;
+mod catalogue;
 mod chain_view;
 mod config;
 mod context;
@@ -19,10 +20,17 @@ mod session;
 mod store;
 mod validator;
 
+pub use catalogue::{
+    CATALOGUE_SIGNATURE_BYTES_MAX, CatalogueOrigin, CatalogueSignError, SignedCatalogueError,
+    open_catalogue, sign_catalogue,
+};
 pub use config::{Intervals, Policies, ProofProfile, ProofSize, ValidatorConfig};
 pub use denied::Denied;
 pub use handle::{Handle, Health, Principal};
 pub use loops::LoopStatus;
-pub use session::{ChannelError, ProofChannel, ProofDoor, Proven, SessionPlan, prove};
+pub use session::{
+    ChannelError, DeviceShown, ProofChannel, ProofDoor, Proven, SessionPlan, capability,
+    name_mismatches, prove, shown_by_device,
+};
 pub use store::{ApiKeyInfo, DirLockError, StoreError, StoredEvidence, WeightSet};
 pub use validator::{StartError, StillSubnet, Validator};

@@ -14,13 +14,14 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::asking::Asking;
 use crate::board::Board;
+use crate::catalogue::CatalogueOrigin;
 use crate::chain_view::ChainView;
 use crate::config::ValidatorConfig;
 use crate::context::{Context, Nudges, TRANSCRIPTS_DIR};
 use crate::handle::Handle;
 use crate::loops;
 use crate::session::{ProofDoor, SshDoor};
-use crate::store::{DirLock, DirLockError, Store, StoreError};
+use crate::store::{CatalogueStanding, DirLock, DirLockError, Store, StoreError};
 
 /// How long a slot or a permit that is not there yet is waited for: both come with the first blocks of a young chain.
 const REGISTERED_PATIENCE: Duration = Duration::from_secs(15);
@@ -74,6 +75,17 @@ pub enum StartError {
     /// A share above the whole.
     #[error("a burn share of {0} millionths is more than everything")]
     BurnShare(u32),
+    /// An older signed catalogue than the one that was used before.
+    #[error("the catalogue has version {given}, version {used} of the same signer was used before")]
+    CatalogueOlder {
+        /// The version that was used.
+        used: u64,
+        /// The version that was given.
+        given: u64,
+    },
+    /// Two signed catalogues with one version.
+    #[error("another catalogue of version {0} and the same signer was used before")]
+    CatalogueChanged(u64),
 }
 
 impl StartError {
@@ -87,7 +99,9 @@ impl StartError {
             | Self::Store(_)
             | Self::NotRegistered { .. }
             | Self::NoPermit { .. }
-            | Self::BurnShare(_) => Kind::Caller,
+            | Self::BurnShare(_)
+            | Self::CatalogueOlder { .. }
+            | Self::CatalogueChanged(_) => Kind::Caller,
         }
     }
 
@@ -109,6 +123,8 @@ impl StartError {
                 "register the hotkey on the subnet first: nicompute register"
             }
             Self::BurnShare(_) => "one million is everything",
+            Self::CatalogueOlder { .. } => "get the signer's newest catalogue",
+            Self::CatalogueChanged(_) => "ask the signer for a catalogue with a version of its own",
             Self::NoPermit { .. } => {
                 "stake enough on the hotkey to be among the subnet's validators, and wait an epoch"
             }
@@ -184,6 +200,9 @@ impl Validator {
         fs::create_dir_all(&dir).map_err(|source| StartError::Transcripts { dir, source })?;
         let (hotkey, netuid) = (config.hotkey.hotkey(), config.netuid);
         let store = Store::open(&config.state_dir, lock, &hotkey, netuid).await?;
+        if let Some(origin) = &config.catalogue_origin {
+            check_catalogue(&store, origin, config.catalogue.version).await?;
+        }
         let dialer = NodeDialer::new(config.hotkey.clone(), SharedClock::clone(&clock))?;
         let sessions = Arc::new(Semaphore::new(config.policies.sessions_max));
         let started_at = UnixMillis(clock.unix_ms());
@@ -243,6 +262,19 @@ const fn check_burn_share(config: &ValidatorConfig) -> Result<(), StartError> {
     match config.policies.burn_share_ppm {
         0..=1_000_000 => Ok(()),
         share => Err(StartError::BurnShare(share)),
+    }
+}
+
+/// Refuses a signed catalogue that is put back.
+async fn check_catalogue(
+    store: &Store,
+    origin: &CatalogueOrigin,
+    given: u64,
+) -> Result<(), StartError> {
+    match store.accept_catalogue(origin, given).await? {
+        CatalogueStanding::Accepted => Ok(()),
+        CatalogueStanding::Older { used } => Err(StartError::CatalogueOlder { used, given }),
+        CatalogueStanding::Changed => Err(StartError::CatalogueChanged(given)),
     }
 }
 

@@ -48,8 +48,15 @@ pub struct ProofView {
     pub class: Option<String>,
     /// Score in millionths.
     pub score_micro: u64,
+    /// Score in millionths of a point, on the catalogue's scale.
+    #[serde(default)]
+    pub points_micro: u64,
     /// Why the score is what it is.
     pub reason: String,
+    /// What the session came to, for the provider: why it was refused, or where a device's name disagrees with what it has
+    /// shown.
+    #[serde(default)]
+    pub detail: String,
     /// When the session ended, on the validator's clock.
     pub at_unix_ms: u64,
     /// Devices that worked at the same time.

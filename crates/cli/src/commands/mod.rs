@@ -1,5 +1,6 @@
 //! One file for each command.
 
+pub(crate) mod catalogue;
 pub(crate) mod chain;
 pub(crate) mod miner;
 pub(crate) mod offers;

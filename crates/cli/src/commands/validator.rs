@@ -10,11 +10,12 @@ use clap::Args;
 use nicompute_api::{ApiConfig, Limits};
 use nicompute_client::{ApiBase, MarketClient};
 use nicompute_daemon::{OnError, SharedClock};
-use nicompute_market::{CATALOGUE_BYTES_MAX, Catalogue, Netuid, ScorePolicy};
+use nicompute_market::{Netuid, ScorePolicy};
 use nicompute_validator::{Handle, Intervals, Policies, ProofSize, Validator, ValidatorConfig};
 use serde_json::json;
 
 use crate::args::{DaemonArgs, KeyArgs, SubtensorArgs};
+use crate::catalogue_args::CatalogueArgs;
 use crate::daemons::{self, Setting};
 use crate::embedded;
 use crate::exit::{Exit, Failure};
@@ -42,9 +43,8 @@ pub(crate) struct ValidatorArgs {
     /// The address of the dashboard; none is served without it.
     #[arg(long = "dashboard.listen", value_name = "IP:PORT")]
     dashboard_listen: Option<SocketAddr>,
-    /// The classes that are paid for; the standard ones otherwise.
-    #[arg(long, value_name = "FILE")]
-    catalogue: Option<PathBuf>,
+    #[command(flatten)]
+    catalogue: CatalogueArgs,
     /// A file that gets an API key at the first start.
     #[arg(long, value_name = "FILE")]
     api_key_file: Option<PathBuf>,
@@ -69,12 +69,14 @@ async fn start(
     setting: Setting,
 ) -> anyhow::Result<(serde_json::Value, impl FnOnce() -> std::future::Ready<anyhow::Result<()>>)> {
     let hotkey = args.keys.load_hotkey()?;
+    let (catalogue, catalogue_origin) = args.catalogue.load()?;
     let chain = args.subtensor.connect(&setting.clock, &setting.tasks).await?;
     let config = ValidatorConfig {
         state_dir: setting.folder.clone(),
         netuid: Netuid(args.subtensor.netuid),
         hotkey,
-        catalogue: catalogue(&args)?,
+        catalogue,
+        catalogue_origin,
         proof: if args.proof == "small" { ProofSize::Small } else { ProofSize::Full },
         prover: Arc::from(embedded::prover()),
         intervals: if args.devnet { Intervals::DEVNET } else { Intervals::NETWORK },
@@ -120,22 +122,6 @@ async fn dashboard(
     let (address, work) = nicompute_dashboard::serve(listen, client, stop).await?;
     setting.tasks.spawn("dashboard", OnError::Log, async move { Ok(work.await?) });
     Ok(address)
-}
-
-fn catalogue(args: &ValidatorArgs) -> anyhow::Result<Catalogue> {
-    let Some(file) = &args.catalogue else { return Ok(Catalogue::standard()) };
-    let unusable = || format!("--catalogue {} cannot be used", file.display());
-    let size = std::fs::metadata(file).with_context(unusable)?.len();
-    if size > CATALOGUE_BYTES_MAX as u64 {
-        let what = format!("--catalogue {} has {size} bytes", file.display());
-        let hint = format!("at most {CATALOGUE_BYTES_MAX} are read");
-        return Err(Failure::new(Exit::Config, what).hint(hint).into());
-    }
-    let text = std::fs::read_to_string(file).with_context(unusable)?;
-    Ok(Catalogue::parse(&text).map_err(|error| {
-        let hint = "docs/catalogue.md shows the fields of a class";
-        Failure::new(Exit::Config, unusable()).because(error).hint(hint)
-    })?)
 }
 
 /// Makes an API key at the first start; a file that is there is left alone.

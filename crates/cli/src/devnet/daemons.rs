@@ -14,6 +14,7 @@ pub(crate) const TEMPO: u16 = 10;
 /// The catalogue of a local market: it alone has a class for processors.
 pub(crate) const CATALOGUE: &str = "\
 # The local market pays for processors, so that it works on a machine without a GPU. No other network does.
+version = 1
 devices_max = 8
 
 [[class]]
@@ -65,7 +66,15 @@ pub(crate) fn validator(dir: &Path, party: &Party, chain: &str, proof: &str) -> 
     let catalogue = dir.join("catalogue.toml").display().to_string();
     let key = api_key_file(dir, party).display().to_string();
     let mut args = words(&["validator", "--devnet", "--api.listen", "127.0.0.1:0"]);
-    args.extend(words(&["--catalogue", &catalogue, "--api-key-file", &key, "--proof", proof]));
+    args.extend(words(&[
+        "--catalogue",
+        &catalogue,
+        "--catalogue.unsigned",
+        "--api-key-file",
+        &key,
+        "--proof",
+        proof,
+    ]));
     args.extend(common(dir, party, chain));
     args
 }

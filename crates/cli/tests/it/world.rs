@@ -245,7 +245,12 @@ impl World {
         let key = self.dir.path().join("api-key").display().to_string();
         let own = ["--devnet", "--api.listen", "127.0.0.1:0", "--proof", "small", "--catalogue"];
         args.extend(own.iter().map(|word| (*word).to_owned()));
-        args.extend([catalogue, "--api-key-file".to_owned(), key]);
+        args.extend([
+            catalogue,
+            "--catalogue.unsigned".to_owned(),
+            "--api-key-file".to_owned(),
+            key,
+        ]);
         let state_dir = self.dir.path().join("v");
         drop(fs::remove_file(state_dir.join("ready.json")));
         Daemon::start(&state_dir, &args)
@@ -259,8 +264,7 @@ impl World {
     }
 }
 
-const CATALOGUE: &str =
-    "devices_max = 8\n[[class]]\nname = 'CPU'\ndevice = 'cpu'\nbase_score_micro = 10000\n";
+const CATALOGUE: &str = "version = 1\ndevices_max = 8\n[[class]]\nname = 'CPU'\ndevice = 'cpu'\nbase_score_micro = 10000\n";
 
 fn start_chain(dir: &Path, listen: &str) -> Daemon {
     let genesis = dir.join("genesis.json").display().to_string();

@@ -22,7 +22,7 @@ fn tiny() -> ProofParams {
 
 fn catalogue() -> Catalogue {
     let class = "[[class]]\nname = 'CPU'\ndevice = 'cpu'\nbase_score_micro = 10000\n";
-    Catalogue::parse(&format!("devices_max = 8\n{class}")).unwrap()
+    Catalogue::parse(&format!("version = 1\ndevices_max = 8\n{class}")).unwrap()
 }
 
 /// A cheater that earns takes the pay of everybody who works.

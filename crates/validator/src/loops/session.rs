@@ -13,10 +13,10 @@ use std::time::Duration;
 use nicompute_client::{HeldLease, LeaseKey, Node, NodeClient, NodeError, SshAccess};
 use nicompute_daemon::ErrorChain;
 use nicompute_market::{
-    Evidence, FailReason, Hotkey, LeaseId, LeaseState, Offer, PROOF_LEASE_MILLIS_MAX, Purpose,
-    Verdict,
+    Catalogue, Evidence, FailReason, Hotkey, LeaseId, LeaseState, Offer, PROOF_LEASE_MILLIS_MAX,
+    Purpose, Verdict,
 };
-use nicompute_proof::SignedTranscript;
+use nicompute_proof::{SignedTranscript, Transcript};
 use nicompute_wire::codes::Code;
 use nicompute_wire::node::LeaseRequest;
 
@@ -27,7 +27,7 @@ use crate::files;
 use crate::loops::LoopError;
 use crate::loops::prove::give_back;
 use crate::loops::prove_plan::Due;
-use crate::session::{Proven, SessionPlan, prove};
+use crate::session::{Proven, SessionPlan, name_mismatches, prove};
 use crate::store::{NewEvidence, ProofLease, StoredEvidence, TranscriptBlob};
 
 /// What a provider has for each question before the lease runs.
@@ -206,7 +206,8 @@ impl Session {
                 return Ok(());
             }
             Ended::Verdict(Proven::Passed { shown, transcript }) => {
-                (Verdict::Passed(shown), "the proof holds".to_owned(), Some(transcript))
+                let detail = passed_detail(transcript.transcript(), &self.ctx.config.catalogue);
+                (Verdict::Passed(shown), detail, Some(transcript))
             }
             Ended::Verdict(Proven::Refused { detail, transcript }) => {
                 (Verdict::Refused, detail, transcript)
@@ -303,4 +304,13 @@ fn missed(error: &NodeError) -> Ended {
 
 fn void(error: &(dyn std::error::Error + 'static)) -> Ended {
     Ended::Void(ErrorChain(error).to_string())
+}
+
+/// What a provider hears of a proof that holds: also where a name disagrees with what was shown.
+fn passed_detail(transcript: &Transcript, catalogue: &Catalogue) -> String {
+    let mut detail = "the proof holds".to_owned();
+    for (device, finding) in name_mismatches(transcript, catalogue) {
+        detail = format!("{detail}; device {} ({}): {finding}", device.device, device.name);
+    }
+    detail
 }

@@ -5,6 +5,7 @@
 //! would hang up whenever the sample is not to its liking.
 
 mod channel;
+mod shown;
 mod ssh;
 
 use std::time::Duration;
@@ -20,6 +21,7 @@ use nicompute_proof::{
 use crate::config::ProofProfile;
 
 pub use channel::{ChannelError, ProofChannel, ProofDoor};
+pub use shown::{DeviceShown, capability, name_mismatches, shown_by_device};
 pub(crate) use ssh::SshDoor;
 
 /// What a session is about.
@@ -166,7 +168,11 @@ fn gone(stage: Stage, why: &str) -> Proven {
 }
 
 fn passed(transcript: Transcript, key: &Keypair) -> Proven {
-    let shown = capability(&transcript);
+    let Some(shown) = capability(&transcript) else {
+        return Proven::Own(
+            "the devices that were proven are of a kind without a class".to_owned(),
+        );
+    };
     match transcript.sign(key) {
         Ok(signed) => Proven::Passed { shown, transcript: Box::new(signed) },
         Err(error) => Proven::Own(ErrorChain(&error).to_string()),
@@ -194,37 +200,4 @@ async fn refused(
         Ok(transcript) => Proven::Refused { detail, transcript: transcript.map(Box::new) },
         Err(error) => Proven::Own(ErrorChain(&error).to_string()),
     }
-}
-
-/// What a transcript shows, for the device that did least: `bytes = rows × n`, `ops = 2 × steps × rows × n²` over the
-/// fill's time, `walk bytes = walks × reads × n` over the walk's time.
-fn capability(transcript: &Transcript) -> Capability {
-    let (exchange, measured) = (&transcript.exchange, &transcript.measured);
-    let n = u64::from(exchange.params.n);
-    let plans = || exchange.devices.iter().map(|device| device.plan);
-    let rows = plans().map(|plan| plan.rows).min().unwrap_or(0);
-    let walks = plans().map(|plan| plan.walks).min().unwrap_or(0);
-    let bytes = rows.saturating_mul(n);
-    let steps = u64::from(exchange.params.steps);
-    let ops = bytes.saturating_mul(n).saturating_mul(2).saturating_mul(steps);
-    let reads = u64::from(exchange.params.reads);
-    let walk_bytes = u64::from(walks).saturating_mul(reads).saturating_mul(n);
-    let tested = exchange.devices.first().map(|device| usize::from(device.plan.device));
-    let claim = tested.and_then(|device| exchange.claims.get(device));
-    let is_gpu = claim.is_some_and(|claim| claim.kind == nicompute_proof::DeviceKind::Cuda);
-    let kind =
-        if is_gpu { nicompute_market::DeviceKind::Gpu } else { nicompute_market::DeviceKind::Cpu };
-    Capability {
-        kind,
-        devices: u32::try_from(exchange.devices.len()).unwrap_or(u32::MAX),
-        bytes_per_device: bytes,
-        ops_per_second: per_second(ops, measured.fill_ns),
-        walk_bytes_per_second: per_second(walk_bytes, measured.walk_ns),
-    }
-}
-
-fn per_second(amount: u64, ns: u64) -> u64 {
-    let scaled = u128::from(amount).saturating_mul(1_000_000_000);
-    let rate = scaled.checked_div(u128::from(ns)).unwrap_or(0);
-    u64::try_from(rate).unwrap_or(u64::MAX)
 }

@@ -4,6 +4,7 @@
 //! and no transaction here waits for the network.
 
 mod api_keys;
+mod catalogues;
 mod dir_lock;
 mod evidence;
 mod leases;
@@ -19,6 +20,7 @@ use sqlx::{Row as _, SqlitePool};
 
 pub use api_keys::ApiKeyInfo;
 pub(crate) use api_keys::StoredKey;
+pub(crate) use catalogues::CatalogueStanding;
 pub(crate) use dir_lock::DirLock;
 pub use dir_lock::DirLockError;
 pub use evidence::StoredEvidence;

@@ -2,7 +2,7 @@
 
 use nicompute_keys::{Keypair, Scheme};
 use nicompute_market::Netuid;
-use nicompute_validator::{DirLockError, StartError, StoreError};
+use nicompute_validator::{DirLockError, StartError, StoreError, open_catalogue, sign_catalogue};
 
 use crate::door::{Conduct, ProverDoor};
 use crate::provider::{Lie, Provider};
@@ -87,4 +87,34 @@ async fn more_than_everything_cannot_be_burned() {
     let refused = world::try_start(config, &[], ProverDoor::new(Conduct::Honest)).await;
     let refused = refused.err().unwrap();
     assert!(matches!(refused, StartError::BurnShare(1_000_001)), "{refused:?}");
+}
+
+/// Whoever can put back an old catalogue file decides who is paid; two files of one version could be swapped at will.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signed_catalogue_never_goes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let signer = Keypair::from_uri("//Catalogue", Scheme::Sr25519).unwrap();
+    let start = async |text: &str| {
+        let signature = sign_catalogue(text, &signer).unwrap();
+        let (catalogue, origin) = open_catalogue(text, &signature, &signer.account()).unwrap();
+        let mut config = world::config(dir.path());
+        (config.catalogue, config.catalogue_origin) = (catalogue, Some(origin));
+        match world::try_start(config, &[], ProverDoor::new(Conduct::Honest)).await {
+            Ok(world) => {
+                world.stop().await;
+                None
+            }
+            Err(error) => Some(error),
+        }
+    };
+    let class = "[[class]]\nname = 'CPU'\ndevice = 'cpu'\nbase_score_micro = 10000\n";
+    let edition = |version: u64| format!("version = {version}\ndevices_max = 8\n{class}");
+    assert!(start(&edition(4)).await.is_none());
+    assert!(start(&edition(4)).await.is_none(), "the same file again");
+    assert!(start(&edition(6)).await.is_none());
+    let older = start(&edition(5)).await.unwrap();
+    assert!(matches!(older, StartError::CatalogueOlder { used: 6, given: 5 }), "{older:?}");
+    let changed = start(&edition(6).replace("10000", "10001")).await.unwrap();
+    assert!(matches!(changed, StartError::CatalogueChanged(6)), "{changed:?}");
+    assert!(older.remedy().is_some() && changed.remedy().is_some());
 }

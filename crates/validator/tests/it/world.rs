@@ -53,7 +53,8 @@ pub(crate) fn config(dir: &Path) -> ValidatorConfig {
         state_dir: dir.to_owned(),
         netuid: Netuid(27),
         hotkey: validator_key(),
-        catalogue: Catalogue::parse(&format!("devices_max = 8\n{class}")).unwrap(),
+        catalogue: Catalogue::parse(&format!("version = 1\ndevices_max = 8\n{class}")).unwrap(),
+        catalogue_origin: None,
         proof: ProofSize::Fixed(profile()),
         prover: Arc::from(b"the prover".as_slice()),
         intervals: Intervals {

@@ -30,39 +30,30 @@ pub(crate) struct CatalogueArgs {
 }
 
 impl CatalogueArgs {
-    /// Reads the catalogue, and says who signed it.
+    /// Reads the catalogue, believes it for its signature or because the caller says so, and says who signed it.
     pub(crate) fn load(&self) -> anyhow::Result<(Catalogue, Option<CatalogueOrigin>)> {
         let Some(file) = &self.catalogue else { return Ok((Catalogue::standard(), None)) };
-        open(file, self.signer.as_ref(), self.unsigned)
-    }
-}
-
-/// Reads a catalogue from a file and believes it for its signature, or because the caller says so.
-pub(crate) fn open(
-    file: &Path,
-    signer: Option<&AccountId>,
-    is_unsigned: bool,
-) -> anyhow::Result<(Catalogue, Option<CatalogueOrigin>)> {
-    let unusable = || format!("--catalogue {} cannot be used", file.display());
-    let text = read(file, CATALOGUE_BYTES_MAX)?;
-    if is_unsigned {
-        let catalogue = Catalogue::parse(&text).map_err(|error| {
-            let hint = "docs/catalogue.md shows the fields of a class";
+        let unusable = || format!("--catalogue {} cannot be used", file.display());
+        let text = read(file, CATALOGUE_BYTES_MAX)?;
+        if self.unsigned {
+            let catalogue = Catalogue::parse(&text).map_err(|error| {
+                let hint = "docs/catalogue.md shows the fields of a class";
+                Failure::new(Exit::Config, unusable()).because(error).hint(hint)
+            })?;
+            return Ok((catalogue, None));
+        }
+        let Some(signer) = &self.signer else {
+            let what = format!("--catalogue {} without a word about its signature", file.display());
+            let hint = "name its signer: --catalogue.signer SS58; or say --catalogue.unsigned";
+            return Err(Failure::new(Exit::Usage, what).hint(hint).into());
+        };
+        let signature = read(&signature_file(file), CATALOGUE_SIGNATURE_BYTES_MAX)?;
+        let (catalogue, origin) = open_catalogue(&text, &signature, signer).map_err(|error| {
+            let hint = "get catalogue and signature again from the signer; docs/catalogue.md";
             Failure::new(Exit::Config, unusable()).because(error).hint(hint)
         })?;
-        return Ok((catalogue, None));
+        Ok((catalogue, Some(origin)))
     }
-    let Some(signer) = signer else {
-        let what = format!("--catalogue {} without a word about its signature", file.display());
-        let hint = "name its signer: --catalogue.signer SS58; or say --catalogue.unsigned";
-        return Err(Failure::new(Exit::Usage, what).hint(hint).into());
-    };
-    let signature = read(&signature_file(file), CATALOGUE_SIGNATURE_BYTES_MAX)?;
-    let (catalogue, origin) = open_catalogue(&text, &signature, signer).map_err(|error| {
-        let hint = "get catalogue and signature again from the signer; docs/catalogue.md";
-        Failure::new(Exit::Config, unusable()).because(error).hint(hint)
-    })?;
-    Ok((catalogue, Some(origin)))
 }
 
 /// Where the signature of a catalogue stands.

@@ -126,9 +126,14 @@ pub(crate) fn create_private(folder: &Path) -> anyhow::Result<()> {
 
 /// Writes a file so that a reader sees all of it or none.
 pub(crate) fn write_atomically(path: &Path, text: &str) -> anyhow::Result<()> {
+    write_bytes_atomically(path, text.as_bytes())
+}
+
+/// The same with any bytes.
+pub(crate) fn write_bytes_atomically(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let next = path.with_extension("next");
     let mut file = fs::File::create(&next).with_context(|| format!("create {}", next.display()))?;
-    file.write_all(text.as_bytes())?;
+    file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&next, path).with_context(|| format!("replace {}", path.display()))
 }

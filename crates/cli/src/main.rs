@@ -15,7 +15,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use commands::{
-    catalogue, chain, miner, offers, ps, register, release, rent, ssh, validator, verify, wallet,
+    catalogue, chain, cheat, miner, offers, prove, ps, register, release, rent, ssh, validator,
+    verify, wallet,
 };
 
 /// A GPU compute market on Bittensor: provide, validate, rent.
@@ -53,6 +54,10 @@ enum Command {
     /// The classes of hardware that are paid for.
     #[command(subcommand)]
     Catalogue(catalogue::CatalogueCommand),
+    /// What would a validator measure on this machine?
+    Prove(Box<prove::ProveArgs>),
+    /// Let a cheater loose on a verifier and see how it is caught.
+    Cheat(cheat::CheatArgs),
     /// Check a proof's transcript again, offline.
     Verify(verify::VerifyArgs),
     /// The first process of a sandbox; started by the provider's node.
@@ -103,6 +108,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Ps(args) => ps::run(&args, &mut out)?,
         Command::Release(args) => release::run(&args, &mut out)?,
         Command::Catalogue(command) => catalogue::run(&command, &mut out)?,
+        Command::Prove(args) => prove::run(&args, &mut out)?,
+        Command::Cheat(args) => cheat::run(&args, &mut out)?,
         Command::Verify(args) => verify::run(&args, &mut out)?,
         Command::Sandbox => {}
         Command::Materialize { folder } => drop(embedded::materialize(&folder)?),

@@ -43,6 +43,8 @@ pub use legs::{
     Answered, Chunk, ChunkError, CopyKey, Leg, Legs, NET_CHUNK_LEN, NET_WINDOW_LEN, Net, NetStream,
 };
 pub use measured::{Measured, RTT_CREDIT_NS_MAX, Rate, Times};
+/// The moment in a session's settings, for callers that have no other use for the market's units.
+pub use nicompute_market::UnixMillis;
 pub use operand::{
     MIX_COLUMN, MIX_MULTIPLIERS, MIX_STEP, key_stream, mix_tweak, mix32, next_operand, operand_row,
     plot_byte,

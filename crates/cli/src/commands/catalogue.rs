@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
-use nicompute_market::{CATALOGUE_BYTES_MAX, Catalogue, Class};
+use nicompute_market::{CATALOGUE_BYTES_MAX, Catalogue, Class, DeviceKind};
 use nicompute_validator::{CatalogueOrigin, CatalogueSignError, sign_catalogue};
 use serde_json::json;
 
@@ -87,7 +87,7 @@ fn sorted(catalogue: &Catalogue) -> Vec<&Class> {
 fn lines(catalogue: &Catalogue, origin: Option<&CatalogueOrigin>) -> String {
     let signed = origin
         .map_or_else(|| "not signed".to_owned(), |origin| format!("signed by {}", origin.signer));
-    let mut text = format!(
+    let head = format!(
         "version {} ({signed}); {} devices of a machine count, {} points at the top\n\
          {:<26}{:<8}{:>10}{:>12}{:>14}{:>14}\n",
         catalogue.version,
@@ -100,25 +100,22 @@ fn lines(catalogue: &Catalogue, origin: Option<&CatalogueOrigin>) -> String {
         "Gop/s",
         "walk GB/s",
     );
-    for class in sorted(catalogue) {
+    let line = |class: &Class| {
         let kind = match class.device {
-            nicompute_market::DeviceKind::Cpu => "cpu",
-            nicompute_market::DeviceKind::Gpu => "gpu",
+            DeviceKind::Cpu => "cpu",
+            DeviceKind::Gpu => "gpu",
         };
-        text += &format!(
+        let base = class.base_score_micro;
+        format!(
             "{:<26}{kind:<8}{:>10}{:>12}{:>14}{:>14}\n",
             class.name,
-            format!(
-                "{}.{:02}",
-                class.base_score_micro / 1_000_000,
-                class.base_score_micro % 1_000_000 / 10_000
-            ),
+            format!("{}.{:02}", base / 1_000_000, base % 1_000_000 / 10_000),
             class.bytes_min >> 30,
             class.ops_per_second_min / 1_000_000_000,
             class.walk_bytes_per_second_min / 1_000_000_000,
-        );
-    }
-    text
+        )
+    };
+    std::iter::once(head).chain(sorted(catalogue).into_iter().map(line)).collect()
 }
 
 fn document(catalogue: &Catalogue, origin: Option<&CatalogueOrigin>) -> serde_json::Value {

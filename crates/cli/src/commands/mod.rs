@@ -2,8 +2,10 @@
 
 pub(crate) mod catalogue;
 pub(crate) mod chain;
+pub(crate) mod cheat;
 pub(crate) mod miner;
 pub(crate) mod offers;
+pub(crate) mod prove;
 pub(crate) mod ps;
 pub(crate) mod register;
 pub(crate) mod release;

@@ -1,0 +1,165 @@
+//! `nicompute prove --local`: what a validator would measure on this machine, before one does.
+//!
+//! The real exchange between the validator's own session and the prover that it would upload, over pipes instead of SSH. The
+//! transcript is signed by a key of this machine, so its times are this machine's word and earn nothing.
+
+mod findings;
+mod program;
+mod progress;
+mod report;
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::{Args, ValueEnum};
+use nicompute_daemon::SystemClock;
+use nicompute_keys::{Keypair, Scheme};
+use nicompute_market::{LeaseId, UnixMillis};
+use nicompute_proof::{DeviceClaim, DeviceKind, SignedTranscript};
+use nicompute_validator::{ProofSize, Proven, SessionPlan, prove, shown_by_device};
+
+use crate::args::KeyArgs;
+use crate::catalogue_args::CatalogueArgs;
+use crate::daemons::write_bytes_atomically;
+use crate::exit::{Exit, Failure};
+use crate::market_args::block_on;
+
+use program::Folder;
+use progress::Progress;
+use report::Report;
+
+/// Options of `nicompute prove`.
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
+#[derive(Debug, Args)]
+pub(crate) struct ProveArgs {
+    /// Prove this machine to itself; there is no other way to be asked for a proof by hand.
+    #[arg(long, required = true)]
+    local: bool,
+    /// 64 MiB instead of what a validator of the network asks for: seconds.
+    #[arg(long)]
+    small: bool,
+    /// What is proven; `auto` takes the GPUs where the prover finds any, else the processor.
+    #[arg(long, value_enum, default_value = "auto")]
+    device: Device,
+    /// Where the signed transcript goes; `nicompute verify FILE` checks it.
+    #[arg(long, value_name = "FILE")]
+    transcript: Option<PathBuf>,
+    /// Sign with the hotkey of the wallet instead of a key that is drawn now and forgotten.
+    #[arg(long)]
+    with_hotkey: bool,
+    #[command(flatten)]
+    keys: KeyArgs,
+    #[command(flatten)]
+    catalogue: CatalogueArgs,
+    /// One JSON document instead of lines.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Device {
+    Auto,
+    Gpu,
+    Cpu,
+}
+
+/// A machine that does not prove itself ends with code 3; everything else that goes wrong with 1.
+pub(crate) fn run(args: &ProveArgs, out: &mut dyn Write) -> anyhow::Result<()> {
+    let report = block_on(async {
+        tokio::select! {
+            report = report(args) => report,
+            stopped = tokio::signal::ctrl_c() => {
+                stopped.context("listen for Ctrl-C")?;
+                Err(Failure::new(Exit::Failed, "stopped; the prover was ended").into())
+            }
+        }
+    })??;
+    let text = if args.json { format!("{:#}\n", report.document()) } else { report.lines() };
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("write the report")
+}
+
+async fn report(args: &ProveArgs) -> anyhow::Result<Report> {
+    let (catalogue, _) = args.catalogue.load()?;
+    let key = key(args)?;
+    let folder = Folder::new()?;
+    let inventory = nicompute_host::inventory::read(&std::env::temp_dir())?;
+    let claims = folder.claims().await?;
+    let kind = kind(args.device, &claims)?;
+    let size = if args.small { ProofSize::Small } else { ProofSize::Full };
+    let clock = SystemClock::shared();
+    let plan = SessionPlan {
+        provider: key.hotkey(),
+        lease: LeaseId::from_random_bytes(random()?),
+        // No chain was asked: the session is mixed with fresh random bytes only.
+        block: (0, [0; 32]),
+        profile: size.profile(inventory.memory_bytes, kind),
+    };
+    let mut prover = folder.start(Progress::shown())?;
+    let proven = prove(&plan, &key, &clock, &mut prover).await;
+    let said = prover.end().await;
+    let transcript = passed(proven, &said)?;
+    if let Some(file) = &args.transcript {
+        write_bytes_atomically(file, transcript.as_bytes())?;
+    }
+    let judged = findings::judge(shown_by_device(transcript.transcript()), &catalogue);
+    let findings = findings::findings(&inventory, &claims, &judged, &catalogue);
+    Ok(Report {
+        score: nicompute_validator::capability(transcript.transcript())
+            .map(|shown| findings::machine_score(shown, &catalogue, UnixMillis(clock.unix_ms()))),
+        measured: transcript.transcript().measured,
+        digest: transcript.digest(),
+        signer: key.hotkey(),
+        is_ephemeral: !args.with_hotkey,
+        file: args.transcript.clone(),
+        judged,
+        findings,
+    })
+}
+
+/// The transcript of a proof that holds.
+fn passed(proven: Proven, said: &str) -> anyhow::Result<Box<SignedTranscript>> {
+    let failed = |exit, what: String, hint: &str| Err(Failure::new(exit, what).hint(hint).into());
+    match proven {
+        Proven::Passed { transcript, .. } => Ok(transcript),
+        Proven::Refused { detail, .. } => failed(
+            Exit::Refused,
+            format!("a validator would refuse this machine: {detail} {said}"),
+            "memory that fails, an overclocked device or too little time do that",
+        ),
+        Proven::Lost(detail) => failed(
+            Exit::Failed,
+            format!("the prover went away before the clock ran: {detail} {said}"),
+            "look at the kernel's log: a process that takes too much memory is ended by the system",
+        ),
+        Proven::Own(detail) => {
+            failed(Exit::Failed, format!("the verifier failed: {detail}"), "try again")
+        }
+    }
+}
+
+fn key(args: &ProveArgs) -> anyhow::Result<Keypair> {
+    if args.with_hotkey {
+        return args.keys.load_hotkey();
+    }
+    Ok(Keypair::from_seed(random()?, Scheme::Sr25519))
+}
+
+fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).context("draw random bytes")?;
+    Ok(bytes)
+}
+
+fn kind(device: Device, claims: &[DeviceClaim]) -> anyhow::Result<DeviceKind> {
+    let has_gpu = claims.iter().any(|claim| claim.kind == DeviceKind::Cuda);
+    match device {
+        Device::Gpu if !has_gpu => {
+            Err(Failure::new(Exit::NotFound, "the prover finds no GPU on this machine")
+                .hint("install the NVIDIA driver, or pass the GPUs into the container")
+                .into())
+        }
+        Device::Auto | Device::Gpu if has_gpu => Ok(DeviceKind::Cuda),
+        Device::Auto | Device::Gpu | Device::Cpu => Ok(DeviceKind::Cpu),
+    }
+}

@@ -14,7 +14,8 @@ use nicompute_market::{
 use nicompute_proof::{
     Binding, EntropyError, Limits, ProofParams, Refusal, SessionConfig, Transcript, VerifierSession,
 };
-use nicompute_prover::{CpuDevice, Device, Prover, cheats, prove_in_process};
+use nicompute_prover::cheats::{Cheat, Ring, Seed, table};
+use nicompute_prover::{CpuDevice, Prover, prove_in_process};
 
 /// Memory that an honest provider claims; the plot of the tests is far smaller.
 const CLAIMED_MEMORY_BYTES: u64 = 1 << 30;
@@ -24,31 +25,26 @@ const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
 const TICK_NS: u64 = 1_000_000;
 
 /// What a provider does when it is asked for a proof.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy)]
 pub enum Conduct {
     /// The work.
     Honest,
-    /// The original proof's operands and its recurrence.
-    Hankel,
-    /// Half of the rows.
-    HalfOfTheRows,
-    /// Every row, without its last product.
-    OneStepShort,
+    /// A fraud.
+    Cheat(&'static Cheat),
 }
 
 impl Conduct {
-    /// Every conduct.
-    pub const ALL: [Self; 4] =
-        [Self::Honest, Self::Hankel, Self::HalfOfTheRows, Self::OneStepShort];
-
-    fn device(self) -> Box<dyn Device> {
-        match self {
-            Self::Honest => Box::new(CpuDevice::new("cpu", "honest", CLAIMED_MEMORY_BYTES, 1)),
-            Self::Hankel => Box::new(cheats::hankel()),
-            Self::HalfOfTheRows => Box::new(cheats::half_of_the_rows()),
-            Self::OneStepShort => Box::new(cheats::one_step_short()),
-        }
+    /// Whether it does the work.
+    #[must_use]
+    pub const fn is_honest(self) -> bool {
+        matches!(self, Self::Honest)
     }
+}
+
+/// Every fraud that one session finds out but for one time in a hundred thousand; the others take several sessions.
+fn frauds() -> Vec<&'static Cheat> {
+    let params = *Ring::standard().params();
+    table().iter().filter(|cheat| cheat.predicted(&params) > 0.999_99).collect()
 }
 
 /// A market that follows from its seed.
@@ -71,14 +67,17 @@ pub struct Round {
 }
 
 impl World {
-    /// One to eight providers; each conduct, the honest one too, is as likely as any other.
+    /// One to eight providers, each of them honest one time in four; each fraud is as likely as any other.
     #[must_use]
     pub fn from_seed(seed: u64, params: ProofParams) -> Self {
         let mut random = Random(seed);
         let count = random.below(8) + 1;
+        let frauds = frauds();
         let providers = (1..=count).map(|uid| {
-            let at = usize::try_from(random.below(4)).unwrap_or(0);
-            let conduct = Conduct::ALL.get(at).copied().unwrap_or(Conduct::Honest);
+            let is_honest = random.below(4) == 0;
+            let at = usize::try_from(random.below(frauds.len() as u64)).unwrap_or(0);
+            let fraud = frauds.get(at).filter(|_| !is_honest);
+            let conduct = fraud.map_or(Conduct::Honest, |cheat| Conduct::Cheat(cheat));
             (Uid(u16::try_from(uid).unwrap_or(u16::MAX)), conduct)
         });
         Self { seed, params, providers: providers.collect() }
@@ -115,6 +114,9 @@ impl World {
 
     fn prove(&self, uid: Uid, conduct: Conduct) -> Result<Box<Transcript>, Refusal> {
         let mut random = Random(self.seed ^ (u64::from(uid.get()) << 32));
+        if let Conduct::Cheat(cheat) = conduct {
+            return cheat.bout(&Ring::standard(), Seed::new(random.next())).outcome;
+        }
         let validator = Keypair::from_seed([1; 32], Scheme::Sr25519).hotkey();
         let provider = Keypair::from_seed(random.bytes(), Scheme::Sr25519).hotkey();
         let lease = LeaseId::from_random_bytes([7; 16]);
@@ -127,7 +129,8 @@ impl World {
         };
         let entropy = move || Ok::<_, EntropyError>(random.bytes());
         let mut session = VerifierSession::new(config, Box::new(entropy), 0);
-        let mut prover = Prover::new(vec![conduct.device()]);
+        let honest = CpuDevice::new("cpu", "honest", CLAIMED_MEMORY_BYTES, 1);
+        let mut prover = Prover::new(vec![Box::new(honest)]);
         let mut now_ns = 0_u64;
         let mut clock = || {
             now_ns = now_ns.saturating_add(TICK_NS);

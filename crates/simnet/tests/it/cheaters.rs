@@ -2,7 +2,7 @@
 
 use nicompute_market::{Catalogue, ScorePolicy, ScoreReason};
 use nicompute_proof::{ParamsRecord, ProofParams};
-use nicompute_simnet::{Conduct, World};
+use nicompute_simnet::World;
 
 const SEEDS: u64 = 24;
 const POLICY: ScorePolicy = ScorePolicy { age_millis_max: 1_000, rented_multiplier_milli: 1_000 };
@@ -33,7 +33,7 @@ fn only_honest_providers_earn() {
         let round = world.round(&catalogue(), POLICY);
         let paid = round.weights.unwrap_or_default();
         for (uid, conduct) in world.providers() {
-            let is_honest = *conduct == Conduct::Honest;
+            let is_honest = conduct.is_honest();
             let reason = round.scores[uid].reason;
             let expected = if is_honest { ScoreReason::Proven } else { ScoreReason::Refused };
             assert_eq!(reason, expected, "seed {seed}, {uid:?}, {conduct:?}: {:?}", round.refusals);

@@ -73,6 +73,7 @@ const fn kind_of(kind: nicompute_proof::DeviceKind) -> Option<DeviceKind> {
     match kind {
         nicompute_proof::DeviceKind::Cpu => Some(DeviceKind::Cpu),
         nicompute_proof::DeviceKind::Cuda => Some(DeviceKind::Gpu),
+        nicompute_proof::DeviceKind::Disk => None,
     }
 }
 

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use nicompute_keys::Keypair;
 use nicompute_market::{Catalogue, Machine, Netuid, ScorePolicy};
-use nicompute_proof::{DeviceKind, Limits, ProofParams};
+use nicompute_proof::{DeviceKind, Limits, ParamsRecord, ProofParams};
 
 use crate::catalogue::CatalogueOrigin;
+use crate::legs::{LegKind, LegSet};
 
 /// Rows of one plot are this many bytes in the profiles that a processor can do.
 const ROW_BYTES: u64 = 256;
@@ -18,6 +19,14 @@ const FULL_PLOT_BYTES_MAX: u64 = 1 << 30;
 const FULL_MEMORY_DIVISOR: u64 = 8;
 /// Longest fill of the full size. A proof's lease lasts ten minutes in all.
 const FULL_FILL_NS: u64 = 480_000_000_000;
+const SECOND_NS: u64 = 1_000_000_000;
+/// Each direction of the line; no more is begun after a quarter of it.
+const NET_NS: u64 = 120 * SECOND_NS;
+/// A GPU's row, panel, and the most panels and walks that the protocol knows.
+const GPU_ROW_BYTES: u64 = 4096;
+const GPU_PANEL_ROWS: u32 = 65_536;
+const GPU_PANELS_MAX: u64 = 4096;
+const GPU_WALKS_MAX: u32 = 1 << 26;
 
 /// Everything that a validator is started with.
 #[derive(Debug, Clone)]
@@ -34,6 +43,8 @@ pub struct ValidatorConfig {
     pub catalogue_origin: Option<CatalogueOrigin>,
     /// How much a session proves.
     pub proof: ProofSize,
+    /// What a round measures besides.
+    pub legs: LegSet,
     /// The program that is uploaded into a proof lease.
     pub prover: Arc<[u8]>,
     /// How often things are done.
@@ -49,7 +60,7 @@ pub struct ValidatorConfig {
 pub enum ProofSize {
     /// 64 MiB: seconds, for the local market.
     Small,
-    /// An eighth of the claimed memory, at most 1 GiB.
+    /// GPUs wholly; of a processor's memory an eighth, at most 1 GiB.
     Full,
     /// The same for every machine.
     Fixed(ProofProfile),
@@ -114,29 +125,71 @@ impl Intervals {
 impl ValidatorConfig {
     /// What is proven of a machine. On a local market that is its processor, also where it has GPUs.
     pub(crate) fn profile(&self, machine: &Machine) -> ProofProfile {
-        let is_cpu = self.devnet || machine.gpus.is_empty();
-        let kind = if is_cpu { DeviceKind::Cpu } else { DeviceKind::Cuda };
-        self.proof.profile(machine.memory_bytes, kind)
+        let gpu = machine.gpus.iter().map(|gpu| gpu.memory_bytes).max().filter(|_| !self.devnet);
+        let profile = match gpu {
+            Some(memory_bytes) => self.proof.profile(memory_bytes, DeviceKind::Cuda),
+            None => self.proof.profile(machine.memory_bytes, DeviceKind::Cpu),
+        };
+        self.proof.with_stages(profile, self.legs)
+    }
+
+    /// What is measured in sessions of their own after the main one.
+    pub(crate) fn further(&self, machine: &Machine) -> Vec<(LegKind, ProofProfile)> {
+        let main = self.profile(machine).kind;
+        self.proof.further(machine, main, self.legs)
     }
 }
 
 impl ProofSize {
-    /// What is proven of a machine with this much memory.
+    /// What is proven of devices of this kind, the largest of which has so much memory; for a processor, of the machine
+    /// with so much.
     #[must_use]
     pub fn profile(self, memory_bytes: u64, kind: DeviceKind) -> ProofProfile {
         let small = ProofParams::small();
         match self {
             Self::Fixed(profile) => profile,
             Self::Small => ProofProfile { params: small, limits: Limits::small(), kind },
+            Self::Full if kind == DeviceKind::Cuda => gpu_profile(memory_bytes),
             Self::Full => {
                 let plot = memory_bytes.checked_div(FULL_MEMORY_DIVISOR).unwrap_or(0);
                 let rows = plot.min(FULL_PLOT_BYTES_MAX).checked_div(ROW_BYTES).unwrap_or(0);
                 let params = small.with_rows(rows).unwrap_or(small);
-                let limits = Limits { fill_ns: FULL_FILL_NS, ..Limits::small() };
+                let limits = Limits { fill_ns: FULL_FILL_NS, net_ns: NET_NS, ..Limits::small() };
                 ProofProfile { params, limits, kind }
             }
         }
     }
+}
+
+/// The profile of GPUs: as many rows as fit, and walks over thirty-two times the plot, a second or two of its memory's
+/// rate. The fill takes seconds on every class that is paid for; the limits only end what has gone wrong.
+fn gpu_profile(memory_bytes: u64) -> ProofProfile {
+    let panel = u64::from(GPU_PANEL_ROWS);
+    let most = memory_bytes.checked_div(GPU_ROW_BYTES).unwrap_or(0);
+    let panels = most.checked_div(panel).unwrap_or(0).clamp(1, GPU_PANELS_MAX);
+    let rows = panels.saturating_mul(panel);
+    let small = ProofParams::small();
+    let record = ParamsRecord {
+        n: 4096,
+        steps: 4,
+        rows,
+        panel_rows: GPU_PANEL_ROWS,
+        walks: u32::try_from(rows).unwrap_or(u32::MAX).min(GPU_WALKS_MAX),
+        ..small.record()
+    };
+    let limits = Limits {
+        hello_ns: 30 * SECOND_NS,
+        ready_ns: 60 * SECOND_NS,
+        fill_ns: 180 * SECOND_NS,
+        walk_ns: 30 * SECOND_NS,
+        link_ns: 60 * SECOND_NS,
+        copy_ns: 60 * SECOND_NS,
+        net_ns: NET_NS,
+        openings_ns: 60 * SECOND_NS,
+        ..Limits::small()
+    };
+    let params = ProofParams::try_from(record).unwrap_or(small);
+    ProofProfile { params, limits, kind: DeviceKind::Cuda }
 }
 
 #[cfg(test)]
@@ -151,5 +204,22 @@ mod tests {
         assert_eq!(plan(ProofSize::Full, 1 << 40).rows() * ROW_BYTES, FULL_PLOT_BYTES_MAX);
         assert_eq!(plan(ProofSize::Full, 1 << 32).rows() * ROW_BYTES, 1 << 29);
         assert_eq!(plan(ProofSize::Full, 0), ProofParams::small());
+    }
+
+    /// A GPU that is asked for less than it holds would leave room for somebody else; sizes out of bounds would prove 64 MiB.
+    #[test]
+    fn gpus_are_filled_and_walked_over() {
+        for (memory, walks_over) in
+            [(16_u64 << 30, 32), (24 << 30, 32), (141 << 30, 32), (288 << 30, 28)]
+        {
+            let profile = ProofSize::Full.profile(memory, DeviceKind::Cuda);
+            let params = profile.params;
+            assert_eq!((params.n(), params.steps(), params.panel_rows()), (4096, 4, 65_536));
+            let plot = params.rows() * GPU_ROW_BYTES;
+            assert!(plot <= memory && memory - plot < 1 << 28, "{memory}");
+            let walked = u64::from(params.walks()) * u64::from(params.reads()) * GPU_ROW_BYTES;
+            assert_eq!(walked / plot, walks_over, "{memory}");
+        }
+        assert_eq!(ProofSize::Full.profile(0, DeviceKind::Cuda).params.rows(), 65_536);
     }
 }

@@ -15,6 +15,7 @@ mod context;
 mod denied;
 mod files;
 mod handle;
+mod legs;
 mod loops;
 mod session;
 mod store;
@@ -27,6 +28,7 @@ pub use catalogue::{
 pub use config::{Intervals, Policies, ProofProfile, ProofSize, ValidatorConfig};
 pub use denied::Denied;
 pub use handle::{Handle, Health, Principal};
+pub use legs::{LegFigure, LegKind, LegSet, LegSetError, figures};
 pub use loops::LoopStatus;
 pub use session::{
     ChannelError, DeviceShown, ProofChannel, ProofDoor, Proven, SessionPlan, capability,

@@ -67,11 +67,31 @@ pub struct ProofView {
     pub ops_per_second: u64,
     /// Bytes per second fetched by dependent reads on the slowest device.
     pub walk_bytes_per_second: u64,
+    /// What was measured besides the plot and its walks, and what could not be and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub legs: Vec<LegView>,
     /// BLAKE3 of the signed transcript, hexadecimal; empty when there is none.
     pub transcript: String,
     /// The lease that the session ran on, when one was given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<LeaseId>,
+}
+
+/// One thing that was measured besides the plot and its walks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LegView {
+    /// `link`, `copy`, `net-down`, `net-up`, `ram`, `disk` or `disk-random`.
+    pub leg: String,
+    /// Bytes that were moved; of main memory and disks, bytes that were held.
+    pub bytes: u64,
+    /// Bytes in a second, at least.
+    pub bytes_per_second: u64,
+    /// Why nothing was shown; absent where it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// BLAKE3 of the transcript of a session of its own, hexadecimal; empty where the proof's transcript shows it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub transcript: String,
 }
 
 /// `POST /v1/leases` of the market. The same id asked for again with the same words is the same lease.

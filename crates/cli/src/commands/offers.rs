@@ -4,10 +4,13 @@ use std::fmt::Write as _;
 use std::io::Write;
 
 use clap::Args;
-use nicompute_client::OfferQuery;
-use nicompute_wire::market_api::MarketOfferView;
+use nicompute_client::{OfferQuery, plain};
+use nicompute_wire::market_api::{LegView, MarketOfferView};
 
 use crate::market_args::{MarketArgs, block_on, dollars, failed, print};
+
+/// Characters of a reason that are shown.
+const REASON_CHARS_SHOWN: usize = 120;
 
 /// What an offer must have.
 #[derive(Debug, Clone, Args)]
@@ -89,6 +92,18 @@ fn table(offers: &[MarketOfferView]) -> String {
             offer.limits,
         );
         debug_assert!(written.is_ok(), "writing into a string cannot fail");
+        let legs = offer.proof.iter().flat_map(|proof| &proof.legs).map(leg).collect::<Vec<_>>();
+        if !legs.is_empty() {
+            text.extend(["    ", &legs.join("; "), "\n"]);
+        }
     }
     text
+}
+
+/// What was measured besides, in megabytes a second, or why it was not.
+fn leg(leg: &LegView) -> String {
+    match &leg.reason {
+        None => format!("{} {} MB/s", leg.leg, leg.bytes_per_second / 1_000_000),
+        Some(why) => format!("{} not shown: {}", leg.leg, plain(why, REASON_CHARS_SHOWN)),
+    }
 }

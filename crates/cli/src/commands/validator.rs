@@ -11,7 +11,9 @@ use nicompute_api::{ApiConfig, Limits};
 use nicompute_client::{ApiBase, MarketClient};
 use nicompute_daemon::{OnError, SharedClock};
 use nicompute_market::{Netuid, ScorePolicy};
-use nicompute_validator::{Handle, Intervals, Policies, ProofSize, Validator, ValidatorConfig};
+use nicompute_validator::{
+    Handle, Intervals, LegSet, Policies, ProofSize, Validator, ValidatorConfig,
+};
 use serde_json::json;
 
 use crate::args::{DaemonArgs, KeyArgs, SubtensorArgs};
@@ -48,9 +50,14 @@ pub(crate) struct ValidatorArgs {
     /// A file that gets an API key at the first start.
     #[arg(long, value_name = "FILE")]
     api_key_file: Option<PathBuf>,
-    /// How much a session proves: 64 MiB, or an eighth of the machine's memory and at most 1 GiB.
+    /// How much a session proves: 64 MiB; or GPUs wholly, and of a machine without one an eighth of its memory and at most
+    /// 1 GiB.
     #[arg(long, default_value = "full", value_parser = ["small", "full"])]
     proof: String,
+    /// What a round measures besides, as a list of link, copy, net, ram and disk, or none; otherwise everything, and for
+    /// the small size the line alone.
+    #[arg(long = "proof.legs", value_name = "LEGS")]
+    proof_legs: Option<LegSet>,
     /// The part of all weight that is burned, in millionths.
     #[arg(long, default_value_t = 0, value_name = "PPM")]
     burn_share_ppm: u32,
@@ -71,13 +78,16 @@ async fn start(
     let hotkey = args.keys.load_hotkey()?;
     let (catalogue, catalogue_origin) = args.catalogue.load()?;
     let chain = args.subtensor.connect(&setting.clock, &setting.tasks).await?;
+    let proof = if args.proof == "small" { ProofSize::Small } else { ProofSize::Full };
+    let usual = if proof == ProofSize::Small { LegSet::NET } else { LegSet::ALL };
     let config = ValidatorConfig {
         state_dir: setting.folder.clone(),
         netuid: Netuid(args.subtensor.netuid),
         hotkey,
         catalogue,
         catalogue_origin,
-        proof: if args.proof == "small" { ProofSize::Small } else { ProofSize::Full },
+        proof,
+        legs: args.proof_legs.unwrap_or(usual),
         prover: Arc::from(embedded::prover()),
         intervals: if args.devnet { Intervals::DEVNET } else { Intervals::NETWORK },
         policies: Policies {

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use clap::Args;
 use nicompute_proof::{
-    Report, SIGNATURE_LEN, SIGNERS_WORD, SignedTranscript, TRANSCRIPT_BODY_LEN_MAX, Verdict,
-    verify_transcript,
+    Leg, Measured, Rate, Report, SIGNATURE_LEN, SIGNERS_WORD, SignedTranscript,
+    TRANSCRIPT_BODY_LEN_MAX, Verdict, verify_transcript,
 };
 use serde_json::json;
 use uuid::Uuid;
@@ -137,13 +137,63 @@ fn lines(report: &Report, audited: Option<u64>) -> String {
         let bound = "modulo 2^61 - 1; a wrong one passes with probability 2^-60 at most";
         format!("{:<15}{products} products of rows and matrix, {bound}\n", "audited")
     }));
+    text.extend(legs(report).into_iter().filter_map(|leg| {
+        let value = match (leg.rate, leg.declined) {
+            (Some(rate), _) => format!(
+                "{} bytes; by the signer's clock in {} ns: {} per second",
+                rate.bytes, rate.ns, rate.bytes_per_second
+            ),
+            (None, Some(why)) => format!("declined: {why}"),
+            (None, None) => return None,
+        };
+        Some(format!("{:<15}{value}\n", leg.name))
+    }));
     text.push_str("only the signer's word:\n");
     text.extend(SIGNERS_WORD.map(|word| format!("  - {word}\n")));
     text + &format!("    (claimed: {}; set up at {})\n", devices.join(", "), report.set_up_at)
 }
 
+/// A leg as it is shown: measured, declined, or neither where it was not asked for.
+struct LegLine<'a> {
+    name: &'static str,
+    rate: Option<Rate>,
+    declined: Option<&'a str>,
+}
+
+fn legs(report: &Report) -> [LegLine<'_>; 4] {
+    let Measured { link, copy, net_down, net_up, .. } = report.measured;
+    let line = |name, rate, declined| LegLine { name, rate, declined };
+    [
+        line("link", link, why_declined(&report.legs.link)),
+        line("copy", copy, why_declined(&report.legs.copy)),
+        line("net down", net_down, None),
+        line("net up", net_up, None),
+    ]
+}
+
+const fn why_declined(leg: &Leg) -> Option<&str> {
+    match leg {
+        Leg::Declined { text, .. } => Some(text.as_str()),
+        Leg::NotAsked | Leg::Answered { .. } => None,
+    }
+}
+
+/// A leg in JSON: its figures, its reason, or null.
+fn leg_value(leg: &LegLine<'_>) -> serde_json::Value {
+    match (leg.rate, leg.declined) {
+        (Some(rate), _) => json!({
+            "bytes": rate.bytes,
+            "ns": rate.ns,
+            "bytes_per_second": rate.bytes_per_second,
+        }),
+        (None, Some(why)) => json!({ "declined": why }),
+        (None, None) => serde_json::Value::Null,
+    }
+}
+
 fn document(report: &Report, audited: Option<u64>) -> String {
     let (measured, times) = (&report.measured, &report.times);
+    let [link, copy, net_down, net_up] = &legs(report);
     let verdict = match report.verdict {
         Verdict::Proven => json!({ "proven": true }),
         Verdict::Mismatch { device, place } => {
@@ -161,6 +211,12 @@ fn document(report: &Report, audited: Option<u64>) -> String {
         "plot_bytes": measured.plot_bytes,
         "operations": measured.operations,
         "walk_bytes": measured.walk_bytes,
+        "legs": {
+            "link": leg_value(link),
+            "copy": leg_value(copy),
+            "net_down": leg_value(net_down),
+            "net_up": leg_value(net_up),
+        },
         "signers_word": {
             "set_up_at_unix_ms": report.set_up_at.get(),
             "rtt_min_ns": times.rtt_min_ns,
@@ -201,6 +257,9 @@ mod tests {
         assert!(ended.is_ok(), "{ended:?}");
         assert!(text.contains("proven: every sampled row"), "{text}");
         assert!(text.contains("only the signer's word"), "{text}");
+        for leg in ["\nlink ", "\ncopy ", "\nnet down ", "\nnet up "] {
+            assert!(text.contains(leg), "{leg}: {text}");
+        }
         let (ended, text) = verify(&bytes, "json");
         assert!(ended.is_ok(), "{ended:?}");
         let document: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -210,6 +269,10 @@ mod tests {
         assert!(ended.is_ok(), "{ended:?}");
         let audited: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(audited["audited_products"], 2 * 4 * 2);
+        assert_eq!(document["legs"]["copy"]["bytes"], 2 * 100 * 128);
+        for leg in ["link", "copy", "net_down", "net_up"] {
+            assert!(document["legs"][leg]["bytes_per_second"].as_u64() > Some(0), "{leg}");
+        }
         bytes[100] ^= 1;
         let (ended, text) = verify(&bytes, "text");
         assert!(ended.is_err() && text.is_empty());

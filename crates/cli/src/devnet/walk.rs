@@ -8,7 +8,7 @@ use nicompute_chain::Chain;
 use nicompute_client::{ApiBase, MarketClient, OfferQuery, SshAccess};
 use nicompute_daemon::{Clock as _, Secret, SharedClock, SystemClock, Tasks};
 use nicompute_market::{LeaseId, Netuid, Rao};
-use nicompute_wire::market_api::{ProofView, RentRequest, RentalView};
+use nicompute_wire::market_api::{LegView, ProofView, RentRequest, RentalView};
 
 use super::children::Child;
 use super::daemons::{self, NETUID, TEMPO};
@@ -290,11 +290,17 @@ impl Walk<'_> {
             let what = format!("the proof was {}: {}", proof.verdict, proof.reason);
             return Err(Failure::new(Exit::Failed, what).into());
         }
+        let leg = |leg: &LegView| match &leg.reason {
+            None => format!(", {} {:.2} GB/s", leg.leg, giga(leg.bytes_per_second)),
+            Some(_) => format!(", {} not shown", leg.leg),
+        };
+        let legs: Vec<String> = proof.legs.iter().map(leg).collect();
         let measured = format!(
-            "{} MiB held, {:.2} Gop/s, {:.2} GB/s walked; transcript {}",
+            "{} MiB held, {:.2} Gop/s, {:.2} GB/s walked{}; transcript {}",
             proof.bytes_per_device >> 20,
             giga(proof.ops_per_second),
             giga(proof.walk_bytes_per_second),
+            legs.concat(),
             proof.transcript.get(..16).unwrap_or_default(),
         );
         self.steps.done("proved", &measured);

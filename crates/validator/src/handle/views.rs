@@ -2,8 +2,8 @@
 
 use nicompute_market::Verdict;
 use nicompute_wire::market_api::{
-    MarketOfferView, MarketOffersView, MarketStatusView, ProofView, ProviderView, RentalView,
-    SessionView, WeightView,
+    LegView, MarketOfferView, MarketOffersView, MarketStatusView, ProofView, ProviderView,
+    RentalView, SessionView, WeightView,
 };
 use nicompute_wire::node::OfferView;
 
@@ -11,11 +11,13 @@ use crate::board::Running;
 use crate::chain_view::Peer;
 use crate::context::Context;
 use crate::denied::Denied;
+use crate::legs::LegFigure;
 use crate::loops::weights::{Standing, standings};
 use crate::store::{Rental, verdict_name};
 
 pub(super) async fn offers(ctx: &Context) -> Result<MarketOffersView, Denied> {
     let standings = standings(ctx).await?;
+    let legs = ctx.store.latest_legs().await?;
     let Some(view) = ctx.view() else { return Ok(MarketOffersView { offers: Vec::new() }) };
     let mut offers = Vec::new();
     let board = ctx.board.lock();
@@ -23,7 +25,9 @@ pub(super) async fn offers(ctx: &Context) -> Result<MarketOffersView, Denied> {
         let Some(shown) = board.shown.get(&peer.hotkey).filter(|shown| shown.is_reachable) else {
             continue;
         };
-        let proof = standings.get(&peer.hotkey).and_then(proof);
+        let proof = standings
+            .get(&peer.hotkey)
+            .and_then(|standing| proof(standing, legs.get(&peer.hotkey)));
         let is_open =
             |offer: &&nicompute_market::Offer| ctx.config.devnet || offer.runtime.limits_enforced();
         for offer in shown.offers.iter().filter(is_open) {
@@ -40,6 +44,7 @@ pub(super) async fn offers(ctx: &Context) -> Result<MarketOffersView, Denied> {
 
 pub(super) async fn status(ctx: &Context) -> Result<MarketStatusView, Denied> {
     let standings = standings(ctx).await?;
+    let legs = ctx.store.latest_legs().await?;
     let last = ctx.store.last_weight_set().await?;
     let view = ctx.view();
     let providers = view.as_ref().map_or_else(Vec::new, |view| {
@@ -50,7 +55,9 @@ pub(super) async fn status(ctx: &Context) -> Result<MarketStatusView, Denied> {
             endpoint: peer.address.map(|address| address.to_string()),
             reachable: board.shown.get(&peer.hotkey).is_some_and(|shown| shown.is_reachable),
             session: board.sessions.get(&peer.hotkey).filter(|s| s.is_accepted).map(session),
-            proof: standings.get(&peer.hotkey).and_then(proof),
+            proof: standings
+                .get(&peer.hotkey)
+                .and_then(|standing| proof(standing, legs.get(&peer.hotkey))),
         };
         let is_provider =
             |peer: &&Peer| peer.address.is_some() || standings.contains_key(&peer.hotkey);
@@ -109,7 +116,7 @@ fn market_offer(peer: &Peer, offer: OfferView, proof: Option<ProofView>) -> Mark
     }
 }
 
-fn proof(standing: &Standing) -> Option<ProofView> {
+fn proof(standing: &Standing, legs: Option<&Vec<LegFigure>>) -> Option<ProofView> {
     let stored = standing.latest.as_ref()?;
     let shown = match &stored.evidence.verdict {
         Verdict::Passed(shown) => Some(shown),
@@ -127,7 +134,18 @@ fn proof(standing: &Standing) -> Option<ProofView> {
         bytes_per_device: shown.map_or(0, |shown| shown.bytes_per_device),
         ops_per_second: shown.map_or(0, |shown| shown.ops_per_second),
         walk_bytes_per_second: shown.map_or(0, |shown| shown.walk_bytes_per_second),
+        legs: legs.into_iter().flatten().map(leg).collect(),
         transcript: stored.transcript.map(hex::encode).unwrap_or_default(),
         lease: stored.lease,
     })
+}
+
+fn leg(figure: &LegFigure) -> LegView {
+    LegView {
+        leg: figure.leg.to_owned(),
+        bytes: figure.bytes,
+        bytes_per_second: figure.bytes_per_second,
+        reason: figure.reason.clone(),
+        transcript: figure.transcript.map(hex::encode).unwrap_or_default(),
+    }
 }

@@ -14,9 +14,9 @@ use nicompute_client::{HeldLease, LeaseKey, Node, NodeClient, NodeError, SshAcce
 use nicompute_daemon::ErrorChain;
 use nicompute_market::{
     Catalogue, Evidence, FailReason, Hotkey, LeaseId, LeaseState, Offer, PROOF_LEASE_MILLIS_MAX,
-    Purpose, Verdict,
+    Purpose, UnixMillis, Verdict,
 };
-use nicompute_proof::{SignedTranscript, Transcript};
+use nicompute_proof::{SignedTranscript, Stage, Transcript};
 use nicompute_wire::codes::Code;
 use nicompute_wire::node::LeaseRequest;
 
@@ -24,10 +24,11 @@ use crate::board::{Phase, Running, Tries, UNREACHABLE_AFTER};
 use crate::config::ProofProfile;
 use crate::context::Context;
 use crate::files;
+use crate::legs::{LegFigure, LegKind, figures, figures_of_further};
 use crate::loops::LoopError;
 use crate::loops::prove::give_back;
 use crate::loops::prove_plan::Due;
-use crate::session::{Proven, SessionPlan, name_mismatches, prove};
+use crate::session::{ProofChannel, Proven, SessionPlan, name_mismatches, play, prove};
 use crate::store::{NewEvidence, ProofLease, StoredEvidence, TranscriptBlob};
 
 /// What a provider has for each question before the lease runs.
@@ -36,6 +37,8 @@ const ASK_BUDGET: Duration = Duration::from_secs(10);
 const PREPARE_BUDGET: Duration = Duration::from_secs(120);
 /// From the lease that runs to the prover that runs.
 const OPEN_BUDGET: Duration = Duration::from_secs(60);
+/// What a further session may need of a lease.
+const FURTHER_MILLIS: u64 = 240_000;
 /// Characters of a detail that is stored.
 const DETAIL_CHARS_MAX: usize = 500;
 const MILLIS: u64 = 1000;
@@ -56,13 +59,22 @@ struct Taken {
     held: HeldLease,
     key: LeaseKey,
     profile: ProofProfile,
+    further: Vec<(LegKind, ProofProfile)>,
+    begun_at: UnixMillis,
+}
+
+/// What was shown besides the plot and its walks.
+#[derive(Debug, Default)]
+struct Besides {
+    figures: Vec<LegFigure>,
+    transcripts: Vec<TranscriptBlob>,
 }
 
 /// What became of a try.
 #[derive(Debug)]
 enum Ended {
     /// The verifier came to a verdict.
-    Verdict(Proven),
+    Verdict(Proven, Besides),
     /// Nothing was shown, and it is the provider's doing as far as can be seen.
     Missed(String),
     /// The provider says that somebody holds the machine.
@@ -130,6 +142,7 @@ impl Session {
         let offers = node.offers(ASK_BUDGET).await.map_err(|error| missed(&error))?;
         let offer = self.choose(offers)?;
         let profile = self.ctx.config.profile(&offer.machine);
+        let further = self.ctx.config.further(&offer.machine);
         let key = LeaseKey::generate().map_err(|error| void(&error))?;
         let begun_at = self.ctx.now();
         let intent = ProofLease {
@@ -153,7 +166,7 @@ impl Session {
         let held =
             node.settled(self.lease, PREPARE_BUDGET).await.map_err(|error| missed(&error))?;
         match held.state {
-            LeaseState::Running => Ok(Taken { who, held, key, profile }),
+            LeaseState::Running => Ok(Taken { who, held, key, profile, further, begun_at }),
             LeaseState::Failed(FailReason::Occupied) => {
                 Err(Ended::Occupied("the proof lease is failed: occupied".to_owned()))
             }
@@ -178,41 +191,135 @@ impl Session {
     }
 
     async fn prove_in(&self, access: &SshAccess, taken: &Taken) -> Ended {
-        let Some(view) = self.ctx.view() else { return Ended::Void("no chain".to_owned()) };
+        let mut besides = Besides::default();
+        let mut profile = taken.profile;
+        let mut proven = match self.prove_once(access, taken, profile).await {
+            Ok(proven) => proven,
+            Err(ended) => return ended,
+        };
+        if let Proven::LegStuck { stage, detail } = &proven {
+            // Nothing was opened yet, so the rest is shown by a session without any leg.
+            besides.figures.push(LegFigure::missing(leg_of(*stage), detail));
+            profile.params = profile.params.without_legs();
+            proven = match self.prove_once(access, taken, profile).await {
+                Ok(proven) => proven,
+                Err(ended) => return ended,
+            };
+        }
+        if let Proven::Passed { transcript, .. } = &proven {
+            besides.figures.extend(figures(transcript.transcript()));
+            for (leg, profile) in &taken.further {
+                if let Err(wrong) =
+                    self.prove_besides(access, taken, (*leg, *profile), &mut besides).await
+                {
+                    return Ended::Verdict(wrong, Besides::default());
+                }
+            }
+        }
+        Ended::Verdict(proven, besides)
+    }
+
+    async fn prove_once(
+        &self,
+        access: &SshAccess,
+        taken: &Taken,
+        profile: ProofProfile,
+    ) -> Result<Proven, Ended> {
+        let (plan, mut channel) = self.open(access, taken, profile).await?;
+        let config = &self.ctx.config;
+        Ok(prove(&plan, &config.hotkey, &self.ctx.clock, &mut *channel).await)
+    }
+
+    /// A session of its own for main memory or a disk. What it cannot show is a reason in the report; what it shows
+    /// wrongly is a wrong proof.
+    async fn prove_besides(
+        &self,
+        access: &SshAccess,
+        taken: &Taken,
+        (leg, profile): (LegKind, ProofProfile),
+        besides: &mut Besides,
+    ) -> Result<(), Proven> {
+        let missing = |why: &str| LegFigure::missing(leg.name(), why);
+        let spent = self.ctx.now().get().saturating_sub(taken.begun_at.get());
+        if spent.saturating_add(FURTHER_MILLIS) > PROOF_LEASE_MILLIS_MAX {
+            besides.figures.push(missing("the lease has no time left for it"));
+            return Ok(());
+        }
+        let (plan, mut channel) = match self.open(access, taken, profile).await {
+            Ok(opened) => opened,
+            Err(Ended::Missed(why) | Ended::Occupied(why) | Ended::Void(why)) => {
+                besides.figures.push(missing(&why));
+                return Ok(());
+            }
+            Err(Ended::Verdict(..)) => return Ok(()),
+        };
+        let key = &self.ctx.config.hotkey;
+        let why = match play(&plan, key, &self.ctx.clock, &mut *channel).await {
+            Ok(transcript) => match transcript.clone().sign(key) {
+                Ok(signed) => {
+                    let hash = signed.digest();
+                    besides.figures.extend(figures_of_further(leg, &transcript, hash));
+                    besides.transcripts.push(TranscriptBlob { hash, bytes: signed.into_bytes() });
+                    return Ok(());
+                }
+                Err(error) => ErrorChain(&error).to_string(),
+            },
+            Err(Proven::Refused { detail, transcript: Some(transcript) }) => {
+                let detail = format!("{}: {detail}", leg.name());
+                return Err(Proven::Refused { detail, transcript: Some(transcript) });
+            }
+            Err(
+                Proven::Refused { detail, .. }
+                | Proven::LegStuck { detail, .. }
+                | Proven::Lost(detail)
+                | Proven::Own(detail),
+            ) => detail,
+            Err(Proven::Passed { .. }) => return Ok(()),
+        };
+        besides.figures.push(missing(&why));
+        Ok(())
+    }
+
+    async fn open(
+        &self,
+        access: &SshAccess,
+        taken: &Taken,
+        profile: ProofProfile,
+    ) -> Result<(SessionPlan, Box<dyn ProofChannel>), Ended> {
+        let Some(view) = self.ctx.view() else { return Err(Ended::Void("no chain".to_owned())) };
         self.ctx.board.set_phase(&self.provider, Phase::Connecting);
         let prover = Arc::clone(&self.ctx.config.prover);
         let opened = self.ctx.door.open(access, &taken.key, &prover, OPEN_BUDGET).await;
-        let mut channel = match opened {
-            Ok(channel) => channel,
-            Err(error) => return Ended::Missed(ErrorChain(&error).to_string()),
-        };
+        let channel = opened.map_err(|error| Ended::Missed(ErrorChain(&error).to_string()))?;
         self.ctx.board.set_phase(&self.provider, Phase::Proving);
         let plan = SessionPlan {
             provider: self.provider,
             lease: self.lease,
             block: (view.finalized.number.get(), view.finalized.hash),
-            profile: taken.profile,
+            profile,
         };
-        let config = &self.ctx.config;
-        Ended::Verdict(prove(&plan, &config.hotkey, &self.ctx.clock, &mut *channel).await)
+        Ok((plan, channel))
     }
 
     /// Writes down what the try came to.
     async fn record(&self, ended: Ended) -> Result<(), LoopError> {
         let provider = self.provider;
+        let mut besides = Besides::default();
         let (verdict, detail, transcript) = match ended {
             Ended::Occupied(detail) if self.may_be_occupied().await? => {
                 tracing::debug!(%provider, detail, "an occupied machine is proven later");
                 return Ok(());
             }
-            Ended::Verdict(Proven::Passed { shown, transcript }) => {
+            Ended::Verdict(Proven::Passed { shown, transcript }, shown_besides) => {
+                besides = shown_besides;
                 let detail = passed_detail(transcript.transcript(), &self.ctx.config.catalogue);
                 (Verdict::Passed(shown), detail, Some(transcript))
             }
-            Ended::Verdict(Proven::Refused { detail, transcript }) => {
+            Ended::Verdict(Proven::Refused { detail, transcript }, _) => {
                 (Verdict::Refused, detail, transcript)
             }
-            Ended::Verdict(Proven::Lost(detail))
+            Ended::Verdict(Proven::LegStuck { detail, .. }, _) => (Verdict::Refused, detail, None),
+            Ended::Verdict(Proven::Lost(detail), _)
             | Ended::Missed(detail)
             | Ended::Occupied(detail) => {
                 if self.count_miss() < UNREACHABLE_AFTER {
@@ -221,7 +328,7 @@ impl Session {
                 }
                 (Verdict::Unreachable, detail, None)
             }
-            Ended::Verdict(Proven::Own(detail)) | Ended::Void(detail) => {
+            Ended::Verdict(Proven::Own(detail), _) | Ended::Void(detail) => {
                 tracing::warn!(%provider, detail, "a proof failed on this side");
                 return Ok(());
             }
@@ -229,14 +336,14 @@ impl Session {
         if !matches!(verdict, Verdict::Unreachable) {
             self.forget_misses();
         }
-        self.store(verdict, detail, transcript).await
+        self.store((verdict, detail), transcript, besides).await
     }
 
     async fn store(
         &self,
-        verdict: Verdict,
-        detail: String,
+        (verdict, detail): (Verdict, String),
         transcript: Option<Box<SignedTranscript>>,
+        besides: Besides,
     ) -> Result<(), LoopError> {
         let provider = self.provider;
         let blob = transcript
@@ -251,10 +358,16 @@ impl Session {
             transcript: blob.as_ref().map(|blob| blob.hash),
         };
         // The file first: whoever sees the verdict finds it.
-        if let Some(blob) = blob.clone() {
-            files::keep(self.ctx.transcripts_dir(), blob).await;
+        for blob in blob.iter().chain(&besides.transcripts) {
+            files::keep(self.ctx.transcripts_dir(), blob.clone()).await;
         }
-        let new = NewEvidence { stored, transcript: blob };
+        let Besides { figures, transcripts } = besides;
+        let plain = |figure: LegFigure| LegFigure {
+            reason: figure.reason.map(|why| nicompute_client::plain(&why, DETAIL_CHARS_MAX)),
+            ..figure
+        };
+        let legs = figures.into_iter().map(plain).collect();
+        let new = NewEvidence { stored, transcript: blob, legs, leg_transcripts: transcripts };
         let forgotten = self.ctx.store.add_evidence(new).await?;
         files::remove(self.ctx.transcripts_dir(), forgotten).await;
         Ok(())
@@ -291,6 +404,16 @@ impl Session {
         let mut board = self.ctx.board.lock();
         let tries = board.tries.entry(self.provider).or_default();
         *tries = Tries { missed: 0, ..*tries };
+    }
+}
+
+/// The figure that a stage would have given.
+const fn leg_of(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Link => "link",
+        Stage::Copy => "copy",
+        Stage::Down => "net-down",
+        _ => "net-up",
     }
 }
 

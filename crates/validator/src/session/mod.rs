@@ -24,6 +24,9 @@ pub use channel::{ChannelError, ProofChannel, ProofDoor};
 pub use shown::{DeviceShown, capability, name_mismatches, shown_by_device};
 pub(crate) use ssh::SshDoor;
 
+/// How long the last words to a prover may take.
+const FAREWELL_MAX: Duration = Duration::from_secs(5);
+
 /// What a session is about.
 #[derive(Debug, Clone)]
 pub struct SessionPlan {
@@ -54,19 +57,39 @@ pub enum Proven {
         /// The evidence, where there is something to compute again.
         transcript: Option<Box<SignedTranscript>>,
     },
+    /// A leg after the walks took too long, or the prover went away in it: the rest was not opened yet.
+    LegStuck {
+        /// The leg's stage.
+        stage: Stage,
+        /// Why, for people.
+        detail: String,
+    },
     /// The prover went away before the clock ran: nothing was shown either way.
     Lost(String),
     /// It failed on this side, which says nothing about the provider.
     Own(String),
 }
 
-/// Plays a session to its end.
+/// Plays a session to its end, and says what class of machine it shows.
 pub async fn prove(
     plan: &SessionPlan,
     key: &Keypair,
     clock: &SharedClock,
     channel: &mut dyn ProofChannel,
 ) -> Proven {
+    match play(plan, key, clock, channel).await {
+        Ok(transcript) => passed(*transcript, key),
+        Err(ended) => ended,
+    }
+}
+
+/// Plays a session to its end; gives the transcript of a proof that holds, and never [`Proven::Passed`].
+pub(crate) async fn play(
+    plan: &SessionPlan,
+    key: &Keypair,
+    clock: &SharedClock,
+    channel: &mut dyn ProofChannel,
+) -> Result<Box<Transcript>, Proven> {
     let config = SessionConfig {
         params: plan.profile.params,
         kind: plan.profile.kind,
@@ -91,25 +114,47 @@ pub async fn prove(
                     session = returned;
                     outcome
                 }
-                Err(error) => return Proven::Own(format!("the verifier was lost: {error}")),
+                Err(error) => return Err(Proven::Own(format!("the verifier was lost: {error}"))),
             },
-            Some(Ok(None)) => return gone(stage, "the prover went away"),
-            Some(Err(error)) => return gone(stage, &ErrorChain(&error).to_string()),
+            Some(Ok(None)) => return Err(gone(stage, "the prover went away")),
+            Some(Err(error)) => return Err(gone(stage, &ErrorChain(&error).to_string())),
         };
         match outcome {
             Ok(Output { send, done }) => {
-                if !send.is_empty()
-                    && let Err(error) = channel.send(&send).await
-                    && done.is_none()
-                {
-                    return gone(session.stage(), &ErrorChain(&error).to_string());
-                }
-                if let Some(transcript) = done {
-                    return passed(*transcript, key);
+                let sent = send_in_time(channel, &send, session.deadline_ns(), clock).await;
+                match (done, sent) {
+                    // Whether the prover still hears BYE changes nothing.
+                    (Some(transcript), _) => return Ok(transcript),
+                    (None, Ok(())) => {}
+                    (None, Err(error)) => return Err(gone(session.stage(), &error)),
                 }
             }
-            Err(refusal) => return refused(&refusal, &mut session, key, channel).await,
+            Err(refusal) => {
+                return Err(refused(&refusal, &mut session, key, (channel, clock)).await);
+            }
         }
+    }
+}
+
+/// Sends, but not beyond the stage's limit: a prover that stops reading must not hold the verifier.
+async fn send_in_time(
+    channel: &mut dyn ProofChannel,
+    bytes: &[u8],
+    deadline_ns: Option<u64>,
+    clock: &SharedClock,
+) -> Result<(), String> {
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    let limit = async {
+        match deadline_ns {
+            Some(_) => wait_for_deadline(deadline_ns, clock).await,
+            None => clock.sleep(FAREWELL_MAX).await,
+        }
+    };
+    tokio::select! {
+        sent = channel.send(bytes) => sent.map_err(|error| ErrorChain(&error).to_string()),
+        () = limit => Err("the prover stopped reading".to_owned()),
     }
 }
 
@@ -154,14 +199,10 @@ async fn on_bytes(
 fn gone(stage: Stage, why: &str) -> Proven {
     match stage {
         Stage::Hello | Stage::Ready | Stage::Pings => Proven::Lost(why.to_owned()),
-        Stage::Fill
-        | Stage::Walk
-        | Stage::Link
-        | Stage::Copy
-        | Stage::Down
-        | Stage::Up
-        | Stage::Openings
-        | Stage::Over => {
+        Stage::Link | Stage::Copy | Stage::Down | Stage::Up => {
+            Proven::LegStuck { stage, detail: format!("{why} in the stage {stage}") }
+        }
+        Stage::Fill | Stage::Walk | Stage::Openings | Stage::Over => {
             Proven::Refused { detail: format!("{why} in the stage {stage}"), transcript: None }
         }
     }
@@ -183,7 +224,7 @@ async fn refused(
     refusal: &Refusal,
     session: &mut VerifierSession,
     key: &Keypair,
-    channel: &mut dyn ProofChannel,
+    (channel, clock): (&mut dyn ProofChannel, &SharedClock),
 ) -> Proven {
     let detail = ErrorChain(refusal).to_string();
     if refusal.is_own_fault() {
@@ -191,9 +232,14 @@ async fn refused(
     }
     // Telling the prover is a courtesy; it may be gone.
     if let Ok(farewell) = nicompute_proof::encode(&refusal.farewell())
-        && let Err(error) = channel.send(&farewell).await
+        && let Err(error) = send_in_time(channel, &farewell, None, clock).await
     {
-        tracing::debug!(error = %ErrorChain(&error), "the prover was not told of its refusal");
+        tracing::debug!(error, "the prover was not told of its refusal");
+    }
+    if let Refusal::Deadline { stage, .. } = refusal
+        && matches!(stage, Stage::Link | Stage::Copy | Stage::Down | Stage::Up)
+    {
+        return Proven::LegStuck { stage: *stage, detail };
     }
     let signed = session.take_evidence().map(|transcript| transcript.sign(key)).transpose();
     match signed {

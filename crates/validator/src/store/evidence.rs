@@ -6,7 +6,10 @@ use nicompute_market::{
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
-use super::{Store, StoreError, bytes_of, damaged, failed, hotkey_of, number_of, stored, text_of};
+use super::{
+    Store, StoreError, bytes_of, damaged, failed, hotkey_of, legs, number_of, stored, text_of,
+};
+use crate::legs::LegFigure;
 
 /// Sessions of one provider that are kept; older ones go, with their transcripts.
 pub(super) const EVIDENCE_PER_PROVIDER_MAX: u32 = 200;
@@ -33,6 +36,9 @@ pub struct StoredEvidence {
 pub(crate) struct NewEvidence {
     pub(crate) stored: StoredEvidence,
     pub(crate) transcript: Option<TranscriptBlob>,
+    /// What was shown besides, and the transcripts of sessions of their own.
+    pub(crate) legs: Vec<LegFigure>,
+    pub(crate) leg_transcripts: Vec<TranscriptBlob>,
 }
 
 /// A signed transcript under its name.
@@ -48,7 +54,7 @@ impl Store {
     pub(crate) async fn add_evidence(&self, new: NewEvidence) -> Result<Vec<[u8; 32]>, StoreError> {
         let act = "remember the evidence";
         let mut tx = self.pool.begin().await.map_err(failed(act))?;
-        if let Some(blob) = &new.transcript {
+        for blob in new.transcript.iter().chain(&new.leg_transcripts) {
             sqlx::query(
                 "INSERT INTO transcripts (hash, bytes) VALUES (?, ?) ON CONFLICT DO NOTHING",
             )
@@ -58,7 +64,10 @@ impl Store {
             .await
             .map_err(failed(act))?;
         }
-        insert(&mut tx, &new.stored).await.map_err(failed(act))?;
+        let id = insert(&mut tx, &new.stored).await.map_err(failed(act))?;
+        for leg in &new.legs {
+            legs::insert(&mut tx, id, leg).await.map_err(failed(act))?;
+        }
         let provider = new.stored.provider.as_bytes().as_slice();
         sqlx::query(
             "DELETE FROM evidence WHERE provider = ?1 AND id NOT IN \
@@ -71,7 +80,8 @@ impl Store {
         .map_err(failed(act))?;
         let gone = sqlx::query(
             "DELETE FROM transcripts WHERE NOT EXISTS \
-             (SELECT 1 FROM evidence WHERE transcript = transcripts.hash) RETURNING hash",
+             (SELECT 1 FROM evidence WHERE transcript = transcripts.hash) AND NOT EXISTS \
+             (SELECT 1 FROM legs WHERE transcript = transcripts.hash) RETURNING hash",
         )
         .fetch_all(&mut *tx)
         .await
@@ -118,7 +128,7 @@ impl Store {
 async fn insert(
     tx: &mut sqlx::Transaction<'static, sqlx::Sqlite>,
     new: &StoredEvidence,
-) -> Result<(), sqlx::Error> {
+) -> Result<i64, sqlx::Error> {
     let shown = match &new.evidence.verdict {
         Verdict::Passed(shown) => Some(shown),
         Verdict::Refused | Verdict::Unreachable => None,
@@ -142,7 +152,7 @@ async fn insert(
     .bind(new.transcript.map(|hash| hash.to_vec()))
     .execute(&mut **tx)
     .await
-    .map(drop)
+    .map(|done| done.last_insert_rowid())
 }
 
 /// The stable name of a verdict.

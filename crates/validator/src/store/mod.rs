@@ -8,6 +8,7 @@ mod catalogues;
 mod dir_lock;
 mod evidence;
 mod leases;
+mod legs;
 mod rentals;
 
 use std::path::{Path, PathBuf};

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use nicompute_client::{LeaseKey, SshAccess};
-use nicompute_prover::{CpuDevice, Device, Prover, cheats, stdio};
+use nicompute_prover::{CpuDevice, Device, DiskDevice, Prover, cheats, stdio};
 use nicompute_validator::{ChannelError, ProofChannel, ProofDoor};
 use tokio::sync::mpsc as async_mpsc;
 
@@ -26,6 +26,8 @@ pub(crate) enum Conduct {
     Silent,
     /// Hangs up after this many pieces from the verifier.
     HangsUpAfter(u32),
+    /// Hangs up after this many pieces, the first time only.
+    HangsUpOnceAfter(u32),
     /// Cannot be entered.
     Locked,
 }
@@ -53,11 +55,12 @@ impl ProofDoor for ProverDoor {
         _budget: Duration,
     ) -> Result<Box<dyn ProofChannel>, ChannelError> {
         assert_eq!(prover, b"the prover");
-        self.opened.fetch_add(1, Ordering::SeqCst);
+        let is_first = self.opened.fetch_add(1, Ordering::SeqCst) == 0;
         let device: Box<dyn Device> = match self.conduct {
-            Conduct::Honest | Conduct::Silent | Conduct::HangsUpAfter(_) => {
-                Box::new(CpuDevice::new("cpu", "honest", 1 << 30, 1))
-            }
+            Conduct::Honest
+            | Conduct::Silent
+            | Conduct::HangsUpAfter(_)
+            | Conduct::HangsUpOnceAfter(_) => Box::new(CpuDevice::new("cpu", "honest", 1 << 30, 1)),
             Conduct::Hankel => Box::new(cheats::hankel()),
             Conduct::HalfOfTheRows => Box::new(cheats::half_of_the_rows()),
             Conduct::OneStepShort => Box::new(cheats::one_step_short()),
@@ -69,7 +72,8 @@ impl ProofDoor for ProverDoor {
         let kept = to_verifier.clone();
         drop(tokio::task::spawn_blocking(move || {
             if !is_silent {
-                let mut prover = Prover::new(vec![device]);
+                let disk = DiskDevice::at_first_of(&[std::env::temp_dir()], 1);
+                let mut prover = Prover::new(vec![device, Box::new(disk)]);
                 let input = Pipe { from: from_verifier, rest: Vec::new() };
                 // A refused prover ends with an error; the verifier knows why.
                 drop(stdio::run(&mut prover, input, Out(to_verifier)));
@@ -77,6 +81,7 @@ impl ProofDoor for ProverDoor {
         }));
         let left = match self.conduct {
             Conduct::HangsUpAfter(pieces) => Some(pieces),
+            Conduct::HangsUpOnceAfter(pieces) if is_first => Some(pieces),
             _ => None,
         };
         // A silent prover is there and says nothing.

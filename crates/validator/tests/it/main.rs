@@ -7,6 +7,8 @@ mod door;
 #[cfg(test)]
 mod keys;
 #[cfg(test)]
+mod legs;
+#[cfg(test)]
 mod provider;
 #[cfg(test)]
 mod proving;

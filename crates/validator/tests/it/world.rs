@@ -10,8 +10,8 @@ use nicompute_keys::{Keypair, Scheme};
 use nicompute_market::{BlockNumber, Catalogue, Coldkey, Hotkey, Netuid, Rao, ScorePolicy, Uid};
 use nicompute_proof::{DeviceKind, Limits, ParamsRecord, ProofParams};
 use nicompute_validator::{
-    Handle, Intervals, Policies, Principal, ProofProfile, ProofSize, StartError, StillSubnet,
-    Validator, ValidatorConfig,
+    Handle, Intervals, LegSet, Policies, Principal, ProofProfile, ProofSize, StartError,
+    StillSubnet, Validator, ValidatorConfig,
 };
 use nicompute_wire::market_api::ProofView;
 
@@ -56,6 +56,7 @@ pub(crate) fn config(dir: &Path) -> ValidatorConfig {
         catalogue: Catalogue::parse(&format!("version = 1\ndevices_max = 8\n{class}")).unwrap(),
         catalogue_origin: None,
         proof: ProofSize::Fixed(profile()),
+        legs: LegSet::NONE,
         prover: Arc::from(b"the prover".as_slice()),
         intervals: Intervals {
             chain: Duration::from_millis(100),

@@ -17,7 +17,7 @@ use nicompute_daemon::SystemClock;
 use nicompute_keys::{Keypair, Scheme};
 use nicompute_market::{LeaseId, UnixMillis};
 use nicompute_proof::{DeviceClaim, DeviceKind, SignedTranscript};
-use nicompute_validator::{ProofSize, Proven, SessionPlan, prove, shown_by_device};
+use nicompute_validator::{LegSet, ProofSize, Proven, SessionPlan, prove, shown_by_device};
 
 use crate::args::KeyArgs;
 use crate::catalogue_args::CatalogueArgs;
@@ -87,13 +87,16 @@ async fn report(args: &ProveArgs) -> anyhow::Result<Report> {
     let claims = folder.claims().await?;
     let kind = kind(args.device, &claims)?;
     let size = if args.small { ProofSize::Small } else { ProofSize::Full };
+    let gpus = claims.iter().filter(|claim| claim.kind == kind).map(|claim| claim.memory_bytes);
+    let gpu_memory_bytes = gpus.max().filter(|_| kind == DeviceKind::Cuda);
+    let memory_bytes = gpu_memory_bytes.unwrap_or(inventory.memory_bytes);
     let clock = SystemClock::shared();
     let plan = SessionPlan {
         provider: key.hotkey(),
         lease: LeaseId::from_random_bytes(random()?),
         // No chain was asked: the session is mixed with fresh random bytes only.
         block: (0, [0; 32]),
-        profile: size.profile(inventory.memory_bytes, kind),
+        profile: size.with_stages(size.profile(memory_bytes, kind), LegSet::DEVICES),
     };
     let mut prover = folder.start(Progress::shown())?;
     let proven = prove(&plan, &key, &clock, &mut prover).await;
@@ -126,6 +129,12 @@ fn passed(proven: Proven, said: &str) -> anyhow::Result<Box<SignedTranscript>> {
             Exit::Refused,
             format!("a validator would refuse this machine: {detail} {said}"),
             "memory that fails, an overclocked device or too little time do that",
+        ),
+        Proven::LegStuck { detail, .. } => failed(
+            Exit::Failed,
+            format!("a leg after the walks does not end: {detail} {said}"),
+            "a validator would prove this machine without that leg; peer-to-peer access between GPUs, or a mapping of \
+             pinned memory, is broken",
         ),
         Proven::Lost(detail) => failed(
             Exit::Failed,

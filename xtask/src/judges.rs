@@ -73,7 +73,7 @@ fn install(packages: &[&str]) {
 }
 
 /// A virtual environment with the given packages, made once and kept under the target folder.
-fn environment(folder: &Path, packages: &[&str]) -> Judge {
+pub(crate) fn environment(folder: &Path, packages: &[&str]) -> Judge {
     let python = folder.join("bin/python");
     let stamp = folder.join("packages.txt");
     let wanted = packages.join("\n");

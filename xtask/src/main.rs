@@ -8,9 +8,11 @@
 
 mod bench;
 mod check;
+mod elf;
 mod emulator;
 mod judges;
 mod kernels;
+mod release;
 mod run;
 mod test;
 mod tidy;
@@ -27,7 +29,9 @@ usage: cargo xtask <task>
   mock-cuda          builds the emulated kernels and the mock driver, and prints their folder
   bench cuda [N ROWS PLOT_BYTES]
                      compares the CUDA kernels on this machine's GPU with their emulation, and times them
-  kernels [--check]  builds the CUDA kernels' binary with a compiler that it fetches; --check compares it with the committed one";
+  kernels [--check]  builds the CUDA kernels' binary with a compiler that it fetches; --check compares it with the committed one
+  prover             builds the prover of GPUs for old C libraries, and checks it
+  release            builds the main program with that prover inside";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -42,6 +46,8 @@ fn main() -> ExitCode {
         ["kernels", "--check"] => kernels::check(),
         ["bench", "cuda", ref sizes @ ..] => emulator::measure(sizes),
         ["mock-cuda"] => emulator::run(),
+        ["prover"] => release::prover().map(drop),
+        ["release"] => release::release(),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);

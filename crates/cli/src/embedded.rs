@@ -1,4 +1,5 @@
-//! The two programs inside this one: the agent that runs in every container, and the prover that a validator uploads.
+//! The programs inside this one: the agent that runs in every container, and the two provers that a validator uploads, the
+//! static one for processors and the one that loads a GPU's driver.
 //!
 //! They are written out beside their place and renamed into it: a container that runs keeps the file that it has mounted,
 //! and the next one gets the new one.
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 static AGENT: &[u8] = include_bytes!(env!("NICOMPUTE_AGENT_BIN"));
 static PROVER: &[u8] = include_bytes!(env!("NICOMPUTE_PROVER_BIN"));
+static CUDA_PROVER: &[u8] = include_bytes!(env!("NICOMPUTE_PROVER_CUDA_BIN"));
 
 /// Readable and executable by everyone, a container's mapped root included; writable by the owner alone.
 const MODE: u32 = 0o755;
@@ -19,8 +21,10 @@ const MODE: u32 = 0o755;
 pub(crate) struct Programs {
     /// The agent.
     pub(crate) agent: PathBuf,
-    /// The prover.
+    /// The prover of processors.
     pub(crate) prover: PathBuf,
+    /// The prover of GPUs.
+    pub(crate) cuda_prover: PathBuf,
 }
 
 /// A program could not be written out.
@@ -37,12 +41,17 @@ pub(crate) const fn agent() -> &'static [u8] {
     AGENT
 }
 
-/// The prover's bytes.
+/// The bytes of the prover of processors.
 pub(crate) const fn prover() -> &'static [u8] {
     PROVER
 }
 
-/// Writes both programs into the folder, unless they are there already, byte for byte.
+/// The bytes of the prover of GPUs.
+pub(crate) const fn cuda_prover() -> &'static [u8] {
+    CUDA_PROVER
+}
+
+/// Writes all programs into the folder, unless they are there already, byte for byte.
 ///
 /// # Errors
 /// When the folder or a file cannot be written.
@@ -50,6 +59,7 @@ pub(crate) fn materialize(dir: &Path) -> Result<Programs, MaterializeError> {
     Ok(Programs {
         agent: write_program(dir, "nicompute-agent", agent())?,
         prover: write_program(dir, "nicompute-prover", prover())?,
+        cuda_prover: write_program(dir, "nicompute-prover-cuda", cuda_prover())?,
     })
 }
 
@@ -104,6 +114,7 @@ mod tests {
         let programs = materialize(&dir.path().join("bin")).expect("writes");
         assert_eq!(fs::read(&programs.agent).expect("reads"), agent());
         assert_eq!(fs::read(&programs.prover).expect("reads"), prover());
+        assert_eq!(fs::read(&programs.cuda_prover).expect("reads"), cuda_prover());
         let written = |path: &Path| fs::metadata(path).expect("exists").modified().expect("known");
         let first = written(&programs.agent);
         assert_eq!(materialize(&dir.path().join("bin")).expect("again"), programs);
@@ -113,24 +124,32 @@ mod tests {
         assert_eq!(fs::read(&programs.agent).expect("reads"), agent());
         let mode = fs::metadata(&programs.prover).expect("exists").permissions().mode();
         assert_eq!(mode & 0o777, MODE);
-        assert_eq!(fs::read_dir(dir.path().join("bin")).expect("lists").count(), 2);
+        assert_eq!(fs::read_dir(dir.path().join("bin")).expect("lists").count(), 3);
     }
 
-    /// Programs that need a library do not start in an image without it.
+    /// Programs that need a library do not start in an image without it; a driver's library cannot be loaded by a static one.
     #[test]
-    fn the_programs_are_static() {
+    fn the_programs_are_static_but_for_the_prover_of_gpus() {
+        assert!(!needs_loader(agent()) && !needs_loader(prover()));
+        assert!(needs_loader(cuda_prover()));
+    }
+
+    /// The prover is uploaded into every lease that is proven, over lines that may be slow.
+    #[test]
+    fn the_provers_are_small() {
+        assert!(prover().len() < 2_000_000, "{}", prover().len());
+        assert!(cuda_prover().len() < 2_000_000, "{}", cuda_prover().len());
+    }
+
+    fn needs_loader(program: &[u8]) -> bool {
         const INTERPRETER: [u8; 4] = [3, 0, 0, 0];
-        for program in [agent(), prover()] {
-            assert_eq!(program.get(..6), Some(&b"\x7fELF\x02\x01"[..]));
-            let number = |at: usize, len: usize| {
-                let bytes = &program[at..at + len];
-                bytes.iter().rev().fold(0_usize, |number, byte| number << 8 | usize::from(*byte))
-            };
-            let (headers, size, count) = (number(32, 8), number(54, 2), number(56, 2));
-            assert!(count > 0);
-            let needs_loader =
-                (0..count).any(|at| program[headers + at * size..].starts_with(&INTERPRETER));
-            assert!(!needs_loader);
-        }
+        assert_eq!(program.get(..6), Some(&b"\x7fELF\x02\x01"[..]));
+        let number = |at: usize, len: usize| {
+            let bytes = &program[at..at + len];
+            bytes.iter().rev().fold(0_usize, |number, byte| number << 8 | usize::from(*byte))
+        };
+        let (headers, size, count) = (number(32, 8), number(54, 2), number(56, 2));
+        assert!(count > 0);
+        (0..count).any(|at| program[headers + at * size..].starts_with(&INTERPRETER))
     }
 }

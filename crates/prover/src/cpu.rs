@@ -197,7 +197,7 @@ impl Walked {
 }
 
 /// Openings of a leg that was not played: there must be none.
-fn none<A, T>(asked: &[A]) -> Result<Vec<T>, DeviceError> {
+pub(crate) fn none<A, T>(asked: &[A]) -> Result<Vec<T>, DeviceError> {
     if asked.is_empty() { Ok(Vec::new()) } else { Err(DeviceError::Order) }
 }
 

@@ -141,6 +141,10 @@ pub enum DeviceError {
     /// Nobody listens any more.
     #[error("the session was given up")]
     Gone(#[from] Gone),
+    /// A GPU failed, or cannot do these sizes.
+    #[cfg(feature = "cuda")]
+    #[error("the GPU failed")]
+    Cuda(#[from] crate::cuda::CudaError),
 }
 
 impl std::fmt::Debug for PlotView {

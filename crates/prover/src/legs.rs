@@ -10,6 +10,7 @@ use nicompute_proof::{
 };
 
 use crate::device::{Device, DeviceError, Peer};
+use crate::machine::with_causes;
 use crate::prover::{ProverError, Sink, Work, planned};
 
 /// How far the legs are; each comes at most once, and in order.
@@ -130,7 +131,7 @@ fn answer_of(
         Ok(roots) => Ok(answer(roots)),
         Err(error @ (DeviceError::Order | DeviceError::Gone(_))) => Err(error.into()),
         Err(error) => {
-            let text = error_text(&error.to_string());
+            let text = error_text(&with_causes(&error));
             Ok(ProverFrame::Decline { code: error.code(), text })
         }
     }

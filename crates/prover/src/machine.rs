@@ -1,4 +1,4 @@
-//! What the machine says about itself: processor name, threads, and memory that a plot may use.
+//! What the machine says about itself: processor name, threads, memory that a plot may use, and its GPUs.
 //!
 //! Linux only, from files; whatever cannot be read counts as absent.
 
@@ -11,10 +11,33 @@ use crate::cpu::CpuDevice;
 use crate::device::Device;
 use crate::disk::DiskDevice;
 
-/// Every device of this machine that a plot can be kept in.
+/// What a prover found on its machine.
+#[derive(Debug)]
+pub struct Machine {
+    /// The processor, a disk, then the GPUs that can prove.
+    pub devices: Vec<Box<dyn Device>>,
+    /// Why there are no GPUs, or not all of them.
+    pub notes: Vec<String>,
+}
+
+/// Looks for everything that can prove. A GPU gets a context, and keeps it as long as its device lives.
 #[must_use]
-pub fn devices() -> Vec<Box<dyn Device>> {
-    vec![Box::new(cpu_device()), Box::new(disk_device())]
+pub fn look() -> Machine {
+    let devices: Vec<Box<dyn Device>> = vec![Box::new(cpu_device()), Box::new(disk_device())];
+    let mut machine = Machine { devices, notes: Vec::new() };
+    #[cfg(feature = "cuda")]
+    match crate::cuda::CudaDevice::find() {
+        Ok(found) => {
+            let devices =
+                found.devices.into_iter().map(|device| Box::new(device) as Box<dyn Device>);
+            machine.devices.extend(devices);
+            machine.notes.extend(found.not_usable.iter().map(|one| with_causes(one)));
+        }
+        Err(error) => machine.notes.push(format!("no GPU: {}", with_causes(&error))),
+    }
+    #[cfg(not(feature = "cuda"))]
+    machine.notes.push("no GPU: this program was built without support for GPUs".to_owned());
+    machine
 }
 
 /// A disk of this machine: under the folder that the prover was started in where that lies on one, else under `/tmp`.
@@ -23,6 +46,17 @@ pub fn disk_device() -> DiskDevice {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let here = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
     DiskDevice::at_first_of(&[here, PathBuf::from("/tmp")], threads)
+}
+
+/// An error and what caused it, in one line.
+pub(crate) fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        text = format!("{text}: {next}");
+        cause = next.source();
+    }
+    text
 }
 
 /// The processor and the main memory of this machine as one device.
@@ -35,13 +69,18 @@ pub fn cpu_device() -> CpuDevice {
 fn processor_name() -> String {
     let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = text.lines().find_map(|line| line.strip_prefix("model name")?.split(':').nth(1));
+    plain(name.unwrap_or_default(), "unnamed processor")
+}
+
+/// A name as a frame can carry it.
+pub(crate) fn plain(name: &str, unnamed: &str) -> String {
     let mut plain = String::new();
-    for c in name.unwrap_or("unnamed processor").trim().chars().filter(|c| !c.is_control()) {
+    for c in name.trim().chars().filter(|c| !c.is_control()) {
         if plain.len() + c.len_utf8() <= TEXT_LEN_MAX {
             plain.push(c);
         }
     }
-    if plain.is_empty() { "unnamed processor".to_owned() } else { plain }
+    if plain.is_empty() { unnamed.to_owned() } else { plain }
 }
 
 /// Bytes that may be used now: the system's available memory, or what the control group leaves, if that is less.
@@ -68,6 +107,14 @@ fn memory_available(root: &Path) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A name with a line break, or none, would make the verifier refuse the whole machine.
+    #[test]
+    fn names_are_plain_text() {
+        assert_eq!(plain(" NVIDIA\nH200\u{1b} ", "unnamed"), "NVIDIAH200");
+        assert_eq!(plain("\n", "unnamed"), "unnamed");
+        assert_eq!(plain(&"é".repeat(60), "unnamed").len(), TEXT_LEN_MAX);
+    }
 
     /// A prover that believes the host's memory inside a limited container would be killed in the middle of a proof.
     #[test]

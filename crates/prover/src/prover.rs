@@ -13,6 +13,7 @@ use nicompute_proof::{
 use crate::device::{Device, DeviceError, FillTask, Gone};
 use crate::disk::DiskError;
 use crate::legs::LegsPlayed;
+use crate::machine::with_causes;
 
 /// What the prover calls itself.
 pub const SOFTWARE: &str = concat!("nicompute-prover ", env!("CARGO_PKG_VERSION"));
@@ -130,7 +131,7 @@ impl Prover {
         let flow = self.answer(stage, frame, sink);
         if let Err(error) = &flow {
             self.stage = Stage::Over;
-            let text = error_text(&told(error));
+            let text = error_text(&with_causes(error));
             // The session is over either way; whether the verifier still hears why changes nothing.
             sink.send(&ProverFrame::Error { code: error.code(), text }).unwrap_or(());
         }
@@ -282,6 +283,8 @@ impl DeviceError {
             Self::Order | Self::Disk(_) | Self::Place(_) | Self::Unsupported(_) | Self::Gone(_) => {
                 ErrorCode::Device
             }
+            #[cfg(feature = "cuda")]
+            Self::Cuda(_) => ErrorCode::Device,
         }
     }
 }
@@ -297,17 +300,6 @@ impl ProverError {
             Self::Device(error) => error.code(),
         }
     }
-}
-
-/// An error with its causes, on one line.
-fn told(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        text = format!("{text}: {next}");
-        cause = next.source();
-    }
-    text
 }
 
 /// The devices that take part, each with its plan.

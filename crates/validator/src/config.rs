@@ -45,14 +45,24 @@ pub struct ValidatorConfig {
     pub proof: ProofSize,
     /// What a round measures besides.
     pub legs: LegSet,
-    /// The program that is uploaded into a proof lease.
-    pub prover: Arc<[u8]>,
+    /// The programs that are uploaded into a proof lease.
+    pub provers: Provers,
     /// How often things are done.
     pub intervals: Intervals,
     /// How evidence becomes weight.
     pub policies: Policies,
     /// Whether this is a local market, where an offer may do without enforced limits.
     pub devnet: bool,
+}
+
+/// The programs that prove, one for each kind of device. The one for GPUs needs the C library and the driver that a machine
+/// with GPUs has; the other runs in any image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Provers {
+    /// Proves processors and disks.
+    pub cpu: Arc<[u8]>,
+    /// Proves GPUs.
+    pub cuda: Arc<[u8]>,
 }
 
 /// How much a session proves.
@@ -140,6 +150,17 @@ impl ValidatorConfig {
     }
 }
 
+impl Provers {
+    /// The program that proves devices of a kind.
+    #[must_use]
+    pub fn of(&self, kind: DeviceKind) -> Arc<[u8]> {
+        Arc::clone(match kind {
+            DeviceKind::Cpu | DeviceKind::Disk => &self.cpu,
+            DeviceKind::Cuda => &self.cuda,
+        })
+    }
+}
+
 impl ProofSize {
     /// What is proven of devices of this kind, the largest of which has so much memory; for a processor, of the machine
     /// with so much.
@@ -195,6 +216,14 @@ fn gpu_profile(memory_bytes: u64) -> ProofProfile {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The prover of GPUs does not start in an image without a C library, and the other one finds no GPU.
+    #[test]
+    fn each_kind_has_its_prover() {
+        let provers = Provers { cpu: Arc::from([0].as_slice()), cuda: Arc::from([1].as_slice()) };
+        assert_eq!(*provers.of(DeviceKind::Cpu), [0]);
+        assert_eq!(*provers.of(DeviceKind::Cuda), [1]);
+    }
 
     /// A plot beyond the lease's time would refuse honest machines; one of no rows would prove nothing.
     #[test]

@@ -25,7 +25,7 @@ pub use catalogue::{
     CATALOGUE_SIGNATURE_BYTES_MAX, CatalogueOrigin, CatalogueSignError, SignedCatalogueError,
     open_catalogue, sign_catalogue,
 };
-pub use config::{Intervals, Policies, ProofProfile, ProofSize, ValidatorConfig};
+pub use config::{Intervals, Policies, ProofProfile, ProofSize, Provers, ValidatorConfig};
 pub use denied::Denied;
 pub use handle::{Handle, Health, Principal};
 pub use legs::{LegFigure, LegKind, LegSet, LegSetError, figures};

@@ -12,7 +12,7 @@ use nicompute_client::{ApiBase, MarketClient};
 use nicompute_daemon::{OnError, SharedClock};
 use nicompute_market::{Netuid, ScorePolicy};
 use nicompute_validator::{
-    Handle, Intervals, LegSet, Policies, ProofSize, Validator, ValidatorConfig,
+    Handle, Intervals, LegSet, Policies, ProofSize, Provers, Validator, ValidatorConfig,
 };
 use serde_json::json;
 
@@ -88,7 +88,10 @@ async fn start(
         catalogue_origin,
         proof,
         legs: args.proof_legs.unwrap_or(usual),
-        prover: Arc::from(embedded::prover()),
+        provers: Provers {
+            cpu: Arc::from(embedded::prover()),
+            cuda: Arc::from(embedded::cuda_prover()),
+        },
         intervals: if args.devnet { Intervals::DEVNET } else { Intervals::NETWORK },
         policies: Policies {
             score: SCORE,

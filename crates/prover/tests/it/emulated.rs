@@ -40,7 +40,7 @@ enum Out {
 }
 
 /// The folder of the emulated kernels, where the tests may use them.
-fn folder() -> Option<PathBuf> {
+pub(crate) fn folder() -> Option<PathBuf> {
     #[expect(clippy::disallowed_methods, reason = "the gate names the judges in the environment")]
     let variable = |name: &str| std::env::var(name).ok();
     let folder = variable("NICOMPUTE_TEST_MOCK_CUDA").map(PathBuf::from);

@@ -15,5 +15,7 @@ mod golden;
 mod harness;
 mod hostile;
 mod legs;
+#[cfg(feature = "cuda")]
+mod mock_cuda;
 mod session;
 mod transcript;

@@ -288,7 +288,7 @@ impl Session {
     ) -> Result<(SessionPlan, Box<dyn ProofChannel>), Ended> {
         let Some(view) = self.ctx.view() else { return Err(Ended::Void("no chain".to_owned())) };
         self.ctx.board.set_phase(&self.provider, Phase::Connecting);
-        let prover = Arc::clone(&self.ctx.config.prover);
+        let prover = self.ctx.config.provers.of(profile.kind);
         let opened = self.ctx.door.open(access, &taken.key, &prover, OPEN_BUDGET).await;
         let channel = opened.map_err(|error| Ended::Missed(ErrorChain(&error).to_string()))?;
         self.ctx.board.set_phase(&self.provider, Phase::Proving);

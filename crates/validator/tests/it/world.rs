@@ -10,7 +10,7 @@ use nicompute_keys::{Keypair, Scheme};
 use nicompute_market::{BlockNumber, Catalogue, Coldkey, Hotkey, Netuid, Rao, ScorePolicy, Uid};
 use nicompute_proof::{DeviceKind, Limits, ParamsRecord, ProofParams};
 use nicompute_validator::{
-    Handle, Intervals, LegSet, Policies, Principal, ProofProfile, ProofSize, StartError,
+    Handle, Intervals, LegSet, Policies, Principal, ProofProfile, ProofSize, Provers, StartError,
     StillSubnet, Validator, ValidatorConfig,
 };
 use nicompute_wire::market_api::ProofView;
@@ -57,7 +57,10 @@ pub(crate) fn config(dir: &Path) -> ValidatorConfig {
         catalogue_origin: None,
         proof: ProofSize::Fixed(profile()),
         legs: LegSet::NONE,
-        prover: Arc::from(b"the prover".as_slice()),
+        provers: Provers {
+            cpu: Arc::from(b"the prover".as_slice()),
+            cuda: Arc::from(b"the prover of GPUs".as_slice()),
+        },
         intervals: Intervals {
             chain: Duration::from_millis(100),
             discover: Duration::from_millis(100),

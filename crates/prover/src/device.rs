@@ -23,6 +23,12 @@ pub trait Device: Send + std::fmt::Debug {
     /// Where there is not enough memory.
     fn prepare(&mut self, params: &ProofParams, plan: &DevicePlan) -> Result<(), DeviceError>;
 
+    /// Whether the task of [`Self::fill`] must hold the matrix. A device that makes the matrix itself saves the machine the
+    /// time.
+    fn needs_matrix(&self) -> bool {
+        true
+    }
+
     /// Computes the plot, reports every panel in order, and commits to it.
     ///
     /// # Errors
@@ -116,7 +122,7 @@ pub struct FillTask {
     pub session: SessionKeys,
     /// The device's keys.
     pub keys: DeviceKeys,
-    /// The matrix, row after row, shared by all devices.
+    /// The matrix, row after row, shared by all devices; empty where none of them needs it.
     pub matrix: Arc<Vec<i16>>,
 }
 

@@ -210,7 +210,9 @@ impl Prover {
         plans: &[DevicePlan],
         sink: &mut dyn Sink,
     ) -> Result<Vec<Digest>, ProverError> {
-        let matrix = Arc::new(session.matrix_rows(params.n()));
+        let is_needed = planned(&mut self.devices, plans).any(|(device, _)| device.needs_matrix());
+        let matrix = if is_needed { session.matrix_rows(params.n()) } else { Vec::new() };
+        let matrix = Arc::new(matrix);
         let (reports, reported) = sync_channel::<(u16, u32, Digest)>(REPORTS_WAITING);
         thread::scope(|scope| {
             let workers: Vec<_> = planned(&mut self.devices, plans)

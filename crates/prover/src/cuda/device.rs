@@ -137,6 +137,10 @@ impl Device for CudaDevice {
         Ok(())
     }
 
+    fn needs_matrix(&self) -> bool {
+        false
+    }
+
     fn fill(
         &mut self,
         task: &FillTask,

@@ -1,5 +1,6 @@
 //! The way into a lease that a renter takes too: SSH, a file, a command.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -7,8 +8,11 @@ use nicompute_client::{ExecEvent, ExecStream, LeaseKey, LeaseSession, SshAccess,
 
 use super::channel::{ChannelError, ProofChannel, ProofDoor};
 
-/// Where the prover is put. The directory lies in memory and allows programs.
+/// Where the prover is put, with a number behind it: the program of a session before may still be running, and a file
+/// that runs cannot be written. The directory lies in memory and allows programs.
 const PROVER_PATH: &str = "/run/nicompute/prover";
+/// Numbers the provers of this process.
+static OPENED: AtomicU64 = AtomicU64::new(0);
 /// Everybody in the lease may run it.
 const PROVER_MODE: u32 = 0o755;
 /// Bytes of the prover's standard error that are kept to explain a failure.
@@ -30,8 +34,9 @@ impl ProofDoor for SshDoor {
         budget: Duration,
     ) -> Result<Box<dyn ProofChannel>, ChannelError> {
         let session = LeaseSession::connect(access, key, budget).await?;
-        session.upload(PROVER_PATH, prover, PROVER_MODE, budget).await?;
-        let stream = session.exec(PROVER_PATH, budget).await?;
+        let path = next_path();
+        session.upload(&path, prover, PROVER_MODE, budget).await?;
+        let stream = session.exec(&path, budget).await?;
         Ok(Box::new(SshChannel { stream, stderr: Vec::new(), _session: session }))
     }
 }
@@ -74,5 +79,20 @@ impl SshChannel {
     fn ended(&self, how: String) -> ChannelError {
         let said = String::from_utf8_lossy(&self.stderr);
         ChannelError::Ended { how, said: plain(said.trim(), STDERR_CHARS_SHOWN) }
+    }
+}
+
+fn next_path() -> String {
+    format!("{PROVER_PATH}-{}", OPENED.fetch_add(1, Ordering::Relaxed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A further session of a lease could not bring its prover in while the one before is still ending.
+    #[test]
+    fn no_two_provers_share_a_file() {
+        assert_ne!(next_path(), next_path());
     }
 }

@@ -127,6 +127,20 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path().join("bin")).expect("lists").count(), 3);
     }
 
+    /// What cheats in this program for the sake of a doubter must not be in the one that providers are asked to run.
+    #[test]
+    fn the_prover_has_no_cheaters() {
+        let holds = |program: &[u8], text: &str| {
+            program.windows(text.len()).any(|window| window == text.as_bytes())
+        };
+        for program in [prover(), cuda_prover()] {
+            assert!(holds(program, "nicompute-prover"), "its own words are found in it");
+            for cheat in nicompute_prover::cheats::table() {
+                assert!(!holds(program, cheat.does), "{}", cheat.name);
+            }
+        }
+    }
+
     /// Programs that need a library do not start in an image without it; a driver's library cannot be loaded by a static one.
     #[test]
     fn the_programs_are_static_but_for_the_prover_of_gpus() {

@@ -15,6 +15,8 @@ mod judges_wallet;
 #[cfg(test)]
 mod kill9;
 #[cfg(test)]
+mod proving;
+#[cfg(test)]
 mod wallet;
 #[cfg(test)]
 mod world;

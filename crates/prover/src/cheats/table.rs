@@ -67,7 +67,7 @@ pub fn find(name: &str) -> Option<&'static Cheat> {
 const CERTAIN: &str = "1";
 const SAMPLED: &str = "1 - C((1-x)N, k) / C(N, k), about 1 - (1-x)^k";
 
-static TABLE: [Cheat; 25] = [
+static TABLE: [Cheat; 29] = [
     certain(
         "hankel",
         "forges products of v1.9.0's matrices, whose entries follow from i + j, in O(n²)",
@@ -90,6 +90,10 @@ static TABLE: [Cheat; 25] = [
     skip::<5>("skipped-rows-5"),
     skip::<10>("skipped-rows-10"),
     skip::<20>("skipped-rows-20"),
+    skip_on_the_clock::<1>("skipped-rows-1-timed"),
+    skip_on_the_clock::<5>("skipped-rows-5-timed"),
+    skip_on_the_clock::<10>("skipped-rows-10-timed"),
+    skip_on_the_clock::<20>("skipped-rows-20-timed"),
     certain(
         "half-of-the-rows",
         "computes the first half of every block of rows and walks over noise in the other",
@@ -192,8 +196,8 @@ const fn certain(
     Cheat { name, does, caught_by, formula: CERTAIN, rate: Rate::Certain, enter }
 }
 
-/// The strongest of those who skip rows: where a walk comes by such a row, it computes it, and nobody looks at the time. A
-/// walk over the noise would be found too.
+/// The strongest of those who skip rows: where a walk comes by such a row, it computes it, and here nobody looks at the time,
+/// so that the sample of rows stands alone. A walk over the noise would be found too.
 const fn skip<const PERCENT: u64>(name: &'static str) -> Cheat {
     Cheat {
         name,
@@ -205,12 +209,21 @@ const fn skip<const PERCENT: u64>(name: &'static str) -> Cheat {
     }
 }
 
+/// The same under the rules of a session, in which what is computed while walking takes its time.
+const fn skip_on_the_clock<const PERCENT: u64>(name: &'static str) -> Cheat {
+    let does = "the same, and its walks are timed as any machine's";
+    certain(name, does, Catch::Late(Stage::Walk), |_, _, clock| counted(skipping(PERCENT), clock))
+}
+
 const fn hold<const PERCENT: u64>(name: &'static str, does: &'static str) -> Cheat {
     certain(name, does, Catch::Late(Stage::Walk), |_, _, clock| {
-        let device: Partial = devices::truncated(PERCENT);
-        let counted = device.computed_again();
-        alone(Clocked::new(device, clock.lane()).counting(counted))
+        counted(devices::truncated(PERCENT), clock)
     })
+}
+
+fn counted(device: Partial, clock: &mut Clock) -> Box<dyn Answer> {
+    let computed_again = device.computed_again();
+    alone(Clocked::new(device, clock.lane()).counting(computed_again))
 }
 
 impl Cheat {

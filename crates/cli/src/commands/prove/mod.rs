@@ -14,10 +14,12 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use nicompute_daemon::SystemClock;
+use nicompute_host::inventory::Inventory;
 use nicompute_keys::{Keypair, Scheme};
 use nicompute_market::{LeaseId, UnixMillis};
 use nicompute_proof::{DeviceClaim, DeviceKind, SignedTranscript};
 use nicompute_validator::{LegSet, ProofSize, Proven, SessionPlan, prove, shown_by_device};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::KeyArgs;
 use crate::catalogue_args::CatalogueArgs;
@@ -67,13 +69,15 @@ enum Device {
 /// A machine that does not prove itself ends with code 3; everything else that goes wrong with 1.
 pub(crate) fn run(args: &ProveArgs, out: &mut dyn Write) -> anyhow::Result<()> {
     let report = block_on(async {
+        // Before anything is written or started, so that whatever stops this finds it ready to clean up.
+        let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+        let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
         tokio::select! {
-            report = report(args) => report,
-            stopped = tokio::signal::ctrl_c() => {
-                stopped.context("listen for Ctrl-C")?;
-                Err(Failure::new(Exit::Failed, "stopped; the prover was ended").into())
-            }
+            report = report(args) => return report,
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
         }
+        Err(Failure::new(Exit::Failed, "stopped; the prover was ended and removed").into())
     })??;
     let text = if args.json { format!("{:#}\n", report.document()) } else { report.lines() };
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("write the report")
@@ -87,9 +91,7 @@ async fn report(args: &ProveArgs) -> anyhow::Result<Report> {
     let claims = folder.claims().await?;
     let kind = kind(args.device, &claims)?;
     let size = if args.small { ProofSize::Small } else { ProofSize::Full };
-    let gpus = claims.iter().filter(|claim| claim.kind == kind).map(|claim| claim.memory_bytes);
-    let gpu_memory_bytes = gpus.max().filter(|_| kind == DeviceKind::Cuda);
-    let memory_bytes = gpu_memory_bytes.unwrap_or(inventory.memory_bytes);
+    let memory_bytes = memory_bytes(&inventory, &claims, kind);
     let clock = SystemClock::shared();
     let plan = SessionPlan {
         provider: key.hotkey(),
@@ -118,6 +120,16 @@ async fn report(args: &ProveArgs) -> anyhow::Result<Report> {
         judged,
         findings,
     })
+}
+
+/// The memory that a validator would plan with: the machine's, or that of its largest GPU.
+fn memory_bytes(inventory: &Inventory, claims: &[DeviceClaim], kind: DeviceKind) -> u64 {
+    if kind == DeviceKind::Cpu {
+        return inventory.memory_bytes;
+    }
+    let listed = inventory.gpus.iter().map(|gpu| gpu.memory_bytes);
+    let claimed = claims.iter().filter(|claim| claim.kind == kind).map(|claim| claim.memory_bytes);
+    listed.chain(claimed).max().unwrap_or(0)
 }
 
 /// The transcript of a proof that holds.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use nicompute_market::{DeviceKind, Hotkey, Score, Shortfall};
-use nicompute_proof::Measured;
+use nicompute_proof::{Measured, Rate};
 use serde_json::{Value, json};
 
 use super::findings::{Finding, Judged};
@@ -55,10 +55,20 @@ impl Report {
             || "not kept; --transcript FILE keeps it\n".to_owned(),
             |file| format!("written to     {0}; check it: nicompute verify {0}\n", file.display()),
         );
-        let lines = self.judged.iter().map(device).chain(self.score.as_ref().map(machine));
+        let legs = self.legs().map(|(name, rate)| {
+            format!("{name:<14} {} bytes, {} per second\n", rate.bytes, rate.bytes_per_second)
+        });
+        let lines = self.judged.iter().map(device).chain(legs);
+        let lines = lines.chain(self.score.as_ref().map(machine));
         let lines = lines.chain(self.findings.iter().map(finding)).chain([signed, kept]);
         lines.collect::<String>()
             + "The times are this machine's own word: only a validator's proof earns.\n"
+    }
+
+    /// What was measured besides the devices' own memory, all of them together.
+    fn legs(&self) -> impl Iterator<Item = (&'static str, Rate)> {
+        let legs = [("neighbours", self.measured.link), ("to the host", self.measured.copy)];
+        legs.into_iter().filter_map(|(name, rate)| Some((name, rate?)))
     }
 
     pub(super) fn document(&self) -> Value {
@@ -101,6 +111,8 @@ impl Report {
             "fill_ns": self.measured.fill_ns,
             "walk_ns": self.measured.walk_ns,
             "plot_bytes": self.measured.plot_bytes,
+            "link_bytes_per_second": self.measured.link.map(|rate| rate.bytes_per_second),
+            "copy_bytes_per_second": self.measured.copy.map(|rate| rate.bytes_per_second),
             "findings": self.findings.iter().map(finding).collect::<Vec<_>>(),
             "transcript": {
                 "digest": hex::encode(self.digest),

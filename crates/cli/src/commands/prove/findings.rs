@@ -26,8 +26,8 @@ pub(super) struct Judged {
 /// Something about the machine that costs its provider money.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Finding {
-    /// There is no NVIDIA driver.
-    NoDriver,
+    /// There is no GPU that could be proven, in the prover's words.
+    NoGpu(String),
     /// The driver's library is there and does not work.
     DriverBroken(String),
     /// The driver lists GPUs that the prover could not use.
@@ -61,6 +61,17 @@ pub(super) enum Finding {
     },
 }
 
+/// What is known of the machine before it is proven.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Seen<'a> {
+    /// What the driver's own library lists.
+    pub(super) inventory: &'a Inventory,
+    /// What the prover can use.
+    pub(super) claims: &'a [DeviceClaim],
+    /// What the prover said besides.
+    pub(super) said: &'a str,
+}
+
 /// Judges every device by itself.
 pub(super) fn judge(shown: Vec<DeviceShown>, catalogue: &Catalogue) -> Vec<Judged> {
     let judged = shown.into_iter().map(|shown| Judged {
@@ -83,13 +94,9 @@ pub(super) fn machine_score(shown: Capability, catalogue: &Catalogue, now: UnixM
 }
 
 /// Everything that there is to say.
-pub(super) fn findings(
-    inventory: &Inventory,
-    claims: &[DeviceClaim],
-    judged: &[Judged],
-    catalogue: &Catalogue,
-) -> Vec<Finding> {
-    let mut findings = of_driver(inventory, claims);
+pub(super) fn findings(seen: Seen<'_>, judged: &[Judged], catalogue: &Catalogue) -> Vec<Finding> {
+    let mut findings = of_driver(seen);
+    let Seen { inventory, claims, .. } = seen;
     for claim in claims.iter().filter(|claim| claim.kind == nicompute_proof::DeviceKind::Cuda) {
         let gpu = inventory.gpus.iter().find(|gpu| gpu.uuid == claim.id);
         let all_bytes = gpu.map_or(0, |gpu| gpu.memory_bytes);
@@ -117,11 +124,11 @@ pub(super) fn findings(
     findings
 }
 
-fn of_driver(inventory: &Inventory, claims: &[DeviceClaim]) -> Vec<Finding> {
+fn of_driver(Seen { inventory, claims, said }: Seen<'_>) -> Vec<Finding> {
     let mut findings: Vec<Finding> =
         inventory.notes.iter().map(|note| Finding::DriverBroken(note.clone())).collect();
-    if inventory.gpus.is_empty() && findings.is_empty() {
-        findings.push(Finding::NoDriver);
+    if !claims.iter().any(|claim| claim.kind == nicompute_proof::DeviceKind::Cuda) {
+        findings.push(Finding::NoGpu(said.trim().to_owned()));
     }
     let is_used = |uuid: &str| claims.iter().any(|claim| claim.id == uuid);
     let unused = inventory.gpus.iter().filter(|gpu| !is_used(&gpu.uuid));
@@ -136,7 +143,7 @@ impl Finding {
     /// The stable name.
     pub(super) const fn code(&self) -> &'static str {
         match self {
-            Self::NoDriver => "no-driver",
+            Self::NoGpu(_) => "no-gpu",
             Self::DriverBroken(_) => "driver-broken",
             Self::Unused(_) => "gpus-not-proven",
             Self::MemoryInUse { .. } => "memory-in-use",
@@ -149,7 +156,7 @@ impl Finding {
     /// What is the matter.
     pub(super) fn what(&self) -> String {
         match self {
-            Self::NoDriver => "no NVIDIA driver was found on this machine".to_owned(),
+            Self::NoGpu(said) => format!("no GPU can be proven on this machine ({said})"),
             Self::DriverBroken(note) => note.clone(),
             Self::Unused(gpus) => {
                 format!("the driver lists GPUs that were not proven: {}", gpus.join(", "))
@@ -173,7 +180,7 @@ impl Finding {
     /// What to do about it.
     pub(super) const fn remedy(&self) -> &'static str {
         match self {
-            Self::NoDriver => "install the NVIDIA driver; in a container, pass the GPUs in",
+            Self::NoGpu(_) => "install the NVIDIA driver; in a container, pass the GPUs in",
             Self::DriverBroken(_) => "run nvidia-smi; install the driver again where it fails too",
             Self::Unused(_) => "check nvidia-smi, CUDA_VISIBLE_DEVICES, and the driver's version",
             Self::MemoryInUse { .. } => "nvidia-smi lists the processes: end them before a proof",
@@ -240,12 +247,15 @@ mod tests {
         let catalogue = Catalogue::standard();
         let codes = |inventory: &Inventory, claims: &[DeviceClaim], shown: Vec<DeviceShown>| {
             let judged = judge(shown, &catalogue);
-            let all = findings(inventory, claims, &judged, &catalogue);
+            let all = findings(Seen { inventory, claims, said: "no driver" }, &judged, &catalogue);
             assert!(all.iter().all(|one| !one.what().is_empty() && !one.remedy().is_empty()));
             all.iter().map(Finding::code).collect::<Vec<_>>()
         };
-        assert_eq!(codes(&inventory(vec![], &[]), &[], vec![]), ["no-driver"]);
-        assert_eq!(codes(&inventory(vec![], &["broken"]), &[], vec![]), ["driver-broken"]);
+        assert_eq!(codes(&inventory(vec![], &[]), &[], vec![]), ["no-gpu"]);
+        assert_eq!(
+            codes(&inventory(vec![], &["broken"]), &[], vec![]),
+            ["driver-broken", "no-gpu"]
+        );
         let two = inventory(vec![gpu("GPU-1"), gpu("GPU-2")], &[]);
         assert_eq!(codes(&two, &[claim("GPU-1", 79)], vec![]), ["gpus-not-proven"]);
         let one = inventory(vec![gpu("GPU-1")], &[]);

@@ -27,7 +27,7 @@ use crate::daemons::write_bytes_atomically;
 use crate::exit::{Exit, Failure};
 use crate::market_args::block_on;
 
-use program::Folder;
+use program::{Folder, Heard};
 use progress::Progress;
 use report::Report;
 
@@ -88,7 +88,7 @@ async fn report(args: &ProveArgs) -> anyhow::Result<Report> {
     let key = key(args)?;
     let folder = Folder::new()?;
     let inventory = nicompute_host::inventory::read(&std::env::temp_dir())?;
-    let claims = folder.claims().await?;
+    let Heard { claims, said } = folder.claims().await?;
     let kind = kind(args.device, &claims)?;
     let size = if args.small { ProofSize::Small } else { ProofSize::Full };
     let memory_bytes = memory_bytes(&inventory, &claims, kind);
@@ -100,15 +100,16 @@ async fn report(args: &ProveArgs) -> anyhow::Result<Report> {
         block: (0, [0; 32]),
         profile: size.with_stages(size.profile(memory_bytes, kind), LegSet::DEVICES),
     };
-    let mut prover = folder.start(Progress::shown())?;
+    let mut prover = folder.start(kind, Progress::shown())?;
     let proven = prove(&plan, &key, &clock, &mut prover).await;
-    let said = prover.end().await;
-    let transcript = passed(proven, &said)?;
+    let last_words = prover.end().await;
+    let transcript = passed(proven, &last_words)?;
     if let Some(file) = &args.transcript {
         write_bytes_atomically(file, transcript.as_bytes())?;
     }
     let judged = findings::judge(shown_by_device(transcript.transcript()), &catalogue);
-    let findings = findings::findings(&inventory, &claims, &judged, &catalogue);
+    let machine = findings::Seen { inventory: &inventory, claims: &claims, said: &said };
+    let findings = findings::findings(machine, &judged, &catalogue);
     Ok(Report {
         score: nicompute_validator::capability(transcript.transcript())
             .map(|shown| findings::machine_score(shown, &catalogue, UnixMillis(clock.unix_ms()))),

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use async_trait::async_trait;
-use nicompute_proof::{DeviceClaim, FrameDecoder, PROOF_VERSION, ProverFrame, VerifierFrame};
+use nicompute_proof::{
+    DeviceClaim, DeviceKind, FrameDecoder, PROOF_VERSION, ProverFrame, VerifierFrame,
+};
 use nicompute_validator::{ChannelError, ProofChannel};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
@@ -28,11 +30,26 @@ const HELLO_LEN_MAX: usize = 64 * 1024;
 /// How long a prover that was told to go may take.
 const END_MAX: Duration = Duration::from_secs(5);
 
-/// A private folder with the prover in it, removed when this is dropped.
+/// A private folder with the provers in it, removed when this is dropped.
 #[derive(Debug)]
 pub(super) struct Folder {
     path: PathBuf,
-    prover: PathBuf,
+    provers: Provers,
+}
+
+/// Where the provers are.
+#[derive(Debug, Default)]
+struct Provers {
+    cpu: PathBuf,
+    cuda: PathBuf,
+}
+
+/// What the machine has, in the provers' words.
+#[derive(Debug, Default)]
+pub(super) struct Heard {
+    pub(super) claims: Vec<DeviceClaim>,
+    /// What they said besides, such as why there is no GPU.
+    pub(super) said: String,
 }
 
 /// A prover that runs, and its pipes.
@@ -48,7 +65,7 @@ pub(super) struct LocalProver {
 }
 
 impl Folder {
-    /// Writes the prover out.
+    /// Writes the provers out.
     pub(super) fn new() -> anyhow::Result<Self> {
         let mut random = [0_u8; 8];
         getrandom::fill(&mut random).context("draw random bytes")?;
@@ -58,18 +75,32 @@ impl Folder {
                 .because(error)
                 .hint("set TMPDIR to a folder in which programs may run")
         })?;
-        let folder = Self { prover: path.join("nicompute-prover"), path };
-        embedded::materialize(&folder.path)?;
+        // From here on the folder is removed, also where writing into it fails.
+        let mut folder = Self { path, provers: Provers::default() };
+        let programs = embedded::materialize(&folder.path)?;
+        folder.provers = Provers { cpu: programs.prover, cuda: programs.cuda_prover };
         Ok(folder)
     }
 
-    /// Starts the prover once to hear what the machine has, and ends it.
-    pub(super) async fn claims(&self) -> anyhow::Result<Vec<DeviceClaim>> {
-        let mut prover = self.start(Progress::hidden())?;
+    /// Starts a prover once to hear what the machine has, and ends it. The one for GPUs knows more, but needs a C library that
+    /// not every machine has; where it does not start, the other one is heard.
+    pub(super) async fn claims(&self) -> anyhow::Result<Heard> {
+        match self.claims_of(DeviceKind::Cuda).await {
+            Ok(heard) => Ok(heard),
+            Err(error) => {
+                let said = format!("the prover of GPUs does not work here: {error:#}");
+                let heard = self.claims_of(DeviceKind::Cpu).await?;
+                Ok(Heard { said, ..heard })
+            }
+        }
+    }
+
+    async fn claims_of(&self, kind: DeviceKind) -> anyhow::Result<Heard> {
+        let mut prover = self.start(kind, Progress::hidden())?;
         let hello = tokio::time::timeout(HELLO_MAX, prover.hello()).await;
         let said = prover.end().await;
         match hello {
-            Ok(Some(claims)) => Ok(claims),
+            Ok(Some(claims)) => Ok(Heard { claims, said }),
             Ok(None) => Err(Failure::new(Exit::Failed, "the prover said nothing that makes sense")
                 .because(std::io::Error::other(said))
                 .hint("start it by hand: nicompute __materialize DIR, then DIR/nicompute-prover")
@@ -80,14 +111,22 @@ impl Folder {
         }
     }
 
-    /// Starts the prover for a session.
-    pub(super) fn start(&self, progress: Progress) -> anyhow::Result<LocalProver> {
-        let mut command = Command::new(&self.prover);
+    /// Starts the prover of this kind of device for a session.
+    pub(super) fn start(
+        &self,
+        kind: DeviceKind,
+        progress: Progress,
+    ) -> anyhow::Result<LocalProver> {
+        let program = match kind {
+            DeviceKind::Cpu | DeviceKind::Disk => &self.provers.cpu,
+            DeviceKind::Cuda => &self.provers.cuda,
+        };
+        let mut command = Command::new(program);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         // A terminal's Ctrl-C reaches the whole group: the child ends with its input, in good order.
         command.process_group(0).kill_on_drop(true);
         let mut child = command.spawn().map_err(|error| {
-            Failure::new(Exit::Config, format!("cannot start {}", self.prover.display()))
+            Failure::new(Exit::Config, format!("cannot start {}", program.display()))
                 .because(error)
                 .hint("set TMPDIR to a folder in which programs may run")
         })?;

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use serde::Deserialize;
 
 use crate::naming::normalised;
+use crate::split::{Split, best_split};
 use crate::{Capability, DeviceKind};
 
 /// Scores are integers of this unit: one million is the base score 1.0.
@@ -141,6 +142,9 @@ pub enum CatalogueError {
     /// The same reported name in two places: it would stand for two models.
     #[error("the reported name {0:?} stands for two models")]
     Ambiguous(String),
+    /// One device would earn more if it were shown as several.
+    #[error("the prices are not superadditive: {0}")]
+    Splittable(Split),
 }
 
 impl Catalogue {
@@ -157,7 +161,7 @@ impl Catalogue {
     ///
     /// # Errors
     /// When the text is too long, is not TOML of this shape, has a number or a name out of bounds, lists no class or too many,
-    /// or one name twice.
+    /// or one name twice, or pays more for a device that is shown as several.
     pub fn parse(text: &str) -> Result<Self, CatalogueError> {
         if text.len() > CATALOGUE_BYTES_MAX {
             return Err(CatalogueError::TooLong(text.len()));
@@ -165,7 +169,7 @@ impl Catalogue {
         let catalogue: Self = toml::from_str(text).map_err(CatalogueError::Parse)?;
         catalogue.check_numbers()?;
         catalogue.check_names()?;
-        Ok(catalogue)
+        best_split(&catalogue).map_or(Ok(catalogue), |split| Err(CatalogueError::Splittable(split)))
     }
 
     /// The best class whose every minimum is met: the highest base score; of equal ones the one that asks for more.
@@ -193,6 +197,15 @@ impl Catalogue {
     #[must_use]
     pub fn base_score_micro_max(&self) -> u64 {
         self.classes.iter().map(|class| class.base_score_micro).max().unwrap_or(0)
+    }
+
+    /// How many devices of one machine count: of GPUs `devices_max`; all processors are one device, whatever a prover calls them.
+    #[must_use]
+    pub const fn counted_max(&self, kind: DeviceKind) -> u32 {
+        match kind {
+            DeviceKind::Cpu => 1,
+            DeviceKind::Gpu => self.devices_max,
+        }
     }
 
     fn check_numbers(&self) -> Result<(), CatalogueError> {
@@ -380,12 +393,14 @@ mod tests {
         }
     }
 
-    /// The table that the network's participants know must hold to the digit.
+    /// The table that the network's participants know must hold to the digit, but for the two models that are dearer, so
+    /// that showing one as several H100 gains nothing.
     #[test]
     fn base_scores_are_the_original_ones() {
         let catalogue = Catalogue::standard();
-        let original: [(&str, u64); 19] = [
-            ("B200", 5_000_000),
+        let expected: [(&str, u64); 20] = [
+            ("B300", 3 * 2_800_000),
+            ("B200", 2 * 3_300_000),
             ("H200", 4_000_000),
             ("H100 80GB HBM3", 3_300_000),
             ("H100", 2_800_000),
@@ -405,7 +420,7 @@ mod tests {
             ("RTX A4500", 0),
             ("RTX 4000 Ada Generation", 0),
         ];
-        for (name, base) in original {
+        for (name, base) in expected {
             let class = catalogue.classes.iter().find(|class| class.name == name);
             assert_eq!(class.map(|class| class.base_score_micro), Some(base), "{name}");
         }

@@ -22,6 +22,7 @@ mod naming;
 mod offer;
 mod placement;
 mod score;
+mod split;
 mod units;
 mod weights;
 
@@ -39,5 +40,6 @@ pub use naming::{NameFinding, Named};
 pub use offer::{Offer, RuntimeKind, UnknownRuntime};
 pub use placement::Wish;
 pub use score::{Evidence, Score, ScorePolicy, ScoreReason, Track, Verdict, score};
+pub use split::Split;
 pub use units::{BlockNumber, MicroUsd, Netuid, Rao, Uid, UnixMillis};
 pub use weights::{WeightPolicy, WeightsError, weights};

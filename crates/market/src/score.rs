@@ -1,6 +1,6 @@
 //! Evidence becomes a score: a pure function of what is stored, so that anybody with the evidence gets the same number.
 
-use crate::{Capability, Catalogue, DeviceKind, MICRO, UnixMillis};
+use crate::{Capability, Catalogue, MICRO, UnixMillis};
 
 /// What one proof session came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,11 +110,7 @@ pub fn score(
     let Some(class) = catalogue.classify(shown) else {
         return nothing(ScoreReason::NoClass);
     };
-    let devices = match shown.kind {
-        // All processors of a machine are one device, whatever the prover calls them.
-        DeviceKind::Cpu => 1,
-        DeviceKind::Gpu => u64::from(shown.devices.min(catalogue.devices_max)),
-    };
+    let devices = u64::from(shown.devices.min(catalogue.counted_max(shown.kind)));
     let multiplier_milli = if track.is_rented { policy.rented_multiplier_milli } else { 1000 };
     let micro = class
         .base_score_micro
@@ -139,13 +135,15 @@ fn points_micro(score_micro: u64, catalogue: &Catalogue) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::DeviceKind;
 
     const POLICY: ScorePolicy =
         ScorePolicy { age_millis_max: 1_000, rented_multiplier_milli: 2_000 };
 
     fn catalogue() -> Catalogue {
         let cpu = "[[class]]\nname = 'CPU'\ndevice = 'cpu'\nbase_score_micro = 10000\n";
-        let gpu = "[[class]]\nname = 'GPU'\ndevice = 'gpu'\nbase_score_micro = 10000\n";
+        let gpu =
+            "[[class]]\nname = 'GPU'\ndevice = 'gpu'\nbase_score_micro = 10000\nbytes_min = 1\n";
         Catalogue::parse(&format!("version = 1\ndevices_max = 8\n{cpu}{gpu}")).unwrap()
     }
 
@@ -193,10 +191,11 @@ mod tests {
             let track = Track { evidence: &evidence, is_rented: false };
             score(track, &catalogue, POLICY, UnixMillis(2)).points_micro
         };
-        assert_eq!(points("B200", 8), 50_000_000);
-        assert_eq!(points("B200", 9), 50_000_000);
-        assert_eq!(points("H200", 8), 40_000_000);
-        assert_eq!(points("H100 80GB HBM3", 1), 4_125_000);
+        assert_eq!(points("B300", 8), 50_000_000);
+        assert_eq!(points("B300", 9), 50_000_000);
+        assert_eq!(points("B200", 8), 39_285_714);
+        assert_eq!(points("H200", 8), 23_809_523);
+        assert_eq!(points("H100 80GB HBM3", 1), 2_455_357);
         assert_eq!(points("L4", 8), 0);
     }
 

@@ -111,7 +111,7 @@ fn message(text: &str) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    const TEXT: &str = "version = 3\ndevices_max = 8\n[[class]]\nname = 'a'\ndevice = 'gpu'\nbase_score_micro = 1\n";
+    const TEXT: &str = "version = 3\ndevices_max = 8\n[[class]]\nname = 'a'\ndevice = 'gpu'\nbase_score_micro = 1\nbytes_min = 1\n";
 
     fn key(uri: &str) -> Keypair {
         Keypair::from_uri(uri, Scheme::Sr25519).unwrap()
@@ -126,7 +126,7 @@ mod tests {
         assert_eq!((catalogue.version, origin.signer), (3, alice.account()));
         let other = open_catalogue(TEXT, &signature, &bob.account()).unwrap_err();
         assert!(matches!(other, SignedCatalogueError::Signer { .. }), "{other}");
-        let dearer = TEXT.replace("= 1", "= 2");
+        let dearer = TEXT.replace("micro = 1", "micro = 2");
         let changed = open_catalogue(&dearer, &signature, &alice.account()).unwrap_err();
         assert!(matches!(changed, SignedCatalogueError::Signature), "{changed}");
         // A signer's line that was replaced does not make another's signature one's own.

@@ -2,7 +2,10 @@
 //
 // Each device has memory of a stated size, a thread that executes what was queued, in order over all streams, and addresses
 // that mean nothing to the host: a pointer handed to the wrong side ends the process. Fresh memory is filled with noise.
-// Work is really asynchronous, so a host that forgets to wait reads what was there before.
+// Work is really asynchronous, so a host that forgets to wait reads what was there before. Where a call on the default
+// stream may return before its work is done (copies from pageable memory, between places of a device, memsets), the work is
+// done as late as the driver's rules allow: when something waits for the default stream or joins it. Streams that do not
+// wait for the default stream see the memory as it was before.
 //
 // Environment, read by cuInit; a list by commas holds one value a device, and its last value counts for all that follow:
 //   NICOMPUTE_MOCK_CUDA_DEVICES       number of devices, 0 to 32 (1)
@@ -10,6 +13,7 @@
 //   NICOMPUTE_MOCK_CUDA_NAME          list: its name (NVIDIA Mock GPU)
 //   NICOMPUTE_MOCK_CUDA_CAPABILITY    list: compute capability, 75 has fp16 tensor cores (80)
 //   NICOMPUTE_MOCK_CUDA_PEER          1 or 0: whether devices reach each other's memory (1)
+//   NICOMPUTE_MOCK_CUDA_TOGETHER      1: no context is ready before every device's was asked for (0)
 //   NICOMPUTE_MOCK_CUDA_FAIL          list of faults: KIND[:DEVICE][@COUNT], from the COUNT-th such call (1) of that device (all)
 //     init    cuInit finds no driver            alloc   allocations find no memory
 //     image   modules have no code for the chip launch  launches are refused
@@ -90,6 +94,8 @@ constexpr uint32_t kSharedWithoutAttribute = 48 << 10;
 constexpr uint32_t kSharedOptIn = 64 << 10;
 constexpr uint32_t kGridYMax = 65'535;
 constexpr uint8_t kFreshByte = 0xA5;
+// How long a context waits for the others, where they are to be opened together.
+constexpr std::chrono::seconds kPatience{60};
 
 using Clock = std::chrono::steady_clock;
 
@@ -119,9 +125,11 @@ struct Module {
 
 struct Stream {
     Device* device;
+    // Whether it is the default stream, or waits for it and is waited for.
+    bool joins_default;
     std::atomic<uint64_t> last_ticket{0};
 
-    explicit Stream(Device* of) : device(of) {}
+    Stream(Device* of, bool joins) : device(of), joins_default(joins) {}
 };
 
 struct Event {
@@ -136,11 +144,13 @@ struct Device {
     std::string name;
     uint64_t memory = kDefaultMemory;
     int capability = 80;
-    Stream default_stream{this};
+    Stream default_stream{this, true};
 
     std::mutex lock;
     std::condition_variable changed;
     std::deque<std::function<void()>> queue;
+    // Work of the default stream whose calls have returned.
+    std::deque<std::function<void()>> late;
     uint64_t submitted = 0, completed = 0;
     bool has_worker = false;
     int references = 0;
@@ -153,6 +163,9 @@ struct Device {
 
     bool fails(const char* kind);
     uint64_t submit(Stream* stream, std::function<void()> work);
+    void put_off(std::function<void()> work);
+    void catch_up();
+    Result wait_default();
     Result wait(uint64_t ticket);
     Result wait_idle();
     bool is_done(uint64_t ticket);
@@ -163,6 +176,10 @@ struct Device {
 std::mutex g_lock;
 bool g_is_initialized = false;
 bool g_has_peer_access = true;
+bool g_opens_together = false;
+std::mutex g_opened_lock;
+std::condition_variable g_opened;
+size_t g_opened_count = 0;
 std::vector<Device*> g_devices;
 std::vector<Fault> g_faults;
 std::map<const uint8_t*, size_t> g_pinned;
@@ -222,6 +239,7 @@ void read_devices() {
     const auto capabilities = setting("NICOMPUTE_MOCK_CUDA_CAPABILITY", "80");
     const auto of = [](const std::vector<std::string>& list, size_t at) { return list[at < list.size() ? at : list.size() - 1]; };
     g_has_peer_access = setting("NICOMPUTE_MOCK_CUDA_PEER", "1")[0] != "0";
+    g_opens_together = setting("NICOMPUTE_MOCK_CUDA_TOGETHER", "0")[0] == "1";
     for (uint64_t at = 0; at < count && at < kDevicesMax; ++at) {
         Device* device = new Device;
         device->ordinal = static_cast<int>(at);
@@ -247,11 +265,35 @@ bool Device::fails(const char* kind) {
 
 uint64_t Device::submit(Stream* stream, std::function<void()> job) {
     std::lock_guard<std::mutex> guard(lock);
+    if (stream->joins_default) catch_up();
     queue.push_back(std::move(job));
     ++submitted;
     stream->last_ticket = submitted;
     changed.notify_all();
     return submitted;
+}
+
+void Device::put_off(std::function<void()> job) {
+    std::lock_guard<std::mutex> guard(lock);
+    late.push_back(std::move(job));
+}
+
+// Puts what was put off into the queue. The caller holds the lock.
+void Device::catch_up() {
+    if (late.empty()) return;
+    submitted += late.size();
+    for (auto& job : late) queue.push_back(std::move(job));
+    late.clear();
+    default_stream.last_ticket = submitted;
+    changed.notify_all();
+}
+
+Result Device::wait_default() {
+    std::unique_lock<std::mutex> guard(lock);
+    catch_up();
+    const uint64_t ticket = default_stream.last_ticket;
+    changed.wait(guard, [&] { return completed >= ticket; });
+    return sticky;
 }
 
 Result Device::wait(uint64_t ticket) {
@@ -262,6 +304,7 @@ Result Device::wait(uint64_t ticket) {
 
 Result Device::wait_idle() {
     std::unique_lock<std::mutex> guard(lock);
+    catch_up();
     const uint64_t ticket = submitted;
     changed.wait(guard, [&] { return completed >= ticket; });
     return sticky;
@@ -369,43 +412,51 @@ Result release(uint64_t address) {
     return kSuccess;
 }
 
-Result run_copy(Stream* stream, std::function<void()> job, bool is_waiting) {
+// When a call returns that copies or fills.
+enum class Return { kWhenQueued, kWhenDone, kBeforeDone };
+
+Result run_copy(Stream* stream, std::function<void()> job, Return when) {
     if (stream == nullptr) return kInvalidContext;
     Device* device = stream->device;
     const Result state = device->state();
     if (state != kSuccess) return state;
+    if (when == Return::kBeforeDone) return device->put_off(std::move(job)), kSuccess;
     const uint64_t ticket = device->submit(stream, std::move(job));
-    return is_waiting ? device->wait(ticket) : kSuccess;
+    return when == Return::kWhenDone ? device->wait(ticket) : kSuccess;
 }
 
 Result copy_to_device(uint64_t to, const void* from, size_t length, Stream* stream, bool is_waiting) {
     const Place place = place_of(to, length);
     if (place.bytes == nullptr || from == nullptr) return kInvalidValue;
-    if (is_waiting || is_pinned(from, length)) {
-        return run_copy(stream, [=] { std::memcpy(place.bytes, from, length); }, is_waiting);
+    if (is_pinned(from, length)) {
+        return run_copy(stream, [=] { std::memcpy(place.bytes, from, length); }, is_waiting ? Return::kWhenDone : Return::kWhenQueued);
     }
-    // Pageable memory is the caller's again when the call returns.
+    if (stream == nullptr) return kInvalidContext;
+    // Pageable memory is the caller's again when the call returns: it is staged, after what is in the stream. A call that is
+    // said to be synchronous returns then, not when the bytes have arrived.
+    if (is_waiting) stream->device->wait_default();
     const uint8_t* bytes = static_cast<const uint8_t*>(from);
     const auto kept = std::make_shared<std::vector<uint8_t>>(bytes, bytes + length);
-    return run_copy(stream, [=] { std::memcpy(place.bytes, kept->data(), length); }, false);
+    return run_copy(stream, [=] { std::memcpy(place.bytes, kept->data(), length); }, is_waiting ? Return::kBeforeDone : Return::kWhenQueued);
 }
 
 Result copy_to_host(void* to, uint64_t from, size_t length, Stream* stream, bool is_waiting) {
     const Place place = place_of(from, length);
     if (place.bytes == nullptr || to == nullptr) return kInvalidValue;
-    return run_copy(stream, [=] { std::memcpy(to, place.bytes, length); }, is_waiting || !is_pinned(to, length));
+    const bool is_done = is_waiting || !is_pinned(to, length);
+    return run_copy(stream, [=] { std::memcpy(to, place.bytes, length); }, is_done ? Return::kWhenDone : Return::kWhenQueued);
 }
 
-Result copy_on_devices(uint64_t to, uint64_t from, size_t length, Stream* stream, bool is_waiting) {
+Result copy_on_devices(uint64_t to, uint64_t from, size_t length, Stream* stream, Return when) {
     const Place target = place_of(to, length), source = place_of(from, length);
     if (target.bytes == nullptr || source.bytes == nullptr) return kInvalidValue;
-    return run_copy(stream, [=] { std::memmove(target.bytes, source.bytes, length); }, is_waiting);
+    return run_copy(stream, [=] { std::memmove(target.bytes, source.bytes, length); }, when);
 }
 
-Result fill(uint64_t to, uint8_t byte, size_t length, Stream* stream, bool is_waiting) {
+Result fill(uint64_t to, uint8_t byte, size_t length, Stream* stream, Return when) {
     const Place place = place_of(to, length);
     if (place.bytes == nullptr) return kInvalidValue;
-    return run_copy(stream, [=] { std::memset(place.bytes, byte, length); }, is_waiting);
+    return run_copy(stream, [=] { std::memset(place.bytes, byte, length); }, when);
 }
 
 // ---- kernels
@@ -616,11 +667,19 @@ API cuDevicePrimaryCtxRetain(void** context, int ordinal) {
     if (device == nullptr) return kInvalidDevice;
     std::lock_guard<std::mutex> guard(device->lock);
     ++device->references;
-    if (!device->has_worker) {
-        device->has_worker = true;
-        std::thread([device] { device->work(); }).detach();
-    }
     *context = device;
+    if (device->has_worker) return kSuccess;
+    device->has_worker = true;
+    std::thread([device] { device->work(); }).detach();
+    if (g_opens_together) {
+        std::unique_lock<std::mutex> opened(g_opened_lock);
+        ++g_opened_count;
+        g_opened.notify_all();
+        if (!g_opened.wait_for(opened, kPatience, [] { return g_opened_count == g_devices.size(); })) {
+            std::fprintf(stderr, "mock driver: %zu of %zu contexts were asked for\n", g_opened_count, g_devices.size());
+            std::abort();
+        }
+    }
     return kSuccess;
 }
 
@@ -787,20 +846,22 @@ API cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t length, void* stream) {
     return copy_to_host(to, from, length, stream_of(stream), false);
 }
 API cuMemcpyDtoD_v2(uint64_t to, uint64_t from, size_t length) {
-    return copy_on_devices(to, from, length, stream_of(nullptr), true);
+    return copy_on_devices(to, from, length, stream_of(nullptr), Return::kBeforeDone);
 }
 API cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t length, void* stream) {
-    return copy_on_devices(to, from, length, stream_of(stream), false);
+    return copy_on_devices(to, from, length, stream_of(stream), Return::kWhenQueued);
 }
 API cuMemcpyPeer(uint64_t to, void*, uint64_t from, void*, size_t length) {
-    return copy_on_devices(to, from, length, stream_of(nullptr), true);
+    return copy_on_devices(to, from, length, stream_of(nullptr), Return::kWhenDone);
 }
 API cuMemcpyPeerAsync(uint64_t to, void*, uint64_t from, void*, size_t length, void* stream) {
-    return copy_on_devices(to, from, length, stream_of(stream), false);
+    return copy_on_devices(to, from, length, stream_of(stream), Return::kWhenQueued);
 }
-API cuMemsetD8_v2(uint64_t to, uint8_t byte, size_t length) { return fill(to, byte, length, stream_of(nullptr), true); }
+API cuMemsetD8_v2(uint64_t to, uint8_t byte, size_t length) {
+    return fill(to, byte, length, stream_of(nullptr), Return::kBeforeDone);
+}
 API cuMemsetD8Async(uint64_t to, uint8_t byte, size_t length, void* stream) {
-    return fill(to, byte, length, stream_of(stream), false);
+    return fill(to, byte, length, stream_of(stream), Return::kWhenQueued);
 }
 
 API cuDeviceGetDefaultMemPool(void** pool, int ordinal) {
@@ -919,10 +980,11 @@ API cuLaunchKernel(void* handle, unsigned grid_x, unsigned grid_y, unsigned grid
 
 // ---- streams and events
 
-API cuStreamCreate(void** handle, unsigned) {
+API cuStreamCreate(void** handle, unsigned flags) {
+    constexpr unsigned kNonBlocking = 1;
     Device* device = current();
     if (device == nullptr) return kInvalidContext;
-    *handle = new Stream(device);
+    *handle = new Stream(device, (flags & kNonBlocking) == 0);
     return kSuccess;
 }
 
@@ -936,12 +998,18 @@ API cuStreamDestroy_v2(void* handle) {
 
 API cuStreamSynchronize(void* handle) {
     Stream* stream = stream_of(handle);
-    return stream == nullptr ? kInvalidContext : stream->device->wait(stream->last_ticket);
+    if (stream == nullptr) return kInvalidContext;
+    Device* device = stream->device;
+    return stream == &device->default_stream ? device->wait_default() : device->wait(stream->last_ticket);
 }
 
 API cuStreamQuery(void* handle) {
     Stream* stream = stream_of(handle);
     if (stream == nullptr) return kInvalidContext;
+    if (stream == &stream->device->default_stream) {
+        std::lock_guard<std::mutex> guard(stream->device->lock);
+        stream->device->catch_up();
+    }
     return stream->device->is_done(stream->last_ticket) ? stream->device->state() : kNotReady;
 }
 

@@ -19,6 +19,8 @@ use crate::device::{Device, DeviceError, FillTask, Peer, PlotView, ReportPanel};
 use crate::machine::plain;
 
 const UNNAMED: &str = "unnamed GPU";
+/// GPUs whose contexts are made at the same time.
+const OPENED_AT_ONCE: usize = 32;
 
 /// One NVIDIA GPU.
 pub struct CudaDevice {
@@ -79,17 +81,33 @@ impl CudaDevice {
         driver::load()?;
         let mut found = Found { devices: Vec::new(), not_usable: Vec::new() };
         let gpus = driver::count()?;
-        for ordinal in 0..gpus {
-            let identity = Gpu::identify(ordinal)?;
-            match Self::open((ordinal, gpus), &identity) {
-                Ok(device) => found.devices.push(device),
-                Err(why) => {
-                    let name = plain(&identity.name, UNNAMED);
-                    found.not_usable.push(NotUsable { ordinal, name, why });
+        let identities: Vec<_> = (0..gpus)
+            .map(|ordinal| Ok((ordinal, Gpu::identify(ordinal)?)))
+            .collect::<Result<_, _>>()?;
+        for some in identities.chunks(OPENED_AT_ONCE) {
+            for ((ordinal, identity), opened) in some.iter().zip(Self::open_all(some, gpus)) {
+                match opened {
+                    Ok(device) => found.devices.push(device),
+                    Err(why) => {
+                        let (ordinal, name) = (*ordinal, plain(&identity.name, UNNAMED));
+                        found.not_usable.push(NotUsable { ordinal, name, why });
+                    }
                 }
             }
         }
         Ok(found)
+    }
+
+    /// Opens some GPUs, each on a thread of its own, for a context takes a good part of a second.
+    fn open_all(some: &[(u32, Identity)], gpus: u32) -> Vec<Result<Self, CudaError>> {
+        thread::scope(|scope| {
+            let workers: Vec<_> = some
+                .iter()
+                .map(|(ordinal, identity)| scope.spawn(|| Self::open((*ordinal, gpus), identity)))
+                .collect();
+            let joined = workers.into_iter().map(|worker| worker.join());
+            joined.map(|opened| opened.expect("a GPU that cannot be opened says so")).collect()
+        })
     }
 
     fn open((ordinal, gpus): (u32, u32), identity: &Identity) -> Result<Self, CudaError> {

@@ -29,7 +29,7 @@ const CALLS: [&str; 33] = [
     "cuMemFree_v2",
     "cuMemHostAlloc",
     "cuMemFreeHost",
-    "cuMemcpyHtoD_v2",
+    "cuMemcpyHtoDAsync_v2",
     "cuMemcpyDtoHAsync_v2",
     "cuMemsetD8Async",
     "cuModuleLoadData",

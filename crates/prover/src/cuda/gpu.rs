@@ -18,7 +18,7 @@ static FATBIN: &Aligned<[u8]> = &Aligned(*include_bytes!("../../cuda/kernels.fat
 /// Events that take no time stamps, and for which a waiting thread sleeps instead of turning on its processor.
 const EVENT_FLAGS: u32 = sys::CUevent_flags::CU_EVENT_BLOCKING_SYNC as u32
     | sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32;
-/// Streams that do not wait for the default stream, which is never used.
+/// Streams that do not wait for the default stream. No call here uses that stream: what it does would come at any time.
 const STREAM_FLAGS: u32 = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
 /// Longest name that a driver gives.
 const NAME_LEN: c_int = 256;
@@ -39,7 +39,7 @@ pub(super) struct Buffer {
     bytes: usize,
 }
 
-/// Memory of the host that the GPU copies into by itself.
+/// Memory of the host that the GPU copies from and into by itself.
 pub(super) struct Pinned {
     gpu: Arc<Gpu>,
     at: *mut u8,
@@ -239,7 +239,7 @@ fn device(ordinal: u32) -> Result<sys::CUdevice, CudaError> {
 }
 
 impl Buffer {
-    /// Memory of the GPU, every byte of it written once.
+    /// Memory of the GPU, every byte of it written once before this returns.
     pub(super) fn new(gpu: &Arc<Gpu>, bytes: u64, stream: &Stream) -> Result<Self, CudaError> {
         gpu.enter()?;
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
@@ -250,6 +250,7 @@ impl Buffer {
         // SAFETY: the range is the buffer just made.
         let set = unsafe { sys::cuMemsetD8Async(address, 0, bytes, stream.stream) };
         check("cuMemsetD8Async", set)?;
+        stream.finish()?;
         Ok(buffer)
     }
 
@@ -261,14 +262,6 @@ impl Buffer {
     /// Its length.
     pub(super) const fn bytes(&self) -> u64 {
         self.bytes as u64
-    }
-
-    /// Writes to its beginning, and returns when it is written.
-    pub(super) fn write(&self, bytes: &[u8]) -> Result<(), CudaError> {
-        let len = bytes.len().min(self.bytes);
-        // SAFETY: the copy stays within both ranges, and the call returns after the source was read.
-        let copied = unsafe { sys::cuMemcpyHtoD_v2(self.address, bytes.as_ptr().cast(), len) };
-        check("cuMemcpyHtoD", copied)
     }
 }
 
@@ -310,6 +303,28 @@ impl Pinned {
         // SAFETY: the target has so many bytes and stays in place; the caller vouches for the source.
         let copied = unsafe { sys::cuMemcpyDtoHAsync_v2(self.at.cast(), from, len, stream.stream) };
         check("cuMemcpyDtoHAsync", copied)
+    }
+
+    /// Copies bytes to the beginning of a buffer of the same GPU, in the order of the queue, behind everything in it.
+    ///
+    /// # Safety
+    /// Everything that is sent from here must go through the same queue, and nothing may be fetched to here.
+    pub(super) unsafe fn send(
+        &mut self,
+        bytes: &[u8],
+        to: &Buffer,
+        stream: &Stream,
+    ) -> Result<(), CudaError> {
+        // What was sent before may still be on its way from here.
+        stream.finish()?;
+        let len = bytes.len().min(self.bytes).min(to.bytes);
+        // SAFETY: so many bytes belong to this value, and the one queue that reads them is empty.
+        unsafe { self.at.copy_from_nonoverlapping(bytes.as_ptr(), len) };
+        // SAFETY: the copy stays within both ranges. This memory stays in place, and is written only when the queue is empty.
+        let copied = unsafe {
+            sys::cuMemcpyHtoDAsync_v2(to.address, self.at.cast_const().cast(), len, stream.stream)
+        };
+        check("cuMemcpyHtoDAsync", copied)
     }
 
     /// What lies there, after the event that was recorded behind the copy.

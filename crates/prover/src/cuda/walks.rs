@@ -62,13 +62,14 @@ impl Work {
         Ok(Walked { tree: Tree::new(tree, leaves)?, results })
     }
 
-    /// The key words go to the GPU, the seed into every launch.
-    fn write_words(&self, key: &[u8; 32]) -> Result<u64, CudaError> {
+    /// The key words go to the GPU in the queue of the walks, so that no walk reads older ones; the seed goes into every launch.
+    fn write_words(&mut self, key: &[u8; 32]) -> Result<u64, CudaError> {
         let mut seed = [0; 8];
         key_stream(key, 0, &mut seed);
         let mut words = vec![0; self.layout.n as usize];
         key_stream(key, 1, &mut words);
-        self.words.write(&words)?;
+        // SAFETY: words leave from there by this queue alone, and nothing arrives there.
+        unsafe { self.sent.send(&words, &self.words, &self.compute)? };
         Ok(u64::from_le_bytes(seed))
     }
 

@@ -22,6 +22,8 @@ pub(super) struct Work {
     pub(super) leaves: Buffer,
     pub(super) nodes: [Buffer; 2],
     pub(super) words: Buffer,
+    /// Where key words leave from, always in the first queue.
+    pub(super) sent: Pinned,
     pub(super) results: [Buffer; 2],
     /// Where panel roots arrive, in turn.
     pub(super) roots: Vec<Arrival>,
@@ -50,12 +52,13 @@ impl Work {
         let copied = copied_rows.min(layout.copied_at_once()) * u64::from(layout.n);
         let places = if copied == 0 { 0 } else { 2 };
         // The plot last: where memory is short, it is the plot that does not fit.
-        let work = Self {
+        Ok(Self {
             operands: two(sizes.operands)?,
             matrix: buffer(sizes.matrix)?,
             leaves: buffer(sizes.leaves)?,
             nodes: two(sizes.nodes)?,
             words: buffer(sizes.words)?,
+            sent: Pinned::new(gpu, sizes.words)?,
             results: two(sizes.results)?,
             roots: (0..PANELS_IN_FLIGHT)
                 .map(|_| Arrival::new(gpu, DIGEST_BYTES))
@@ -69,9 +72,7 @@ impl Work {
             gpu: Arc::clone(gpu),
             layout,
             compute,
-        };
-        work.compute.finish()?;
-        Ok(work)
+        })
     }
 
     /// Lets what follows in the second queue wait for what is in the first.

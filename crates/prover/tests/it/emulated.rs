@@ -3,9 +3,11 @@
 #![expect(unsafe_code, reason = "calls into the emulated kernels, a C library")]
 
 use std::collections::HashMap;
+use std::ffi::c_void;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::ptr::null_mut;
 
 use libloading::{Library, Symbol};
 use nicompute_proof::{
@@ -460,6 +462,121 @@ fn the_mock_driver_works_and_fails_as_asked() {
     }
     let (is_success, said) = measure("FAIL", "alloc:1");
     assert!(is_success, "a fault of another device: {said}");
+}
+
+type Handle = *mut c_void;
+
+/// A context of the mock driver with a place on the device and one of the host that it knows, four bytes each.
+struct MockMemory {
+    driver: &'static Library,
+    device: u64,
+    host: *mut u32,
+}
+
+impl MockMemory {
+    fn new() -> Option<Self> {
+        let path = folder()?.join("libcuda.so.1");
+        // SAFETY: the mock driver was built from this crate's own source and runs nothing when it is loaded.
+        let driver = unsafe { Library::new(path) }.unwrap();
+        // Its devices have threads that never end, so it stays loaded.
+        let driver = Box::leak(Box::new(driver));
+        let (mut device, mut context, mut host) = (0, null_mut(), null_mut());
+        // SAFETY: the types are those of the driver's documentation, and the pointers are to live values.
+        unsafe {
+            let retain = driver
+                .get::<unsafe extern "C" fn(*mut Handle, i32) -> i32>(b"cuDevicePrimaryCtxRetain");
+            let enter = driver.get::<unsafe extern "C" fn(Handle) -> i32>(b"cuCtxSetCurrent");
+            let allocate =
+                driver.get::<unsafe extern "C" fn(*mut u64, usize) -> i32>(b"cuMemAlloc_v2");
+            let pin = driver
+                .get::<unsafe extern "C" fn(*mut Handle, usize, u32) -> i32>(b"cuMemHostAlloc");
+            let start = driver.get::<unsafe extern "C" fn(u32) -> i32>(b"cuInit");
+            assert_eq!(start.unwrap()(0), 0);
+            assert_eq!(retain.unwrap()(&raw mut context, 0), 0);
+            assert_eq!(enter.unwrap()(context), 0);
+            assert_eq!(allocate.unwrap()(&raw mut device, 4), 0);
+            assert_eq!(pin.unwrap()(&raw mut host, 4, 0), 0);
+        }
+        Some(Self { driver, device, host: host.cast() })
+    }
+
+    fn stream(&self, flags: u32) -> Handle {
+        let mut stream = null_mut();
+        // SAFETY: as above.
+        unsafe {
+            let create = self
+                .driver
+                .get::<unsafe extern "C" fn(*mut Handle, u32) -> i32>(b"cuStreamCreate")
+                .unwrap();
+            assert_eq!(create(&raw mut stream, flags), 0);
+        }
+        stream
+    }
+
+    /// Writes from memory that the driver does not know, by the call that is said to be synchronous.
+    fn write(&self, value: u32) {
+        self.write_from(&raw const value);
+    }
+
+    fn write_from(&self, value: *const u32) {
+        // SAFETY: as above.
+        unsafe {
+            let copy = self
+                .driver
+                .get::<unsafe extern "C" fn(u64, *const u32, usize) -> i32>(b"cuMemcpyHtoD_v2")
+                .unwrap();
+            assert_eq!(copy(self.device, value, 4), 0);
+        }
+    }
+
+    /// What a stream finds on the device.
+    fn read(&self, stream: Handle) -> u32 {
+        // SAFETY: as above; the stream is waited for before the host's place is read.
+        unsafe {
+            let copy = self
+                .driver
+                .get::<unsafe extern "C" fn(*mut u32, u64, usize, Handle) -> i32>(
+                    b"cuMemcpyDtoHAsync_v2",
+                )
+                .unwrap();
+            assert_eq!(copy(self.host, self.device, 4, stream), 0);
+        }
+        self.finish(stream);
+        // SAFETY: four bytes that the driver gave.
+        unsafe { self.host.read() }
+    }
+
+    fn finish(&self, stream: Handle) {
+        // SAFETY: as above.
+        unsafe {
+            let finish = self
+                .driver
+                .get::<unsafe extern "C" fn(Handle) -> i32>(b"cuStreamSynchronize")
+                .unwrap();
+            assert_eq!(finish(stream), 0);
+        }
+    }
+}
+
+/// A mock driver whose synchronous copies are done when they return hides races that refuse honest GPUs: from memory that is
+/// not pinned they may be done later, and streams that do not wait for the default stream run ahead of them.
+#[test]
+fn the_mock_driver_is_as_late_as_a_real_one_may_be() {
+    const FRESH: u32 = 0xA5A5_A5A5;
+    let Some(memory) = MockMemory::new() else { return };
+    let (waiting, running_ahead) = (memory.stream(0), memory.stream(1));
+    memory.write(7);
+    assert_eq!(memory.read(running_ahead), FRESH);
+    assert_eq!(memory.read(waiting), 7);
+    assert_eq!(memory.read(running_ahead), 7);
+    memory.write(8);
+    assert_eq!(memory.read(running_ahead), 7);
+    memory.finish(null_mut());
+    assert_eq!(memory.read(running_ahead), 8);
+    // SAFETY: four bytes that the driver gave, which no copy reads or writes now.
+    unsafe { memory.host.write(9) };
+    memory.write_from(memory.host);
+    assert_eq!(memory.read(running_ahead), 9);
 }
 
 /// The frozen values of the specification's own file, by the emulated kernels: keys in, rows and walks out.

@@ -188,6 +188,19 @@ fn machines_with_gpus_are_proven() {
     }
 }
 
+/// A machine whose GPUs are opened one after the other would greet seconds late, the later the more it has.
+#[test]
+fn gpus_are_opened_at_the_same_time() {
+    let Some(driver) = driver() else { return };
+    for devices in ["8", "32"] {
+        // No context is ready before all were asked for.
+        let settings = [("DEVICES", devices), ("TOGETHER", "1")];
+        let listed = command(Some(&driver), &settings).arg("--devices").output().unwrap();
+        let lines = String::from_utf8(listed.stdout).unwrap();
+        assert_eq!(lines.matches("\ncuda ").count().to_string(), devices, "{lines}");
+    }
+}
+
 /// Walks over a neighbour's memory, rows brought to the host, and the line must be right on GPUs too.
 #[test]
 fn every_leg_is_proven_between_gpus() {

@@ -79,7 +79,7 @@ fn cheaters_can_be_run_by_hand() {
 fn catalogues_are_believed_for_their_signature() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("catalogue.toml");
-    let text = "version = 7\ndevices_max = 8\n[[class]]\nname = 'A'\ndevice = 'gpu'\nbase_score_micro = 1\n";
+    let text = "version = 7\ndevices_max = 8\n[[class]]\nname = 'A'\ndevice = 'gpu'\nbase_score_micro = 1\nbytes_min = 1\n";
     fs::write(&file, text).unwrap();
     let keeper = Keypair::from_seed([5; 32], Scheme::Sr25519);
     let wallet = WalletPath::new(&dir.path().join("wallets"), "keeper").unwrap();

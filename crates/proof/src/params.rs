@@ -217,20 +217,6 @@ impl ProofParams {
         Self { record: ParamsRecord { link_walks: 0, ..self.record } }
     }
 
-    /// The same sizes without any leg.
-    #[must_use]
-    pub const fn without_legs(self) -> Self {
-        let record = self.record;
-        let none = ParamsRecord {
-            link_walks: 0,
-            copy_rows: 0,
-            net_down_bytes: 0,
-            net_up_bytes: 0,
-            ..record
-        };
-        Self { record: none }
-    }
-
     /// The most rows that each device brings to the host; 0 where that is not asked.
     #[must_use]
     pub const fn copy_rows(&self) -> u64 {

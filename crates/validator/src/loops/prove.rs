@@ -33,7 +33,7 @@ pub(crate) async fn run(ctx: &Arc<Context>) -> Outcome {
     let head = ctx.head();
     let fresh_since = ctx.config.devnet.then_some(ctx.started_at);
     let rhythm = Rhythm { intervals: ctx.config.intervals, fresh_since };
-    let turns = due(&view, head, &latest, &ctx.board.lock(), rhythm);
+    let turns = due(&view.peers, head, &latest, &ctx.board.lock(), rhythm);
     let waiting = turns.len();
     let mut started = 0_usize;
     for due in turns {

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use nicompute_market::{BlockNumber, Hotkey, UnixMillis, Verdict};
 
 use crate::board::Inner;
-use crate::chain_view::ChainView;
+use crate::chain_view::Peer;
 use crate::config::Intervals;
 use crate::store::StoredEvidence;
 
@@ -26,16 +26,17 @@ pub(crate) struct Rhythm {
     pub(crate) fresh_since: Option<UnixMillis>,
 }
 
-/// The providers whose turn it is, those without any evidence first, then those whose evidence is oldest.
+/// The providers whose turn it is, those that were never tried first, then those whose last try is longest ago: whoever
+/// wastes a session goes to the end of the queue, as whoever passes one does.
 pub(crate) fn due(
-    view: &ChainView,
+    peers: &[Peer],
     head: BlockNumber,
     latest: &BTreeMap<Hotkey, StoredEvidence>,
     board: &Inner,
     rhythm: Rhythm,
 ) -> Vec<Due> {
     let mut turns: Vec<(Option<BlockNumber>, Due)> = Vec::new();
-    for peer in &view.peers {
+    for peer in peers {
         let Some(address) = peer.address else { continue };
         if board.sessions.contains_key(&peer.hotkey) {
             continue;
@@ -43,11 +44,12 @@ pub(crate) fn due(
         let evidence = latest.get(&peer.hotkey);
         let tried = board.tries.get(&peer.hotkey).map(|tries| tries.last);
         if is_due(evidence, tried, head, rhythm) {
-            let at = evidence.map(|evidence| evidence.block);
+            let at = evidence.map(|evidence| evidence.block).max(tried);
             turns.push((at, Due { provider: peer.hotkey, address }));
         }
     }
-    turns.sort_by_key(|(at, due)| (*at, due.provider));
+    // A block beyond the head is one of a chain that is no more: as long ago as any.
+    turns.sort_by_key(|(at, due)| (at.filter(|at| *at <= head), due.provider));
     turns.into_iter().map(|(_, due)| due).collect()
 }
 
@@ -79,9 +81,10 @@ fn is_due(
 mod tests {
     use std::time::Duration;
 
-    use nicompute_market::{Capability, DeviceKind, Evidence};
+    use nicompute_market::{Capability, DeviceKind, Evidence, Uid};
 
     use super::*;
+    use crate::board::Tries;
 
     const INTERVALS: Intervals = Intervals {
         chain: Duration::ZERO,
@@ -100,6 +103,27 @@ mod tests {
             detail: String::new(),
             transcript: None,
         }
+    }
+
+    /// Hostile hotkeys that waste every round never have evidence: they must not stand before the others each time.
+    #[test]
+    fn whoever_was_tried_goes_to_the_end() {
+        let hotkey = |byte: u8| Hotkey::from_bytes([byte; 32]);
+        let peer = |byte: u8| Peer {
+            uid: Uid(u16::from(byte)),
+            hotkey: hotkey(byte),
+            address: Some(SocketAddr::from(([127, 0, 0, 1], 1))),
+        };
+        let mut board = Inner::default();
+        for (byte, block) in [(1, 950), (2, 960)] {
+            let tries = Tries { last: BlockNumber(block), missed: 1 };
+            board.tries.insert(hotkey(byte), tries);
+        }
+        let latest = BTreeMap::from([(hotkey(3), evidence(900, Verdict::Unreachable))]);
+        let rhythm = Rhythm { intervals: INTERVALS, fresh_since: None };
+        let turns = due(&[1, 2, 3, 4].map(peer), BlockNumber(1_000), &latest, &board, rhythm);
+        let order: Vec<_> = turns.into_iter().map(|due| due.provider).collect();
+        assert_eq!(order, [4, 3, 1, 2].map(hotkey));
     }
 
     /// A proof too often takes machines from renters; one too seldom pays for hardware that is gone.

@@ -5,6 +5,9 @@
 //! would pay for hardware that is never there again. A lease of another validator costs a miss or two, not the evidence,
 //! unless it is still there after [`UNREACHABLE_AFTER`] tries in a row. A machine without a passed proof has nothing to keep:
 //! there "occupied" is neither evidence nor a miss, so that validators who start together do not blame it for each other.
+//!
+//! A round is over when its lease is, whatever it waits for, so that nobody holds a session's place for longer. It has one
+//! main session: a leg that sticks ends it as a miss, for a second session would be a second try at the rates.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,9 +17,9 @@ use nicompute_client::{HeldLease, LeaseKey, Node, NodeClient, NodeError, SshAcce
 use nicompute_daemon::ErrorChain;
 use nicompute_market::{
     Catalogue, Evidence, FailReason, Hotkey, LeaseId, LeaseState, Offer, PROOF_LEASE_MILLIS_MAX,
-    Purpose, UnixMillis, Verdict,
+    Purpose, Verdict,
 };
-use nicompute_proof::{SignedTranscript, Stage, Transcript};
+use nicompute_proof::{SignedTranscript, Transcript};
 use nicompute_wire::codes::Code;
 use nicompute_wire::node::LeaseRequest;
 
@@ -28,7 +31,7 @@ use crate::legs::{LegFigure, LegKind, figures, figures_of_further};
 use crate::loops::LoopError;
 use crate::loops::prove::give_back;
 use crate::loops::prove_plan::Due;
-use crate::session::{ProofChannel, Proven, SessionPlan, name_mismatches, play, prove};
+use crate::session::{ProofChannel, Proven, SessionPlan, name_mismatches, play, prove_until};
 use crate::store::{NewEvidence, ProofLease, StoredEvidence, TranscriptBlob};
 
 /// What a provider has for each question before the lease runs.
@@ -38,7 +41,11 @@ const PREPARE_BUDGET: Duration = Duration::from_secs(120);
 /// From the lease that runs to the prover that runs.
 const OPEN_BUDGET: Duration = Duration::from_secs(60);
 /// What a further session may need of a lease.
-const FURTHER_MILLIS: u64 = 240_000;
+const FURTHER_BUDGET: Duration = Duration::from_secs(240);
+/// From the request for a lease to the end of its round; what is left of the lease is for giving it back.
+const ROUND_MAX: Duration = Duration::from_millis(PROOF_LEASE_MILLIS_MAX - RELEASE_MILLIS);
+const RELEASE_MILLIS: u64 = 20_000;
+const ROUND_OVER: &str = "the lease's time was over";
 /// Characters of a detail that is stored.
 const DETAIL_CHARS_MAX: usize = 500;
 const MILLIS: u64 = 1000;
@@ -50,6 +57,8 @@ pub(crate) struct Session {
     provider: Hotkey,
     address: SocketAddr,
     lease: LeaseId,
+    /// When the round is over, on the monotonic clock.
+    ends_at: Duration,
 }
 
 /// A lease that runs, and what is to be proven in it.
@@ -60,7 +69,6 @@ struct Taken {
     key: LeaseKey,
     profile: ProofProfile,
     further: Vec<(LegKind, ProofProfile)>,
-    begun_at: UnixMillis,
 }
 
 /// What was shown besides the plot and its walks.
@@ -100,7 +108,8 @@ impl Session {
         board.tries.entry(due.provider).or_default().last = head;
         drop(board);
         let Due { provider, address } = due;
-        Some(Self { ctx: Arc::clone(ctx), provider, address, lease })
+        let ends_at = ctx.clock.monotonic().saturating_add(ROUND_MAX);
+        Some(Self { ctx: Arc::clone(ctx), provider, address, lease, ends_at })
     }
 
     pub(crate) const fn context(&self) -> &Arc<Context> {
@@ -125,9 +134,10 @@ impl Session {
 
     async fn attempt(&self) -> Ended {
         let node = self.ctx.dialer.node(self.address, self.provider);
-        let taken = match self.take_lease(&node).await {
-            Ok(taken) => taken,
-            Err(ended) => return ended,
+        let taken = match self.in_time(self.take_lease(&node)).await {
+            Some(Ok(taken)) => taken,
+            Some(Err(ended)) => return ended,
+            None => return Ended::Missed(ROUND_OVER.to_owned()),
         };
         let access = match taken.who.access(&taken.held) {
             Ok(Some(access)) => access,
@@ -135,6 +145,16 @@ impl Session {
             Err(error) => return Ended::Missed(ErrorChain(&error).to_string()),
         };
         self.prove_in(&access, &taken).await
+    }
+
+    /// What work comes to, or nothing where the round ends first.
+    async fn in_time<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let left = self.ends_at.saturating_sub(self.ctx.clock.monotonic());
+        tokio::select! {
+            biased;
+            done = work => Some(done),
+            () = self.ctx.clock.sleep(left) => None,
+        }
     }
 
     async fn take_lease(&self, node: &NodeClient) -> Result<Taken, Ended> {
@@ -166,7 +186,7 @@ impl Session {
         let held =
             node.settled(self.lease, PREPARE_BUDGET).await.map_err(|error| missed(&error))?;
         match held.state {
-            LeaseState::Running => Ok(Taken { who, held, key, profile, further, begun_at }),
+            LeaseState::Running => Ok(Taken { who, held, key, profile, further }),
             LeaseState::Failed(FailReason::Occupied) => {
                 Err(Ended::Occupied("the proof lease is failed: occupied".to_owned()))
             }
@@ -192,20 +212,10 @@ impl Session {
 
     async fn prove_in(&self, access: &SshAccess, taken: &Taken) -> Ended {
         let mut besides = Besides::default();
-        let mut profile = taken.profile;
-        let mut proven = match self.prove_once(access, taken, profile).await {
+        let proven = match self.prove_once(access, taken).await {
             Ok(proven) => proven,
             Err(ended) => return ended,
         };
-        if let Proven::LegStuck { stage, detail } = &proven {
-            // Nothing was opened yet, so the rest is shown by a session without any leg.
-            besides.figures.push(LegFigure::missing(leg_of(*stage), detail));
-            profile.params = profile.params.without_legs();
-            proven = match self.prove_once(access, taken, profile).await {
-                Ok(proven) => proven,
-                Err(ended) => return ended,
-            };
-        }
         if let Proven::Passed { transcript, .. } = &proven {
             besides.figures.extend(figures(transcript.transcript()));
             for (leg, profile) in &taken.further {
@@ -219,15 +229,10 @@ impl Session {
         Ended::Verdict(proven, besides)
     }
 
-    async fn prove_once(
-        &self,
-        access: &SshAccess,
-        taken: &Taken,
-        profile: ProofProfile,
-    ) -> Result<Proven, Ended> {
-        let (plan, mut channel) = self.open(access, taken, profile).await?;
-        let config = &self.ctx.config;
-        Ok(prove(&plan, &config.hotkey, &self.ctx.clock, &mut *channel).await)
+    async fn prove_once(&self, access: &SshAccess, taken: &Taken) -> Result<Proven, Ended> {
+        let (plan, mut channel) = self.open(access, taken, taken.profile).await?;
+        let key = &self.ctx.config.hotkey;
+        Ok(prove_until(&plan, key, (&self.ctx.clock, self.ends_at), &mut *channel).await)
     }
 
     /// A session of its own for main memory or a disk. What it cannot show is a reason in the report; what it shows
@@ -240,8 +245,7 @@ impl Session {
         besides: &mut Besides,
     ) -> Result<(), Proven> {
         let missing = |why: &str| LegFigure::missing(leg.name(), why);
-        let spent = self.ctx.now().get().saturating_sub(taken.begun_at.get());
-        if spent.saturating_add(FURTHER_MILLIS) > PROOF_LEASE_MILLIS_MAX {
+        if self.ctx.clock.monotonic().saturating_add(FURTHER_BUDGET) > self.ends_at {
             besides.figures.push(missing("the lease has no time left for it"));
             return Ok(());
         }
@@ -254,7 +258,8 @@ impl Session {
             Err(Ended::Verdict(..)) => return Ok(()),
         };
         let key = &self.ctx.config.hotkey;
-        let why = match play(&plan, key, &self.ctx.clock, &mut *channel).await {
+        let timing = (&self.ctx.clock, self.ends_at);
+        let why = match play(&plan, key, timing, &mut *channel).await {
             Ok(transcript) => match transcript.clone().sign(key) {
                 Ok(signed) => {
                     let hash = signed.digest();
@@ -289,7 +294,10 @@ impl Session {
         let Some(view) = self.ctx.view() else { return Err(Ended::Void("no chain".to_owned())) };
         self.ctx.board.set_phase(&self.provider, Phase::Connecting);
         let prover = self.ctx.config.provers.of(profile.kind);
-        let opened = self.ctx.door.open(access, &taken.key, &prover, OPEN_BUDGET).await;
+        let opened = self.ctx.door.open(access, &taken.key, &prover, OPEN_BUDGET);
+        let Some(opened) = self.in_time(opened).await else {
+            return Err(Ended::Missed(ROUND_OVER.to_owned()));
+        };
         let channel = opened.map_err(|error| Ended::Missed(ErrorChain(&error).to_string()))?;
         self.ctx.board.set_phase(&self.provider, Phase::Proving);
         let plan = SessionPlan {
@@ -318,8 +326,7 @@ impl Session {
             Ended::Verdict(Proven::Refused { detail, transcript }, _) => {
                 (Verdict::Refused, detail, transcript)
             }
-            Ended::Verdict(Proven::LegStuck { detail, .. }, _) => (Verdict::Refused, detail, None),
-            Ended::Verdict(Proven::Lost(detail), _)
+            Ended::Verdict(Proven::LegStuck { detail, .. } | Proven::Lost(detail), _)
             | Ended::Missed(detail)
             | Ended::Occupied(detail) => {
                 if self.count_miss() < UNREACHABLE_AFTER {
@@ -404,16 +411,6 @@ impl Session {
         let mut board = self.ctx.board.lock();
         let tries = board.tries.entry(self.provider).or_default();
         *tries = Tries { missed: 0, ..*tries };
-    }
-}
-
-/// The figure that a stage would have given.
-const fn leg_of(stage: Stage) -> &'static str {
-    match stage {
-        Stage::Link => "link",
-        Stage::Copy => "copy",
-        Stage::Down => "net-down",
-        _ => "net-up",
     }
 }
 

@@ -24,6 +24,8 @@ pub use channel::{ChannelError, ProofChannel, ProofDoor};
 pub use shown::{DeviceShown, capability, name_mismatches, shown_by_device};
 pub(crate) use ssh::SshDoor;
 
+/// What a provider hears where its lease ends before its proof.
+const LEASE_OVER: &str = "the lease's time was over";
 /// How long the last words to a prover may take.
 const FAREWELL_MAX: Duration = Duration::from_secs(5);
 
@@ -57,14 +59,15 @@ pub enum Proven {
         /// The evidence, where there is something to compute again.
         transcript: Option<Box<SignedTranscript>>,
     },
-    /// A leg after the walks took too long, or the prover went away in it: the rest was not opened yet.
+    /// A leg after the walks took too long, or the prover went away in it. Nothing was opened, so nothing is proven; a
+    /// second session would be a second try at the rates.
     LegStuck {
         /// The leg's stage.
         stage: Stage,
         /// Why, for people.
         detail: String,
     },
-    /// The prover went away before the clock ran: nothing was shown either way.
+    /// The prover went away, gave up or was too slow before the clock ran: nothing was shown either way.
     Lost(String),
     /// It failed on this side, which says nothing about the provider.
     Own(String),
@@ -77,7 +80,17 @@ pub async fn prove(
     clock: &SharedClock,
     channel: &mut dyn ProofChannel,
 ) -> Proven {
-    match play(plan, key, clock, channel).await {
+    prove_until(plan, key, (clock, Duration::MAX), channel).await
+}
+
+/// The same, but over at a moment of the monotonic clock, whatever its stages may still take.
+pub(crate) async fn prove_until(
+    plan: &SessionPlan,
+    key: &Keypair,
+    (clock, ends_at): (&SharedClock, Duration),
+    channel: &mut dyn ProofChannel,
+) -> Proven {
+    match play(plan, key, (clock, ends_at), channel).await {
         Ok(transcript) => passed(*transcript, key),
         Err(ended) => ended,
     }
@@ -87,7 +100,7 @@ pub async fn prove(
 pub(crate) async fn play(
     plan: &SessionPlan,
     key: &Keypair,
-    clock: &SharedClock,
+    (clock, ends_at): (&SharedClock, Duration),
     channel: &mut dyn ProofChannel,
 ) -> Result<Box<Transcript>, Proven> {
     let config = SessionConfig {
@@ -99,14 +112,21 @@ pub(crate) async fn play(
     };
     let entropy: Box<dyn Entropy> = Box::new(system_entropy);
     let mut session = Box::new(VerifierSession::new(config, entropy, now_ns(&**clock)));
+    let until = |session: &VerifierSession| {
+        let stage = session.deadline_ns().map_or(Duration::MAX, Duration::from_nanos);
+        stage.min(ends_at)
+    };
     loop {
-        let deadline_ns = session.deadline_ns();
+        let deadline = until(&session);
         let received = tokio::select! {
             received = channel.receive() => Some(received),
-            () = wait_for_deadline(deadline_ns, clock) => None,
+            () = wait_for_deadline(deadline, clock) => None,
         };
         let at_ns = now_ns(&**clock);
         let stage = session.stage();
+        if clock.monotonic() >= ends_at {
+            return Err(gone(stage, LEASE_OVER));
+        }
         let outcome = match received {
             None => session.on_time(at_ns).map(|()| Output::default()),
             Some(Ok(Some(bytes))) => match on_bytes(session, bytes, at_ns).await {
@@ -121,7 +141,8 @@ pub(crate) async fn play(
         };
         match outcome {
             Ok(Output { send, done }) => {
-                let sent = send_in_time(channel, &send, session.deadline_ns(), clock).await;
+                let deadline = done.is_none().then(|| until(&session));
+                let sent = send_in_time(channel, &send, deadline, clock).await;
                 match (done, sent) {
                     // Whether the prover still hears BYE changes nothing.
                     (Some(transcript), _) => return Ok(transcript),
@@ -130,7 +151,7 @@ pub(crate) async fn play(
                 }
             }
             Err(refusal) => {
-                return Err(refused(&refusal, &mut session, key, (channel, clock)).await);
+                return Err(refused((&refusal, stage), &mut session, key, (channel, clock)).await);
             }
         }
     }
@@ -140,15 +161,15 @@ pub(crate) async fn play(
 async fn send_in_time(
     channel: &mut dyn ProofChannel,
     bytes: &[u8],
-    deadline_ns: Option<u64>,
+    deadline: Option<Duration>,
     clock: &SharedClock,
 ) -> Result<(), String> {
     if bytes.is_empty() {
         return Ok(());
     }
     let limit = async {
-        match deadline_ns {
-            Some(_) => wait_for_deadline(deadline_ns, clock).await,
+        match deadline {
+            Some(deadline) => wait_for_deadline(deadline, clock).await,
             None => clock.sleep(FAREWELL_MAX).await,
         }
     };
@@ -169,8 +190,7 @@ fn now_ns(clock: &dyn Clock) -> u64 {
 }
 
 /// Sleeps until the running stage is over its limit.
-async fn wait_for_deadline(deadline_ns: Option<u64>, clock: &SharedClock) {
-    let deadline = deadline_ns.map_or(Duration::MAX, Duration::from_nanos);
+async fn wait_for_deadline(deadline: Duration, clock: &SharedClock) {
     let left = deadline.saturating_sub(clock.monotonic());
     // A nanosecond past the limit, so that the session agrees.
     clock.sleep(left.saturating_add(Duration::from_nanos(1))).await;
@@ -195,15 +215,18 @@ async fn on_bytes(
     work.await
 }
 
-/// What it means that the prover is gone depends on whether it had something to lose.
 fn gone(stage: Stage, why: &str) -> Proven {
+    unfinished(stage, format!("{why} in the stage {stage}"))
+}
+
+/// What it means that a prover is gone, has given up or is too slow depends on whether it had something to lose, and on
+/// nothing else: whoever says so is not treated worse than whoever hangs up.
+fn unfinished(stage: Stage, detail: String) -> Proven {
     match stage {
-        Stage::Hello | Stage::Ready | Stage::Pings => Proven::Lost(why.to_owned()),
-        Stage::Link | Stage::Copy | Stage::Down | Stage::Up => {
-            Proven::LegStuck { stage, detail: format!("{why} in the stage {stage}") }
-        }
+        Stage::Hello | Stage::Ready | Stage::Pings => Proven::Lost(detail),
+        Stage::Link | Stage::Copy | Stage::Down | Stage::Up => Proven::LegStuck { stage, detail },
         Stage::Fill | Stage::Walk | Stage::Openings | Stage::Over => {
-            Proven::Refused { detail: format!("{why} in the stage {stage}"), transcript: None }
+            Proven::Refused { detail, transcript: None }
         }
     }
 }
@@ -221,7 +244,7 @@ fn passed(transcript: Transcript, key: &Keypair) -> Proven {
 }
 
 async fn refused(
-    refusal: &Refusal,
+    (refusal, stage): (&Refusal, Stage),
     session: &mut VerifierSession,
     key: &Keypair,
     (channel, clock): (&mut dyn ProofChannel, &SharedClock),
@@ -236,10 +259,10 @@ async fn refused(
     {
         tracing::debug!(error, "the prover was not told of its refusal");
     }
-    if let Refusal::Deadline { stage, .. } = refusal
-        && matches!(stage, Stage::Link | Stage::Copy | Stage::Down | Stage::Up)
-    {
-        return Proven::LegStuck { stage: *stage, detail };
+    match refusal {
+        Refusal::Deadline { stage, .. } => return unfinished(*stage, detail),
+        Refusal::Prover { .. } => return unfinished(stage, detail),
+        _ => {}
     }
     let signed = session.take_evidence().map(|transcript| transcript.sign(key)).transpose();
     match signed {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -26,8 +26,8 @@ pub(crate) enum Conduct {
     Silent,
     /// Hangs up after this many pieces from the verifier.
     HangsUpAfter(u32),
-    /// Hangs up after this many pieces, the first time only.
-    HangsUpOnceAfter(u32),
+    /// Is there and says nothing more after this many pieces.
+    SticksAfter(u32),
     /// Cannot be entered.
     Locked,
 }
@@ -37,11 +37,13 @@ pub(crate) enum Conduct {
 pub(crate) struct ProverDoor {
     pub(crate) conduct: Conduct,
     pub(crate) opened: AtomicU32,
+    /// Whether a prover has stuck.
+    pub(crate) stuck: Arc<AtomicBool>,
 }
 
 impl ProverDoor {
     pub(crate) fn new(conduct: Conduct) -> Arc<Self> {
-        Arc::new(Self { conduct, opened: AtomicU32::new(0) })
+        Arc::new(Self { conduct, opened: AtomicU32::new(0), stuck: Arc::default() })
     }
 }
 
@@ -55,12 +57,12 @@ impl ProofDoor for ProverDoor {
         _budget: Duration,
     ) -> Result<Box<dyn ProofChannel>, ChannelError> {
         assert_eq!(prover, b"the prover");
-        let is_first = self.opened.fetch_add(1, Ordering::SeqCst) == 0;
+        self.opened.fetch_add(1, Ordering::SeqCst);
         let device: Box<dyn Device> = match self.conduct {
             Conduct::Honest
             | Conduct::Silent
             | Conduct::HangsUpAfter(_)
-            | Conduct::HangsUpOnceAfter(_) => Box::new(CpuDevice::new("cpu", "honest", 1 << 30, 1)),
+            | Conduct::SticksAfter(_) => Box::new(CpuDevice::new("cpu", "honest", 1 << 30, 1)),
             Conduct::Hankel => Box::new(cheats::hankel()),
             Conduct::HalfOfTheRows => Box::new(cheats::half_of_the_rows()),
             Conduct::OneStepShort => Box::new(cheats::one_step_short()),
@@ -80,13 +82,14 @@ impl ProofDoor for ProverDoor {
             }
         }));
         let left = match self.conduct {
-            Conduct::HangsUpAfter(pieces) => Some(pieces),
-            Conduct::HangsUpOnceAfter(pieces) if is_first => Some(pieces),
+            Conduct::HangsUpAfter(pieces) | Conduct::SticksAfter(pieces) => Some(pieces),
             _ => None,
         };
         // A silent prover is there and says nothing.
         let kept = is_silent.then_some(kept);
-        Ok(Box::new(PipeChannel { to_prover, from_prover, left, _kept: kept }))
+        let sticks =
+            matches!(self.conduct, Conduct::SticksAfter(_)).then(|| Arc::clone(&self.stuck));
+        Ok(Box::new(PipeChannel { to_prover, from_prover, left, sticks, _kept: kept }))
     }
 }
 
@@ -94,6 +97,8 @@ struct PipeChannel {
     to_prover: mpsc::SyncSender<Vec<u8>>,
     from_prover: async_mpsc::Receiver<Vec<u8>>,
     left: Option<u32>,
+    /// What is set instead of hanging up.
+    sticks: Option<Arc<AtomicBool>>,
     _kept: Option<async_mpsc::Sender<Vec<u8>>>,
 }
 
@@ -101,7 +106,9 @@ struct PipeChannel {
 impl ProofChannel for PipeChannel {
     async fn receive(&mut self) -> Result<Option<Vec<u8>>, ChannelError> {
         if self.left == Some(0) {
-            return Ok(None);
+            let Some(stuck) = &self.sticks else { return Ok(None) };
+            stuck.store(true, Ordering::SeqCst);
+            return std::future::pending().await;
         }
         Ok(self.from_prover.recv().await)
     }

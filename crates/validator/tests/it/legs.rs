@@ -1,7 +1,9 @@
 //! What a round measures besides the plot and its walks.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+use nicompute_daemon::Clock as _;
 use nicompute_proof::{ParamsRecord, ProofParams, Verdict, verify_transcript};
 use nicompute_validator::{LegSet, ProofProfile, ProofSize, ValidatorConfig};
 use nicompute_wire::market_api::{LegView, ProofView};
@@ -60,19 +62,54 @@ async fn every_leg_is_stored_and_shown() {
     world.stop().await;
 }
 
-/// A prover that is stuck on a leg must lose the leg and keep its proof.
+/// A second session after a stuck leg would be a second try at the rates, and twice the time of the first. The reason must
+/// be there once the misses count.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_leg_that_fails_leaves_the_proof() {
+async fn a_leg_that_sticks_ends_the_round() {
     let dir = tempfile::tempdir().unwrap();
     let provider = Provider::start("//Bob", Lie::None).await;
     // PREPARE, eight PINGs, START, WALK, COPY, the first of NET.
-    let door = ProverDoor::new(Conduct::HangsUpOnceAfter(13));
+    let door = ProverDoor::new(Conduct::HangsUpAfter(13));
     let config = ValidatorConfig { legs: LegSet::NONE, ..with_legs(dir.path()) };
     let world = world::try_start(config, &[&provider], door.clone()).await.unwrap();
     let proof = world.verdict(&provider).await;
-    assert_eq!((proof.verdict.as_str(), door.opened.load(Ordering::SeqCst)), ("passed", 2));
-    let [missing] = proof.legs.as_slice() else { panic!("{:?}", proof.legs) };
-    assert_eq!((missing.leg.as_str(), missing.bytes), ("net-down", 0));
-    assert!(missing.reason.as_ref().unwrap().contains("net down"), "{missing:?}");
+    assert_eq!((proof.verdict.as_str(), proof.score_micro), ("unreachable", 0));
+    assert!(proof.detail.contains("net down"), "{}", proof.detail);
+    // One session for each lease.
+    let opened = usize::try_from(door.opened.load(Ordering::SeqCst)).unwrap();
+    assert!((3..=provider.count("POST /v1/leases")).contains(&opened), "{opened}");
+    world.stop().await;
+}
+
+/// Four hostile hotkeys would hold every session's place for as long as their provers can stick: the round ends when its
+/// lease does, even where every stage could take longer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_round_ends_with_its_lease() {
+    let dir = tempfile::tempdir().unwrap();
+    let provider = Provider::start("//Bob", Lie::None).await;
+    let door = ProverDoor::new(Conduct::SticksAfter(14));
+    let mut config = ValidatorConfig { legs: LegSet::NONE, ..with_legs(dir.path()) };
+    let ProofSize::Fixed(profile) = &mut config.proof else { panic!("{:?}", config.proof) };
+    profile.limits = world::endless();
+    config.intervals.retry_blocks = 1_000;
+    let (clock, manual) = world::manual_clock();
+    provider.inner.lock().unwrap().clock = clock.clone();
+    let world =
+        world::try_start_at(config, &[&provider], door.clone(), clock.clone()).await.unwrap();
+    let tick = Duration::from_millis(100);
+    let stuck = async || {
+        manual.advance(tick);
+        door.stuck.load(Ordering::SeqCst).then_some(())
+    };
+    world::wait_for("the prover to stick", stuck).await;
+    let before = manual.monotonic();
+    let over = async || {
+        manual.advance(10 * tick);
+        provider.held().is_empty().then_some(())
+    };
+    world::wait_for("the lease to be given back", over).await;
+    let took = manual.monotonic().saturating_sub(before);
+    assert!(took < Duration::from_secs(600), "{took:?}");
+    assert_eq!(door.opened.load(Ordering::SeqCst), 1);
     world.stop().await;
 }

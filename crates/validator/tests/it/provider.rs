@@ -9,7 +9,7 @@ use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, Method};
 use axum::response::Response;
-use nicompute_daemon::{Clock as _, OnError, SystemClock, Tasks};
+use nicompute_daemon::{OnError, SharedClock, SystemClock, Tasks};
 use nicompute_keys::{Keypair, Scheme};
 use nicompute_market::{Hotkey, LeaseId};
 use nicompute_wire::btauth::{self, sign_response};
@@ -51,6 +51,8 @@ pub(crate) struct Inner {
     pub(crate) lie: Lie,
     pub(crate) price: u64,
     pub(crate) leases: BTreeMap<LeaseId, Lease>,
+    /// What it checks nonces by.
+    pub(crate) clock: SharedClock,
     /// Method and path of every request.
     pub(crate) log: Vec<String>,
 }
@@ -81,7 +83,8 @@ impl Provider {
         let key = Keypair::from_uri(seed, Scheme::Sr25519).unwrap();
         let listener = tokio::net::TcpListener::bind((ip, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let inner = Inner { lie, price: 1_000, leases: BTreeMap::new(), log: Vec::new() };
+        let clock = SystemClock::shared();
+        let inner = Inner { lie, price: 1_000, leases: BTreeMap::new(), clock, log: Vec::new() };
         let stop = Tasks::new();
         let provider = Self {
             key,
@@ -206,7 +209,7 @@ async fn answer(State(provider): State<Provider>, request: Request) -> Response 
     let target = parts.uri.path_and_query().unwrap().as_str();
     let header = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok());
     let signed = btauth::Request { method: parts.method.as_str(), target, body: &body };
-    let now_ns = SystemClock::new().unix_ns();
+    let now_ns = provider.inner.lock().unwrap().clock.unix_ns();
     let checked = btauth::check_request(header, &signed, &provider.hotkey(), now_ns).unwrap();
     let sender = *checked.sender();
     let nonce: u64 = header("X-Bittensor-Nonce").unwrap().parse().unwrap();

@@ -72,13 +72,17 @@ async fn hanging_up_after_the_start_is_a_refusal() {
     world.stop().await;
 }
 
-/// A prover that says nothing must cost its deadline and no more.
+/// A prover that says nothing must cost its deadline and no more; a machine that starts slowly must not be treated worse
+/// than one that hangs up.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn silence_is_refused_after_its_deadline() {
+async fn silence_before_the_start_is_a_miss() {
     let dir = tempfile::tempdir().unwrap();
     let provider = Provider::start("//Bob", Lie::None).await;
-    let world = world::start(dir.path(), &[&provider], ProverDoor::new(Conduct::Silent)).await;
-    assert_eq!(world.verdict(&provider).await.verdict, "refused");
+    let door = ProverDoor::new(Conduct::Silent);
+    let world = world::start(dir.path(), &[&provider], door.clone()).await;
+    let proof = world.verdict(&provider).await;
+    assert_eq!((proof.verdict.as_str(), proof.score_micro), ("unreachable", 0));
+    assert!(door.opened.load(Ordering::SeqCst) >= 3);
     world.stop().await;
 }
 

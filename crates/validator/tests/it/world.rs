@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nicompute_chain::{Endpoint, Head, Hyperparameters, Metagraph, Neuron};
-use nicompute_daemon::{Secret, SystemClock, Tasks};
+use nicompute_daemon::{Clock as _, ManualClock, Secret, SharedClock, SystemClock, Tasks};
 use nicompute_keys::{Keypair, Scheme};
 use nicompute_market::{BlockNumber, Catalogue, Coldkey, Hotkey, Netuid, Rao, ScorePolicy, Uid};
 use nicompute_proof::{DeviceKind, Limits, ParamsRecord, ProofParams};
@@ -45,6 +45,28 @@ pub(crate) fn profile() -> ProofProfile {
     };
     let limits = Limits { hello_ns: SECOND_NS, ready_ns: 20 * SECOND_NS, ..Limits::small() };
     ProofProfile { params: ProofParams::try_from(record).unwrap(), limits, kind: DeviceKind::Cpu }
+}
+
+/// Stages that may all take longer than a lease lasts.
+pub(crate) fn endless() -> Limits {
+    let long = 3_600 * SECOND_NS;
+    Limits {
+        hello_ns: long,
+        ready_ns: long,
+        pong_ns: long,
+        fill_ns: long,
+        walk_ns: long,
+        link_ns: long,
+        copy_ns: long,
+        net_ns: long,
+        openings_ns: long,
+    }
+}
+
+/// A clock that a test moves, for the validator and for the test. It begins now, so that providers believe its nonces.
+pub(crate) fn manual_clock() -> (SharedClock, Arc<ManualClock>) {
+    let manual = ManualClock::at_unix_ms(SystemClock::new().unix_ms());
+    (manual.clone(), manual)
 }
 
 pub(crate) fn config(dir: &Path) -> ValidatorConfig {
@@ -132,9 +154,17 @@ pub(crate) async fn try_start(
     providers: &[&Provider],
     door: Arc<ProverDoor>,
 ) -> Result<World, StartError> {
+    try_start_at(config, providers, door, SystemClock::shared()).await
+}
+
+pub(crate) async fn try_start_at(
+    config: ValidatorConfig,
+    providers: &[&Provider],
+    door: Arc<ProverDoor>,
+    clock: SharedClock,
+) -> Result<World, StartError> {
     let tasks = Tasks::new();
     let subnet = subnet(providers, door);
-    let clock = SystemClock::shared();
     let (validator, handle) = Validator::start_still(config, subnet, clock, tasks.clone()).await?;
     Ok(World { handle, validator, tasks })
 }

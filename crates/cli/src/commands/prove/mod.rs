@@ -146,12 +146,12 @@ fn passed(proven: Proven, said: &str) -> anyhow::Result<Box<SignedTranscript>> {
         Proven::LegStuck { detail, .. } => failed(
             Exit::Failed,
             format!("a leg after the walks does not end: {detail} {said}"),
-            "a validator would prove this machine without that leg; peer-to-peer access between GPUs, or a mapping of \
-             pinned memory, is broken",
+            "a validator would not prove this machine; peer-to-peer access between GPUs, or a mapping of pinned memory, \
+             is broken",
         ),
         Proven::Lost(detail) => failed(
             Exit::Failed,
-            format!("the prover went away before the clock ran: {detail} {said}"),
+            format!("the prover did not get as far as the start of the clock: {detail} {said}"),
             "look at the kernel's log: a process that takes too much memory is ended by the system",
         ),
         Proven::Own(detail) => {

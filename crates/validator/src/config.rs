@@ -96,9 +96,9 @@ pub struct Intervals {
     pub discover: Duration,
     /// Between two looks at what is to be proven, set on chain, or polled.
     pub tick: Duration,
-    /// Blocks after which a passed proof is repeated.
+    /// Blocks after which a passed proof is repeated, and before which a wrong one is not.
     pub proof_blocks: u64,
-    /// Blocks after which a session that did not pass is tried again.
+    /// Blocks after which a session that did not pass, without a wrong answer, is tried again.
     pub retry_blocks: u64,
 }
 
@@ -144,7 +144,7 @@ impl ValidatorConfig {
     }
 
     /// What is measured in sessions of their own after the main one.
-    pub(crate) fn further(&self, machine: &Machine) -> Vec<(LegKind, ProofProfile)> {
+    pub(crate) fn further(&self, machine: &Machine) -> Vec<(LegKind, Option<ProofProfile>)> {
         let main = self.profile(machine).kind;
         self.proof.further(machine, main, self.legs)
     }

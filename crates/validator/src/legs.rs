@@ -23,6 +23,14 @@ const NET_FULL_BYTES: u64 = 64 << 20;
 const LINK_DIVISOR: u32 = 16;
 /// Bytes that each device brings to the host at the full size.
 const COPY_BYTES: u64 = 4 << 30;
+/// Main memory below this has the panels of the small profile.
+const RAM_SMALL_BYTES: u64 = 4 << 30;
+/// Rows of a panel of main memory: on most machines, and where those would be more panels than the protocol knows.
+const RAM_PANEL_ROWS: u32 = 1 << 18;
+const RAM_PANEL_ROWS_MAX: u32 = 1 << 20;
+const PANELS_MAX: u64 = 4096;
+/// What is said where a machine has not even the room for one panel.
+pub(crate) const NO_ROOM: &str = "the machine's offer has no room for the least size of it";
 /// Bytes of main memory for each logical processor: some twenty seconds of its work at a width of 256.
 const RAM_BYTES_PER_CORE: u64 = 1 << 30;
 /// Bytes of a disk's plot for each logical processor: some twenty seconds of its work at a width of 4096.
@@ -62,7 +70,7 @@ pub struct LegSetError(String);
 pub struct LegFigure {
     /// Its stable name.
     pub leg: &'static str,
-    /// Bytes that were moved; of main memory and disks, bytes that were held.
+    /// Bytes that were moved; of main memory and disks, bytes of the plot that was answered for, wherever it lay.
     pub bytes: u64,
     /// Bytes in a second, at least.
     pub bytes_per_second: u64,
@@ -155,34 +163,34 @@ impl ProofSize {
         ProofProfile { params, ..profile }
     }
 
-    /// The sessions of their own that follow the main one, each with its leg.
+    /// The sessions of their own that follow the main one, each with its leg; a leg without a session is one that the
+    /// machine has no room for, which is a reason to be stored and not a leg that was not asked for.
     #[must_use]
     pub fn further(
         self,
         machine: &Machine,
         main: DeviceKind,
         legs: LegSet,
-    ) -> Vec<(LegKind, ProofProfile)> {
+    ) -> Vec<(LegKind, Option<ProofProfile>)> {
         let mut further = Vec::new();
         if self != Self::Full {
-            let small = |leg, kind| small(kind).map(|profile| (leg, profile));
             if legs.has(LegKind::Ram) && main == DeviceKind::Cuda {
-                further.extend(small(LegKind::Ram, DeviceKind::Cpu));
+                further.push((LegKind::Ram, small(DeviceKind::Cpu)));
             }
             if legs.has(LegKind::Disk) {
-                further.extend(small(LegKind::Disk, DeviceKind::Disk));
+                further.push((LegKind::Disk, small(DeviceKind::Disk)));
             }
             return further;
         }
         let cores = u64::from(machine.cores.max(1));
         if legs.has(LegKind::Ram) && main == DeviceKind::Cuda {
             let bytes = cores.saturating_mul(RAM_BYTES_PER_CORE).min(machine.memory_bytes / 2);
-            further.extend(ram(bytes).map(|profile| (LegKind::Ram, profile)));
+            further.push((LegKind::Ram, ram(bytes)));
         }
         if legs.has(LegKind::Disk) {
             let bytes = cores.saturating_mul(DISK_BYTES_PER_CORE).min(DISK_BYTES_MAX);
             let bytes = bytes.min(machine.disk_bytes / 4);
-            further.extend(disk(bytes).map(|profile| (LegKind::Disk, profile)));
+            further.push((LegKind::Disk, disk(bytes)));
         }
         further
     }
@@ -204,11 +212,17 @@ fn small(kind: DeviceKind) -> Option<ProofProfile> {
     Some(ProofProfile { params, limits: Limits::small(), kind })
 }
 
-/// Main memory of this size, or less where less is free; nothing where no panel fits.
+/// Main memory of this size, or as much of it as the protocol knows, or less where less is free; nothing where no panel
+/// fits.
 fn ram(bytes: u64) -> Option<ProofProfile> {
     let small = ProofParams::small().record();
-    let panel_rows: u32 = if bytes < 1 << 32 { small.panel_rows } else { 1 << 18 };
-    let rows = whole_panels(bytes, small.n, panel_rows);
+    let panels = |panel_rows: u32| whole_panels(bytes, small.n, panel_rows) / u64::from(panel_rows);
+    let panel_rows = match bytes {
+        ..RAM_SMALL_BYTES => small.panel_rows,
+        _ if panels(RAM_PANEL_ROWS) <= PANELS_MAX => RAM_PANEL_ROWS,
+        _ => RAM_PANEL_ROWS_MAX,
+    };
+    let rows = panels(panel_rows).min(PANELS_MAX).saturating_mul(u64::from(panel_rows));
     let walks = u32::try_from(rows / u64::from(small.reads)).unwrap_or(u32::MAX).min(1 << 26);
     let walks = walks.next_multiple_of(64).max(64);
     let params = ParamsRecord { rows, panel_rows, walks, ..small };
@@ -274,7 +288,7 @@ pub fn figures(transcript: &Transcript) -> Vec<LegFigure> {
     figures
 }
 
-/// What a session of its own showed: the bytes held and how fast they are read, and of a disk both ways of reading.
+/// What a session of its own showed: the bytes that it answered for and how fast they are read, and of a disk both ways of reading.
 #[must_use]
 pub(crate) fn figures_of_further(
     leg: LegKind,
@@ -353,7 +367,7 @@ mod tests {
         assert!(params.link_walks() > 0 && params.copy_rows() == 1 << 20);
         assert_eq!((params.net_down_bytes(), params.net_up_bytes()), (64 << 20, 64 << 20));
         let further = full.further(&machine(8), DeviceKind::Cuda, LegSet::ALL);
-        let [(LegKind::Ram, ram), (LegKind::Disk, disk)] = further.as_slice() else {
+        let [(LegKind::Ram, Some(ram)), (LegKind::Disk, Some(disk))] = further.as_slice() else {
             panic!("{further:?}")
         };
         assert_eq!(ram.params.rows() * 256, 64 << 30);
@@ -363,9 +377,43 @@ mod tests {
         );
         assert_eq!(full.further(&machine(8), DeviceKind::Cuda, LegSet::NET), []);
         let cpu = full.further(&machine(0), DeviceKind::Cpu, LegSet::ALL);
-        assert!(matches!(cpu.as_slice(), [(LegKind::Disk, _)]));
+        assert!(matches!(cpu.as_slice(), [(LegKind::Disk, Some(_))]));
         let none = full.with_stages(profile, LegSet::NONE);
         assert_eq!(none, profile);
+    }
+
+    /// On a machine with many processors the panels were more than the protocol knows, and the leg was gone without a word.
+    #[test]
+    fn no_size_of_machine_loses_a_leg() {
+        let asked = |cores: u32, memory_bytes: u64, disk_bytes: u64| {
+            let machine = Machine { cores, memory_bytes, disk_bytes, ..machine(8) };
+            ProofSize::Full.further(&machine, DeviceKind::Cuda, LegSet::ALL)
+        };
+        let ram = |cores: u32, memory_bytes: u64| {
+            let further = asked(cores, memory_bytes, 1 << 40);
+            let [(LegKind::Ram, Some(ram)), (LegKind::Disk, Some(_))] = further.as_slice() else {
+                panic!("{cores} {memory_bytes}: {further:?}")
+            };
+            ram.params.rows() * 256
+        };
+        assert_eq!(ram(384, 3 << 40), 384 << 30);
+        assert_eq!(ram(256, 1 << 40), 256 << 30);
+        assert_eq!(ram(u32::MAX, u64::MAX), 1 << 40, "what an offer may say");
+        for cores in [1, 3, 4, 15, 16, 255, 257, 1_023, 1_025, 100_000] {
+            for memory in [8 << 20, 1 << 30, (4 << 30) - 1, 33 << 30, 999 << 30, 1 << 45] {
+                assert!(ram(cores, memory) <= memory / 2, "{cores} {memory}");
+            }
+        }
+        assert_eq!(asked(1, 0, 0), [(LegKind::Ram, None), (LegKind::Disk, None)]);
+        for memory in (0..40).map(|bits| 3_u64 << bits) {
+            for kind in [DeviceKind::Cuda, DeviceKind::Cpu] {
+                let profile = ProofSize::Full.profile(memory, kind);
+                let params = ProofSize::Full.with_stages(profile, LegSet::ALL).params;
+                assert!(params.net_up_bytes() > 0, "{memory}");
+                assert_eq!(params.link_walks() > 0, kind == DeviceKind::Cuda, "{memory}");
+                assert_eq!(params.copy_rows() > 0, kind == DeviceKind::Cuda, "{memory}");
+            }
+        }
     }
 
     /// The local market has seconds: the line, two megabytes each way, and nothing else.

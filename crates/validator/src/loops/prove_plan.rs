@@ -69,6 +69,10 @@ fn is_due(
     }
     match evidence {
         None => true,
+        // A wrong answer is no accident: neither a short pause nor a restart gives another try.
+        Some(StoredEvidence { block, is_wrong: true, .. }) => {
+            is_past(*block, intervals.proof_blocks)
+        }
         Some(stored) if fresh_since.is_some_and(|since| stored.evidence.at < since) => true,
         Some(StoredEvidence { block, evidence, .. }) => match evidence.verdict {
             Verdict::Passed(_) => is_past(*block, intervals.proof_blocks),
@@ -100,6 +104,7 @@ mod tests {
             lease: None,
             block: BlockNumber(block),
             evidence: Evidence { at: UnixMillis(1), verdict },
+            is_wrong: false,
             detail: String::new(),
             transcript: None,
         }
@@ -154,5 +159,16 @@ mod tests {
         };
         assert!(!anew(1, None) && anew(2, None), "evidence from before the start");
         assert!(!anew(2, Some(1_000)), "not without a pause");
+    }
+
+    /// A prover that is caught and tries again every ten minutes is paid as soon as a sample misses what is wrong.
+    #[test]
+    fn a_wrong_answer_costs_a_whole_interval() {
+        let wrong = StoredEvidence { is_wrong: true, ..evidence(1_000, Verdict::Refused) };
+        for fresh_since in [None, Some(UnixMillis(2))] {
+            let rhythm = Rhythm { intervals: INTERVALS, fresh_since };
+            let at = |head| is_due(Some(&wrong), None, BlockNumber(head), rhythm);
+            assert!(!at(1_010) && !at(1_099) && at(1_100), "{fresh_since:?}");
+        }
     }
 }

@@ -27,7 +27,7 @@ use crate::board::{Phase, Running, Tries, UNREACHABLE_AFTER};
 use crate::config::ProofProfile;
 use crate::context::Context;
 use crate::files;
-use crate::legs::{LegFigure, LegKind, figures, figures_of_further};
+use crate::legs::{LegFigure, LegKind, NO_ROOM, figures, figures_of_further};
 use crate::loops::LoopError;
 use crate::loops::prove::give_back;
 use crate::loops::prove_plan::Due;
@@ -68,7 +68,7 @@ struct Taken {
     held: HeldLease,
     key: LeaseKey,
     profile: ProofProfile,
-    further: Vec<(LegKind, ProofProfile)>,
+    further: Vec<(LegKind, Option<ProofProfile>)>,
 }
 
 /// What was shown besides the plot and its walks.
@@ -241,10 +241,14 @@ impl Session {
         &self,
         access: &SshAccess,
         taken: &Taken,
-        (leg, profile): (LegKind, ProofProfile),
+        (leg, profile): (LegKind, Option<ProofProfile>),
         besides: &mut Besides,
     ) -> Result<(), Proven> {
         let missing = |why: &str| LegFigure::missing(leg.name(), why);
+        let Some(profile) = profile else {
+            besides.figures.push(missing(NO_ROOM));
+            return Ok(());
+        };
         if self.ctx.clock.monotonic().saturating_add(FURTHER_BUDGET) > self.ends_at {
             besides.figures.push(missing("the lease has no time left for it"));
             return Ok(());
@@ -269,9 +273,9 @@ impl Session {
                 }
                 Err(error) => ErrorChain(&error).to_string(),
             },
-            Err(Proven::Refused { detail, transcript: Some(transcript) }) => {
+            Err(Proven::Refused { detail, is_wrong: true, transcript }) => {
                 let detail = format!("{}: {detail}", leg.name());
-                return Err(Proven::Refused { detail, transcript: Some(transcript) });
+                return Err(Proven::Refused { detail, is_wrong: true, transcript });
             }
             Err(
                 Proven::Refused { detail, .. }
@@ -313,6 +317,7 @@ impl Session {
     async fn record(&self, ended: Ended) -> Result<(), LoopError> {
         let provider = self.provider;
         let mut besides = Besides::default();
+        let mut wrong = false;
         let (verdict, detail, transcript) = match ended {
             Ended::Occupied(detail) if self.may_be_occupied().await? => {
                 tracing::debug!(%provider, detail, "an occupied machine is proven later");
@@ -323,7 +328,8 @@ impl Session {
                 let detail = passed_detail(transcript.transcript(), &self.ctx.config.catalogue);
                 (Verdict::Passed(shown), detail, Some(transcript))
             }
-            Ended::Verdict(Proven::Refused { detail, transcript }, _) => {
+            Ended::Verdict(Proven::Refused { detail, is_wrong, transcript }, _) => {
+                wrong = is_wrong;
                 (Verdict::Refused, detail, transcript)
             }
             Ended::Verdict(Proven::LegStuck { detail, .. } | Proven::Lost(detail), _)
@@ -343,12 +349,12 @@ impl Session {
         if !matches!(verdict, Verdict::Unreachable) {
             self.forget_misses();
         }
-        self.store((verdict, detail), transcript, besides).await
+        self.store((verdict, detail, wrong), transcript, besides).await
     }
 
     async fn store(
         &self,
-        (verdict, detail): (Verdict, String),
+        (verdict, detail, is_wrong): (Verdict, String, bool),
         transcript: Option<Box<SignedTranscript>>,
         besides: Besides,
     ) -> Result<(), LoopError> {
@@ -361,6 +367,7 @@ impl Session {
             lease: Some(self.lease),
             block: self.ctx.head(),
             evidence: Evidence { at: self.ctx.now(), verdict },
+            is_wrong,
             detail: nicompute_client::plain(&detail, DETAIL_CHARS_MAX),
             transcript: blob.as_ref().map(|blob| blob.hash),
         };

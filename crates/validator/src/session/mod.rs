@@ -56,6 +56,8 @@ pub enum Proven {
     Refused {
         /// Why, for people.
         detail: String,
+        /// Whether it gave a wrong answer, which no honest machine gives.
+        is_wrong: bool,
         /// The evidence, where there is something to compute again.
         transcript: Option<Box<SignedTranscript>>,
     },
@@ -226,7 +228,7 @@ fn unfinished(stage: Stage, detail: String) -> Proven {
         Stage::Hello | Stage::Ready | Stage::Pings => Proven::Lost(detail),
         Stage::Link | Stage::Copy | Stage::Down | Stage::Up => Proven::LegStuck { stage, detail },
         Stage::Fill | Stage::Walk | Stage::Openings | Stage::Over => {
-            Proven::Refused { detail, transcript: None }
+            Proven::Refused { detail, is_wrong: false, transcript: None }
         }
     }
 }
@@ -266,7 +268,15 @@ async fn refused(
     }
     let signed = session.take_evidence().map(|transcript| transcript.sign(key)).transpose();
     match signed {
-        Ok(transcript) => Proven::Refused { detail, transcript: transcript.map(Box::new) },
+        Ok(transcript) => {
+            let is_wrong = is_wrong(refusal);
+            Proven::Refused { detail, is_wrong, transcript: transcript.map(Box::new) }
+        }
         Err(error) => Proven::Own(ErrorChain(&error).to_string()),
     }
+}
+
+/// What honest machines do not do, whatever happens to them or to the line: answers that are not what the keys give.
+const fn is_wrong(refusal: &Refusal) -> bool {
+    matches!(refusal, Refusal::Mismatch { .. } | Refusal::Stream { .. } | Refusal::Openings(_))
 }

@@ -7,7 +7,8 @@ use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
 use super::{
-    Store, StoreError, bytes_of, damaged, failed, hotkey_of, legs, number_of, stored, text_of,
+    Store, StoreError, bytes_of, damaged, failed, flag_of, hotkey_of, legs, number_of, stored,
+    text_of,
 };
 use crate::legs::LegFigure;
 
@@ -25,6 +26,8 @@ pub struct StoredEvidence {
     pub block: BlockNumber,
     /// When, and what it came to.
     pub evidence: Evidence,
+    /// Whether it was refused for a wrong answer, which no honest machine gives.
+    pub is_wrong: bool,
     /// Why, for people.
     pub detail: String,
     /// BLAKE3 of the signed transcript, when there is one.
@@ -135,8 +138,8 @@ async fn insert(
     };
     sqlx::query(
         "INSERT INTO evidence (provider, lease, at_unix_ms, block, verdict, detail, device_kind, \
-         devices, bytes_per_device, ops_per_second, walk_bytes_per_second, transcript) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         devices, bytes_per_device, ops_per_second, walk_bytes_per_second, transcript, wrong) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(new.provider.as_bytes().as_slice())
     .bind(new.lease.map(|lease| lease.to_string()))
@@ -150,6 +153,7 @@ async fn insert(
     .bind(shown.map(|shown| stored(shown.ops_per_second)))
     .bind(shown.map(|shown| stored(shown.walk_bytes_per_second)))
     .bind(new.transcript.map(|hash| hash.to_vec()))
+    .bind(new.is_wrong)
     .execute(&mut **tx)
     .await
     .map(|done| done.last_insert_rowid())
@@ -188,6 +192,7 @@ fn evidence_of(row: &SqliteRow) -> Result<StoredEvidence, StoreError> {
         lease,
         block: BlockNumber(number_of(row, "block")?),
         evidence: Evidence { at: UnixMillis(number_of(row, "at_unix_ms")?), verdict },
+        is_wrong: flag_of(row, "wrong")?,
         detail: text_of(row, "detail")?,
         transcript,
     })

@@ -1,5 +1,7 @@
 //! A validator that was killed, or that must not start.
 
+use std::sync::atomic::Ordering;
+
 use nicompute_keys::{Keypair, Scheme};
 use nicompute_market::Netuid;
 use nicompute_validator::{DirLockError, StartError, StoreError, open_catalogue, sign_catalogue};
@@ -45,6 +47,29 @@ async fn evidence_and_keys_survive() {
     let world = world::start(dir.path(), &[&provider], ProverDoor::new(Conduct::Hankel)).await;
     assert_eq!(world.proof(&provider).await, Some(before));
     assert_eq!(world.handle.principal_of(key.expose()).await.unwrap(), Some(me));
+    world.stop().await;
+}
+
+/// A cheater would only have to wait for the validator's next start to try another sample, also where a start proves anew.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_proof_outlives_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let provider = Provider::start("//Bob", Lie::None).await;
+    let world = world::start(dir.path(), &[&provider], ProverDoor::new(Conduct::Hankel)).await;
+    let before = world.verdict(&provider).await;
+    assert_eq!((before.verdict.as_str(), before.score_micro), ("refused", 0));
+    world.stop().await;
+    let mut config = world::config(dir.path());
+    config.devnet = true;
+    let door = ProverDoor::new(Conduct::Honest);
+    let world = world::try_start(config, &[&provider], door.clone()).await.unwrap();
+    let asked = provider.count("GET /v1/offers");
+    let more = async || (provider.count("GET /v1/offers") > asked + 5).then_some(());
+    wait_for("more rounds", more).await;
+    assert_eq!(world.proof(&provider).await, Some(before));
+    assert_eq!(door.opened.load(Ordering::SeqCst), 0, "no other try");
+    let evidence = world.handle.evidence(&provider.hotkey()).await.unwrap();
+    assert!(matches!(evidence.as_slice(), [one] if one.is_wrong), "{evidence:?}");
     world.stop().await;
 }
 

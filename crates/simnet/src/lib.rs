@@ -14,7 +14,7 @@ use nicompute_market::{
 use nicompute_proof::{
     Binding, EntropyError, Limits, ProofParams, Refusal, SessionConfig, Transcript, VerifierSession,
 };
-use nicompute_prover::cheats::{Cheat, Ring, Seed, table};
+use nicompute_prover::cheats::{Bout, Cheat, Ring, Seed, table};
 use nicompute_prover::{CpuDevice, Prover, prove_in_process};
 
 /// Memory that an honest provider claims; the plot of the tests is far smaller.
@@ -94,14 +94,26 @@ impl World {
     pub fn round(&self, catalogue: &Catalogue, policy: ScorePolicy) -> Round {
         let mut refusals = BTreeMap::new();
         let mut scores = BTreeMap::new();
+        // A cheater poses as the machine that its bout models, and would be paid as one.
+        let ring = Ring::standard();
+        let posed = ring.catalogue();
         for (uid, conduct) in &self.providers {
-            let verdict = match self.prove(*uid, *conduct) {
-                Ok(transcript) => Verdict::Passed(capability(&transcript)),
-                Err(refusal) => {
-                    refusals.insert(*uid, refusal);
-                    Verdict::Refused
+            let (outcome, catalogue) = match conduct {
+                Conduct::Honest => {
+                    (self.prove(*uid).map(|transcript| capability(&transcript)), catalogue)
+                }
+                Conduct::Cheat(cheat) => {
+                    let bout = cheat.bout(&ring, Seed::new(self.random(*uid).next()));
+                    (shown(bout), &posed)
                 }
             };
+            let verdict = outcome.map_or_else(
+                |refusal| {
+                    refusals.insert(*uid, refusal);
+                    Verdict::Refused
+                },
+                Verdict::Passed,
+            );
             let evidence = [Evidence { at: NOW, verdict }];
             let track = Track { evidence: &evidence, is_rented: false };
             scores.insert(*uid, score(track, catalogue, policy, NOW));
@@ -112,11 +124,12 @@ impl World {
         Round { refusals, scores, weights }
     }
 
-    fn prove(&self, uid: Uid, conduct: Conduct) -> Result<Box<Transcript>, Refusal> {
-        let mut random = Random(self.seed ^ (u64::from(uid.get()) << 32));
-        if let Conduct::Cheat(cheat) = conduct {
-            return cheat.bout(&Ring::standard(), Seed::new(random.next())).outcome;
-        }
+    fn random(&self, uid: Uid) -> Random {
+        Random(self.seed ^ (u64::from(uid.get()) << 32))
+    }
+
+    fn prove(&self, uid: Uid) -> Result<Box<Transcript>, Refusal> {
+        let mut random = self.random(uid);
         let validator = Keypair::from_seed([1; 32], Scheme::Sr25519).hotkey();
         let provider = Keypair::from_seed(random.bytes(), Scheme::Sr25519).hotkey();
         let lease = LeaseId::from_random_bytes([7; 16]);
@@ -138,6 +151,12 @@ impl World {
         };
         prove_in_process(&mut session, &mut prover, &mut clock)
     }
+}
+
+/// What a bout has shown, or why it was refused.
+fn shown(bout: Bout) -> Result<Capability, Refusal> {
+    let shown = bout.shown();
+    bout.outcome.and_then(|_| shown.ok_or(Refusal::Clock))
 }
 
 fn capability(transcript: &Transcript) -> Capability {

@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::Context as _;
 use clap::Args;
 use nicompute_daemon::ErrorChain;
-use nicompute_prover::cheats::{Cheat, Ring, Seed, find, fits, table};
+use nicompute_prover::cheats::{Cheat, Judgement, Ring, Seed, find, fits, table};
 use serde_json::{Value, json};
 
 use crate::exit::{Exit, Failure};
@@ -48,9 +48,9 @@ struct Outcome {
     predicted: f64,
     elapsed_ms: u64,
     modelled_ns: u64,
-    /// Why, in the last session that was refused.
+    /// Why, in the last session that earned nothing.
     reason: Option<String>,
-    /// A refusal for another reason than the one that is meant for it.
+    /// Another reason than the one that is meant for it.
     stray: Option<String>,
 }
 
@@ -122,18 +122,18 @@ fn outcome(cheat: &'static Cheat, ring: &Ring, args: &CheatArgs) -> Outcome {
     for run in 0..args.runs {
         let bout = cheat.bout(ring, Seed::new(args.seed.wrapping_add(run.into())));
         modelled_ns = bout.modelled_ns;
-        match bout.refusal() {
-            None => {}
-            Some(refusal) => {
-                let why = ErrorChain(refusal).to_string();
-                if cheat.caught_by.is(refusal) {
-                    caught += 1;
-                } else {
-                    stray = Some(why.clone());
-                }
-                reason = Some(why);
-            }
+        let judgement = bout.judgement();
+        let why = match &judgement {
+            Judgement::Refused(refusal) => format!("refused: {}", ErrorChain(*refusal)),
+            Judgement::Unpaid(_) => judgement.to_string(),
+            Judgement::Paid => continue,
+        };
+        if cheat.caught_by.is(&judgement) {
+            caught += 1;
+        } else {
+            stray = Some(why.clone());
         }
+        reason = Some(why);
     }
     let elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     let predicted = cheat.predicted(ring.params());
@@ -151,8 +151,8 @@ impl Outcome {
 
     fn lines(&self) -> String {
         let verdict = match (&self.reason, self.caught) {
-            (Some(reason), _) => format!("refused: {reason}"),
-            (None, _) => "accepted".to_owned(),
+            (Some(reason), _) => reason.clone(),
+            (None, _) => "proven, and paid".to_owned(),
         };
         let stray = self.stray.as_ref().map(|why| format!("{:<24}NOT MEANT: {why}\n", ""));
         format!(
@@ -190,6 +190,8 @@ impl Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nicompute_proof::{DeviceKind, Limits};
+    use nicompute_validator::ProofSize;
 
     fn cheat(name: Option<&str>, runs: u32) -> (anyhow::Result<()>, String) {
         let args = CheatArgs {
@@ -218,5 +220,17 @@ mod tests {
         assert!(hankel["reason"].as_str().unwrap().contains("row"), "{hankel}");
         let (ended, _) = cheat(Some("nobody"), 1);
         assert!(ended.unwrap_err().to_string().contains("nobody"));
+    }
+
+    /// Under narrower limits than a validator sets, a cheater would be shown to fail by a check that nobody makes.
+    #[test]
+    fn a_bout_has_the_limits_of_a_validator() {
+        let gpus = ProofSize::Full.profile(80 << 30, DeviceKind::Cuda).limits;
+        let limits = *Ring::standard().limits();
+        let stages = |limits: Limits| {
+            let Limits { hello_ns, ready_ns, pong_ns, fill_ns, walk_ns, openings_ns, .. } = limits;
+            [hello_ns, ready_ns, pong_ns, fill_ns, walk_ns, openings_ns]
+        };
+        assert_eq!(stages(limits), stages(gpus));
     }
 }

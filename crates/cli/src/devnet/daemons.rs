@@ -14,6 +14,7 @@ pub(crate) const TEMPO: u16 = 10;
 /// The catalogue of a local market: it alone has a class for processors.
 pub(crate) const CATALOGUE: &str = "\
 # The local market pays for processors, so that it works on a machine without a GPU. No other network does.
+# It asks for no minimum, since none fits every machine: here a proof is a demonstration, and who recomputes is paid.
 version = 1
 devices_max = 8
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use nicompute_proof::{
     BLOCK_ROWS, DeviceClaim, DeviceKind, DeviceOpenings, DevicePlan, Digest, Kernel, Nonce,
-    OpenDevice, ProofParams, SessionKeys, Tree, WalkKey,
+    OpenDevice, ProofParams, SessionKeys, Tree, WalkKey, mix64,
 };
 
 use super::rows::{Half, Hankel, Narrow, Noise, noise, under_keys_of};
@@ -80,6 +80,8 @@ pub fn in_place_of(id: &str, other: DeviceClaim, place: u16) -> CpuDevice {
 #[derive(Debug)]
 pub struct Partial {
     part: Part,
+    /// So many of each hundred walks are not done: noise stands in the place of their results.
+    skips_walks: u64,
     /// Rows that were computed while walking.
     computed_again: Arc<AtomicU64>,
     session: Option<Session>,
@@ -120,6 +122,12 @@ pub fn skipping(percent: u64) -> Partial {
     Partial::new(Part::AllBut(percent))
 }
 
+/// Holds every row, and does not do this percentage of its walks.
+#[must_use]
+pub fn skipping_walks(percent: u64) -> Partial {
+    Partial { skips_walks: percent, ..Partial::new(Part::First(100)) }
+}
+
 /// Fills honestly and walks under a nonce of its own, as one would who never waited for the verifier's.
 #[derive(Debug)]
 pub struct InventedWalks(pub CpuDevice);
@@ -128,7 +136,7 @@ pub struct InventedWalks(pub CpuDevice);
 
 impl Partial {
     fn new(part: Part) -> Self {
-        Self { part, computed_again: Arc::default(), session: None }
+        Self { part, skips_walks: 0, computed_again: Arc::default(), session: None }
     }
 
     /// Counts the rows that are computed while walking.
@@ -205,6 +213,7 @@ impl Device for Partial {
 
     fn walk(&mut self, n2: &Nonce) -> Result<Digest, DeviceError> {
         let (part, computed_again) = (self.part, Arc::clone(&self.computed_again));
+        let skips_walks = self.skips_walks;
         let Session { params, plan, plot, filled } = self.session()?;
         let filled = filled.as_mut().ok_or(DeviceError::Order)?;
         let n = params.n();
@@ -216,7 +225,9 @@ impl Device for Partial {
             chain: &filled.chain,
             computed_again: &computed_again,
         };
-        let results = walk(params, &key, plan.walks, THREADS, &read);
+        let mut results = walk(params, &key, plan.walks, THREADS, &read);
+        let skipped = (0_u64..).zip(&mut results).filter(|(walk, _)| walk % 100 < skips_walks);
+        skipped.for_each(|(_, result)| *result = mix64(*result));
         let tree = walk_tree(filled.task.keys.walks(), &results)?;
         let root = tree.root();
         filled.walks = Some((results, tree));

@@ -12,9 +12,9 @@ mod table;
 
 pub use devices::{
     InventedWalks, Partial, copy_of, half_of_the_rows, hankel, in_place_of, not_there,
-    one_step_short, replayed, skipping, truncated, width_one,
+    one_step_short, replayed, skipping, skipping_walks, truncated, width_one,
 };
 pub use frames::Answer;
 pub use odds::fits;
-pub use ring::{Bout, MAKE_TO_READ, Ring, Seed};
+pub use ring::{Bout, Judgement, MAKE_TO_READ, Ring, Seed};
 pub use table::{Catch, Cheat, find, honest_bout, table};

@@ -2,11 +2,13 @@
 //!
 //! Whether an answer comes in time must not hang on the machine that runs a test, so time here is counted work: computing a row
 //! costs so many times what reading one does, devices of a machine work side by side, and what is done by one device in
-//! turn is added up. Content is judged by the same code that judges a provider.
+//! turn is added up. A bout is judged as a validator judges a provider: content by the same code, stages by the limits of
+//! the profile of GPUs, and what is left by a class, whose minimums are parts of what an honest machine shows.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use nicompute_market::{Capability, Catalogue, Class, Shortfall};
 use nicompute_proof::{
     Binding, DeviceClaim, DeviceKind, DeviceOpenings, DevicePlan, Digest, EntropyError, Limits,
     Nonce, OpenDevice, ParamsRecord, ProofParams, ProverFrame, Refusal, SessionConfig, SessionKeys,
@@ -21,16 +23,18 @@ use crate::in_process::exchange;
 use crate::prover::Sink;
 
 /// What reading a row costs on the modelled machine.
-const READ_NS: u64 = 1_000;
+const READ_NS: u64 = 80_000;
 /// What computing a row costs there. Over the classes of GPUs, computing takes 95 to 525 times as long as reading; the
 /// least is the best for a cheater.
 pub const MAKE_TO_READ: u64 = 95;
-/// A stage may take three halves of what it takes an honest machine.
-const PATIENCE: (u64, u64) = (3, 2);
+/// The part of an honest machine's operations and reads that the class asks for, in hundredths: as the standard catalogue.
+const OPS_PERCENT: u64 = 75;
+const WALK_PERCENT: u64 = 70;
+const SECOND_NS: u64 = 1_000_000_000;
 /// What a byte takes that is sent by itself.
 pub(super) const SLOW_BYTE_NS: u64 = 1_000_000_000;
 
-/// The sizes of a bout, and the limits that an honest machine keeps.
+/// The sizes of a bout, and the limits of its stages.
 #[derive(Debug, Clone, Copy)]
 pub struct Ring {
     params: ProofParams,
@@ -42,8 +46,21 @@ pub struct Ring {
 pub struct Bout {
     /// The transcript of a proof that was accepted, or why it was refused.
     pub outcome: Result<Box<Transcript>, Refusal>,
+    /// What is missing for the class; nothing where it was met, or where there is no proof.
+    shortfalls: Vec<Shortfall>,
     /// The modelled time of the whole session.
     pub modelled_ns: u64,
+}
+
+/// What a validator makes of a bout.
+#[derive(Debug, Clone, Copy)]
+pub enum Judgement<'a> {
+    /// There is no proof, or a wrong one.
+    Refused(&'a Refusal),
+    /// A proof, of too little for the class.
+    Unpaid(&'a [Shortfall]),
+    /// A proof that is paid.
+    Paid,
 }
 
 /// What a bout follows from: who meets whom over which lease, and what the verifier draws.
@@ -76,7 +93,8 @@ pub(super) struct Clocked {
 }
 
 impl Ring {
-    /// A bout that takes milliseconds: 1,600 rows of 128 bytes, 64 of them sampled, 2,048 walks of 8 reads, 8 of them sampled.
+    /// A bout that takes milliseconds: 1,600 rows of 128 bytes, as many walks of 8 reads, and samples as in every profile. On the
+    /// modelled clock an honest machine fills for 12 seconds and walks for one, much as GPUs do.
     ///
     /// # Panics
     /// Never: a test enters it.
@@ -86,20 +104,62 @@ impl Ring {
             n: 128,
             rows: 1_600,
             panel_rows: 64,
-            sampled_rows: 64,
-            walks: 2_048,
+            walks: 1_600,
             reads: 8,
-            sampled_walks: 8,
             ..ProofParams::small().record()
         };
         let params = ProofParams::try_from(record).expect("the sizes are within their bounds");
-        let patient = |ns: u64| ns * PATIENCE.0 / PATIENCE.1;
         let limits = Limits {
-            fill_ns: patient(record.rows * MAKE_TO_READ * READ_NS),
-            walk_ns: patient(u64::from(record.walks) * u64::from(record.reads) * READ_NS),
+            hello_ns: 30 * SECOND_NS,
+            ready_ns: 60 * SECOND_NS,
+            fill_ns: 180 * SECOND_NS,
+            walk_ns: 30 * SECOND_NS,
+            openings_ns: 60 * SECOND_NS,
             ..Limits::small()
         };
         Self { params, limits }
+    }
+
+    /// The limits of its stages: those of the profile of GPUs.
+    #[must_use]
+    pub const fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// The catalogue by which it pays: one class, of the modelled machine.
+    #[must_use]
+    pub fn catalogue(&self) -> Catalogue {
+        let honest = self.honest();
+        let class = Class {
+            name: "the modelled machine".to_owned(),
+            device: honest.kind,
+            reported_names: Vec::new(),
+            base_score_micro: 1_000_000,
+            bytes_min: honest.bytes_per_device,
+            ops_per_second_min: honest.ops_per_second * OPS_PERCENT / 100,
+            walk_bytes_per_second_min: honest.walk_bytes_per_second * WALK_PERCENT / 100,
+        };
+        Catalogue {
+            version: 1,
+            devices_max: 8,
+            points_top: 50,
+            classes: vec![class],
+            known: Vec::new(),
+        }
+    }
+
+    /// What an honest device shows.
+    fn honest(&self) -> Capability {
+        let (n, reads) = (self.params.n() as u64, u64::from(self.params.reads()));
+        let (rows, walks) = (self.params.rows(), u64::from(self.params.walks()));
+        let ops = 2 * u64::from(self.params.steps()) * n * n * rows;
+        Capability {
+            kind: nicompute_market::DeviceKind::Gpu,
+            devices: 1,
+            bytes_per_device: rows * n,
+            ops_per_second: per_second(ops, rows * MAKE_TO_READ * READ_NS),
+            walk_bytes_per_second: per_second(walks * reads * n, walks * reads * READ_NS),
+        }
     }
 
     /// The sizes.
@@ -129,7 +189,18 @@ impl Ring {
             answer.answer(frame, sink);
         };
         let outcome = exchange(&mut session, &hello, &mut talk, &mut || clock.now_ns());
-        Bout { outcome, modelled_ns: clock.now_ns() }
+        let shown = outcome.as_ref().ok().map(|transcript| shown(transcript));
+        let shortfalls = shown.map_or_else(Vec::new, |shown| self.shortfalls(&shown));
+        Bout { outcome, shortfalls, modelled_ns: clock.now_ns() }
+    }
+
+    /// What is missing for a class that is paid, where none is met.
+    fn shortfalls(&self, shown: &Capability) -> Vec<Shortfall> {
+        let catalogue = self.catalogue();
+        match catalogue.classify(shown) {
+            Some(_) => Vec::new(),
+            None => catalogue.next_above(shown).map_or_else(Vec::new, |(_, missing)| missing),
+        }
     }
 
     fn session(&self, seed: Seed) -> VerifierSession {
@@ -147,11 +218,56 @@ impl Ring {
 }
 
 impl Bout {
-    /// What the verifier held against it, if anything.
+    /// What a validator makes of it.
     #[must_use]
-    pub fn refusal(&self) -> Option<&Refusal> {
-        self.outcome.as_ref().err()
+    pub fn judgement(&self) -> Judgement<'_> {
+        match &self.outcome {
+            Err(refusal) => Judgement::Refused(refusal),
+            Ok(_) if !self.shortfalls.is_empty() => Judgement::Unpaid(&self.shortfalls),
+            Ok(_) => Judgement::Paid,
+        }
     }
+
+    /// What was shown, by a proof that was accepted.
+    #[must_use]
+    pub fn shown(&self) -> Option<Capability> {
+        self.outcome.as_ref().ok().map(|transcript| shown(transcript))
+    }
+}
+
+impl std::fmt::Display for Judgement<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Refused(refusal) => write!(f, "refused: {refusal}"),
+            Self::Unpaid(shortfalls) => {
+                f.write_str("proven, and not paid: ")?;
+                for (number, shortfall) in shortfalls.iter().enumerate() {
+                    let gap = if number == 0 { "" } else { "; " };
+                    write!(f, "{gap}{shortfall}")?;
+                }
+                Ok(())
+            }
+            Self::Paid => f.write_str("proven, and paid"),
+        }
+    }
+}
+
+/// What each device of a transcript has shown. All devices of a bout have the same sizes, and the model's are GPUs.
+fn shown(transcript: &Transcript) -> Capability {
+    let count = transcript.exchange.devices.len().max(1);
+    let (devices, measured) = (count as u64, &transcript.measured);
+    Capability {
+        kind: nicompute_market::DeviceKind::Gpu,
+        devices: u32::try_from(count).unwrap_or(u32::MAX),
+        bytes_per_device: measured.plot_bytes / devices,
+        ops_per_second: measured.operations_per_second / devices,
+        walk_bytes_per_second: measured.walk_bytes_per_second / devices,
+    }
+}
+
+fn per_second(amount: u64, ns: u64) -> u64 {
+    let scaled = u128::from(amount) * u128::from(SECOND_NS) / u128::from(ns.max(1));
+    u64::try_from(scaled).unwrap_or(u64::MAX)
 }
 
 impl Seed {

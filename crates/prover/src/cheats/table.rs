@@ -1,13 +1,14 @@
 //! Every cheater by name: what it does, by which check it is caught, and how surely.
 
+use nicompute_market::Figure;
 use nicompute_proof::{DevicePlan, Place, ProofParams, Refusal, Stage};
 
 use super::devices::{
     self, InventedWalks, Partial, half_of_the_rows, hankel, in_place_of, not_there, one_step_short,
-    replayed, skipping, width_one,
+    replayed, skipping, skipping_walks, width_one,
 };
 use super::frames::{self, Answer, Bend, Bent, Dripping, Replay};
-use super::ring::{Bout, Clock, Clocked, Ring, Seed, honest, recorded};
+use super::ring::{Bout, Clock, Clocked, Judgement, Ring, Seed, honest, recorded};
 use crate::device::Device;
 use crate::prover::Prover;
 
@@ -20,7 +21,7 @@ pub struct Cheat {
     pub does: &'static str,
     /// The check that finds it.
     pub caught_by: Catch,
-    /// The part of its sessions that is refused, as a formula in the sizes of the session.
+    /// The part of its sessions that earns nothing, as a formula in the sizes of the session.
     pub formula: &'static str,
     rate: Rate,
     enter: fn(&Ring, Seed, &mut Clock) -> Box<dyn Answer>,
@@ -41,6 +42,10 @@ pub enum Catch {
     Oversized,
     /// An answer after its deadline.
     Late(Stage),
+    /// A proof that holds and shows too little of this for the class.
+    Class(Figure),
+    /// A sampled row, or where none of them is wrong the class, for which too little of this is shown.
+    RowOrClass(Figure),
 }
 
 /// How surely a cheater is caught.
@@ -50,6 +55,8 @@ enum Rate {
     Certain,
     /// Where one of the sampled rows is among so many percent of all.
     SampledRows(u64),
+    /// Where one of the sampled walks is among so many percent of all.
+    SampledWalks(u64),
 }
 
 /// Every cheater.
@@ -66,8 +73,10 @@ pub fn find(name: &str) -> Option<&'static Cheat> {
 
 const CERTAIN: &str = "1";
 const SAMPLED: &str = "1 - C((1-x)N, k) / C(N, k), about 1 - (1-x)^k";
+/// So many times as long as an honest machine's is a fill that ends after its deadline.
+const LATE_TIMES: u64 = 16;
 
-static TABLE: [Cheat; 29] = [
+static TABLE: [Cheat; 32] = [
     certain(
         "hankel",
         "forges products of v1.9.0's matrices, whose entries follow from i + j, in O(n²)",
@@ -103,20 +112,24 @@ static TABLE: [Cheat; 29] = [
     certain("one-step-short", "leaves out the last product of every row", Catch::Row, |_, _, _| {
         alone(one_step_short())
     }),
+    skip_walks::<10>("skipped-walks-10"),
+    skip_walks::<20>("skipped-walks-20"),
     hold::<99>(
         "plot-of-99-percent",
         "computes every row and holds 99 % of them; computes the others again when a walk comes by",
     ),
     hold::<95>("plot-of-95-percent", "the same with 95 %"),
     hold::<90>("plot-of-90-percent", "the same with 90 %"),
-    hold::<0>(
+    certain(
         "recompute-on-demand",
         "commits to every row and holds none; computes each again when a walk comes by",
+        Catch::Late(Stage::Walk),
+        |_, _, clock| counted(devices::truncated(0), clock),
     ),
     certain(
         "one-device-for-eight",
         "lists eight devices and does the work of all, one after the other, on one",
-        Catch::Late(Stage::Fill),
+        Catch::Class(Figure::OpsPerSecond),
         one_for_eight,
     ),
     certain(
@@ -156,10 +169,16 @@ static TABLE: [Cheat; 29] = [
         |_, _, _| alone(InventedWalks(honest("cpu"))),
     ),
     certain(
+        "half-speed",
+        "does all of the work at half the speed of the device that it claims to be",
+        Catch::Class(Figure::OpsPerSecond),
+        |_, _, clock| slower(2, clock),
+    ),
+    certain(
         "late-commit",
-        "does all of the work at half the speed",
+        "does all of the work and commits when the time for it is over",
         Catch::Late(Stage::Fill),
-        late,
+        |_, _, clock| slower(LATE_TIMES, clock),
     ),
     certain(
         "devices-not-there",
@@ -212,11 +231,23 @@ const fn skip<const PERCENT: u64>(name: &'static str) -> Cheat {
 /// The same under the rules of a session, in which what is computed while walking takes its time.
 const fn skip_on_the_clock<const PERCENT: u64>(name: &'static str) -> Cheat {
     let does = "the same, and its walks are timed as any machine's";
-    certain(name, does, Catch::Late(Stage::Walk), |_, _, clock| counted(skipping(PERCENT), clock))
+    let caught_by = Catch::RowOrClass(Figure::WalkBytesPerSecond);
+    certain(name, does, caught_by, |_, _, clock| counted(skipping(PERCENT), clock))
+}
+
+const fn skip_walks<const PERCENT: u64>(name: &'static str) -> Cheat {
+    Cheat {
+        name,
+        does: "holds every row, does not do x of its walks, and commits to noise as their results",
+        caught_by: Catch::Walk,
+        formula: SAMPLED,
+        rate: Rate::SampledWalks(PERCENT),
+        enter: |_, _, _| alone(skipping_walks(PERCENT)),
+    }
 }
 
 const fn hold<const PERCENT: u64>(name: &'static str, does: &'static str) -> Cheat {
-    certain(name, does, Catch::Late(Stage::Walk), |_, _, clock| {
+    certain(name, does, Catch::Class(Figure::WalkBytesPerSecond), |_, _, clock| {
         counted(devices::truncated(PERCENT), clock)
     })
 }
@@ -227,19 +258,15 @@ fn counted(device: Partial, clock: &mut Clock) -> Box<dyn Answer> {
 }
 
 impl Cheat {
-    /// The part of its sessions that is refused, with these sizes.
+    /// The part of its sessions that earns nothing, with these sizes.
     #[must_use]
     pub fn predicted(&self, params: &ProofParams) -> f64 {
+        let record = params.record();
         match self.rate {
             Rate::Certain => 1.0,
-            Rate::SampledRows(percent) => {
-                let (rows, sampled) = (params.rows(), u64::from(params.record().sampled_rows));
-                let skipped = rows * percent / 100;
-                let passes = (0..sampled).map(|drawn| {
-                    let left = rows.saturating_sub(drawn);
-                    ratio(left.saturating_sub(skipped), left)
-                });
-                1.0 - passes.product::<f64>()
+            Rate::SampledRows(percent) => found(record.rows, percent, record.sampled_rows),
+            Rate::SampledWalks(percent) => {
+                found(record.walks.into(), percent, record.sampled_walks)
             }
         }
     }
@@ -265,9 +292,20 @@ pub fn honest_bout(ring: &Ring, seed: Seed, devices: usize) -> Bout {
 }
 
 impl Catch {
-    /// Whether this is how the verifier refused.
+    /// Whether this is how the validator came to pay nothing.
     #[must_use]
-    pub const fn is(self, refusal: &Refusal) -> bool {
+    pub fn is(self, judgement: &Judgement<'_>) -> bool {
+        match (self, judgement) {
+            (Self::RowOrClass(_), Judgement::Refused(_)) => Self::Row.is(judgement),
+            (Self::RowOrClass(figure) | Self::Class(figure), Judgement::Unpaid(missing)) => {
+                missing.iter().any(|shortfall| shortfall.figure == figure)
+            }
+            (_, Judgement::Refused(refusal)) => self.is_refusal(refusal),
+            _ => false,
+        }
+    }
+
+    const fn is_refusal(self, refusal: &Refusal) -> bool {
         match (self, refusal) {
             (Self::Row, Refusal::Mismatch { place: Place::Row(_), .. })
             | (Self::Walk, Refusal::Mismatch { place: Place::Walk(_), .. })
@@ -293,6 +331,10 @@ impl std::fmt::Display for Catch {
             Self::Protocol => f.write_str("an answer that does not fit what was asked"),
             Self::Oversized => f.write_str("the limit on frames"),
             Self::Late(stage) => write!(f, "the deadline of the stage {stage}"),
+            Self::Class(figure) => write!(f, "the class's minimum of {}", figure.as_str()),
+            Self::RowOrClass(figure) => {
+                write!(f, "a sampled row, or the class's minimum of {}", figure.as_str())
+            }
         }
     }
 }
@@ -342,8 +384,8 @@ fn replay(ring: &Ring, seed: Seed) -> Box<dyn Answer> {
     Box::new(Replay { hello, answers: answers.into_iter() })
 }
 
-fn late(_ring: &Ring, _seed: Seed, clock: &mut Clock) -> Box<dyn Answer> {
-    alone(Clocked::new(honest("cpu"), clock.lane()).slower(2))
+fn slower(times: u64, clock: &mut Clock) -> Box<dyn Answer> {
+    alone(Clocked::new(honest("cpu"), clock.lane()).slower(times))
 }
 
 fn ghost() -> Box<dyn Answer> {
@@ -353,6 +395,16 @@ fn ghost() -> Box<dyn Answer> {
 fn dripping(_ring: &Ring, _seed: Seed, clock: &mut Clock) -> Box<dyn Answer> {
     let prover = Prover::new(vec![Box::new(honest("cpu"))]);
     Box::new(Dripping { prover, lane: clock.lane() })
+}
+
+/// The odds that one of `sampled` out of `all` is among `percent` of them.
+fn found(all: u64, percent: u64, sampled: u16) -> f64 {
+    let skipped = all * percent / 100;
+    let misses = (0..u64::from(sampled)).map(|drawn| {
+        let left = all.saturating_sub(drawn);
+        ratio(left.saturating_sub(skipped), left)
+    });
+    1.0 - misses.product::<f64>()
 }
 
 /// Counts of rows are far below 2^52, so that both are exact.

@@ -4,7 +4,7 @@
 //! at a walk, if at all, and these tests would fail.
 
 use nicompute_proof::{DevicePlan, Place, Refusal, Verdict, verify_transcript};
-use nicompute_prover::cheats::{self, Ring, Seed, find, fits, honest_bout, table};
+use nicompute_prover::cheats::{self, Judgement, Ring, Seed, find, fits, honest_bout, table};
 use nicompute_prover::{Device, Prover, exchange, prove_in_process};
 
 use crate::harness::{boxed, config, honest, session, ticking, tiny, validator};
@@ -22,7 +22,7 @@ fn refused_at_a_row(devices: Vec<Box<dyn Device>>, cheater: u16) {
     assert_eq!(report.verdict, Verdict::Mismatch { device, place: Place::Row(row) });
 }
 
-/// Every cheater of the table is refused as often as the mathematics says, by the check that is meant for it, and leaves
+/// Every cheater of the table earns nothing as often as the mathematics says, by the check that is meant for it, and leaves
 /// evidence that anyone can check where there is something to compute again.
 #[test]
 fn every_cheater_is_caught_at_its_rate() {
@@ -33,10 +33,11 @@ fn every_cheater_is_caught_at_its_rate() {
         let sessions: u32 = if rate < 1.0 { 200 } else { 3 };
         let mut caught = 0;
         for session in 0..sessions {
-            match cheat.bout(&ring, Seed::new(u64::from(session))).refusal() {
-                None => {}
-                Some(refusal) if cheat.caught_by.is(refusal) => caught += 1,
-                Some(refusal) => panic!("{}: refused for another reason: {refusal}", cheat.name),
+            let bout = cheat.bout(&ring, Seed::new(u64::from(session)));
+            match bout.judgement() {
+                Judgement::Paid => {}
+                judgement if cheat.caught_by.is(&judgement) => caught += 1,
+                judgement => panic!("{}: for another reason: {judgement}", cheat.name),
             }
         }
         println!("{:<24}{caught:>4} of {sessions:>3}, predicted {rate:.6}", cheat.name);
@@ -44,13 +45,13 @@ fn every_cheater_is_caught_at_its_rate() {
     }
 }
 
-/// Under the same rules honest machines are accepted, so that the refusals are about cheating and nothing else.
+/// Under the same rules honest machines are paid, so that the refusals are about cheating and nothing else.
 #[test]
 fn honest_machines_pass_in_the_ring() {
     let ring = Ring::standard();
     for devices in [1, 8] {
         let bout = honest_bout(&ring, Seed::new(1), devices);
-        assert!(bout.outcome.is_ok(), "{devices}: {:?}", bout.outcome);
+        assert!(matches!(bout.judgement(), Judgement::Paid), "{devices}: {}", bout.judgement());
     }
 }
 

@@ -82,7 +82,8 @@ pub struct ProofView {
 pub struct LegView {
     /// `link`, `copy`, `net-down`, `net-up`, `ram`, `disk` or `disk-random`.
     pub leg: String,
-    /// Bytes that were moved; of main memory and disks, bytes that were held.
+    /// Bytes that were moved; of main memory and disks, bytes of the plot that was answered for, which may have lain in
+    /// other memory of the machine.
     pub bytes: u64,
     /// Bytes in a second, at least.
     pub bytes_per_second: u64,

@@ -103,7 +103,12 @@ fn table(offers: &[MarketOfferView]) -> String {
 /// What was measured besides, in megabytes a second, or why it was not.
 fn leg(leg: &LegView) -> String {
     match &leg.reason {
-        None => format!("{} {} MB/s", leg.leg, leg.bytes_per_second / 1_000_000),
+        None => {
+            // Where the plots of these lay is not shown; `docs/proof.md` says why.
+            let is_own = matches!(leg.leg.as_str(), "ram" | "disk" | "disk-random");
+            let how = if is_own { "answered at " } else { "" };
+            format!("{} {how}{} MB/s", leg.leg, leg.bytes_per_second / 1_000_000)
+        }
         Some(why) => format!("{} not shown: {}", leg.leg, plain(why, REASON_CHARS_SHOWN)),
     }
 }

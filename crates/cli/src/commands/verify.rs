@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use clap::Args;
 use nicompute_proof::{
-    Leg, Measured, Rate, Report, SIGNATURE_LEN, SIGNERS_WORD, SignedTranscript,
+    DeviceKind, Leg, Measured, Rate, Report, SIGNATURE_LEN, SIGNERS_WORD, SignedTranscript,
     TRANSCRIPT_BODY_LEN_MAX, Verdict, verify_transcript,
 };
 use serde_json::json;
@@ -88,6 +88,15 @@ fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// The plot's bytes. What a processor or a disk answered for may have lain in other memory of the machine.
+fn plot(report: &Report) -> (&'static str, String) {
+    let bytes = report.measured.plot_bytes;
+    if report.claims.iter().all(|claim| claim.kind == DeviceKind::Cuda) {
+        return ("held at once", format!("{bytes} bytes"));
+    }
+    ("answered for", format!("{bytes} bytes, wherever in the machine they lay"))
+}
+
 fn lines(report: &Report, audited: Option<u64>) -> String {
     let measured = &report.measured;
     let verdict = match report.verdict {
@@ -115,7 +124,7 @@ fn lines(report: &Report, audited: Option<u64>) -> String {
                 report.sampled_rows, report.sampled_walks, report.params.reads
             ),
         ),
-        ("held at once", format!("{} bytes", measured.plot_bytes)),
+        plot(report),
         (
             "computed",
             format!(

@@ -84,6 +84,9 @@ pub enum ClaimError {
     /// A device that cannot hold one panel.
     #[error("device {0} has too little free memory for the smallest plot")]
     Memory(u16),
+    /// More devices than can be checked at these sizes, even without LINK and COPY.
+    #[error("a check of {0} devices of this size is more than 2^39 products")]
+    Work(usize),
 }
 
 impl Binding {
@@ -116,12 +119,12 @@ impl DeviceKind {
         }
     }
 
-    /// The percentage of its free memory that a device must fill. A GPU is filled, so that nobody else can be in it; a
-    /// machine's main memory and its disk also hold the prover, the container and the system.
+    /// The percentage of its free memory that a device must fill. A GPU is filled, so that nobody else can be in it, and
+    /// what it claims already leaves out what the session needs besides; a machine's main memory and its disk also hold the prover, the container and the system.
     const fn share_percent(self) -> u64 {
         match self {
             Self::Cpu | Self::Disk => 50,
-            Self::Cuda => 97,
+            Self::Cuda => 99,
         }
     }
 }

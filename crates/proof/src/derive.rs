@@ -304,7 +304,7 @@ mod tests {
             let sample = keys.sample(&Nonce([9; 32]), &params, &plan, Answered::NONE);
             assert_eq!(sample.rows.len(), 64);
             assert!(sample.links.is_empty() && sample.copies.is_empty());
-            assert_eq!(sample.walks.len(), 8);
+            assert_eq!(sample.walks.len(), 24);
             assert!(sample.rows.is_sorted_by(|a, b| a < b));
             assert!(sample.walks.is_sorted_by(|a, b| a < b));
             assert!(sample.rows.iter().all(|row| *row < rows));
@@ -323,7 +323,7 @@ mod tests {
         let plan = DevicePlan { device: 0, rows: 16_384, walks: 32_768 };
         let answered = Answered { link: true, copy: true };
         let sample = keys.sample(&Nonce([9; 32]), &params, &plan, answered);
-        assert_eq!((sample.links.len(), sample.copies.len()), (8, 64));
+        assert_eq!((sample.links.len(), sample.copies.len()), (24, 64));
         assert!(sample.copies.iter().all(|place| *place < 1024));
         assert!(sample.links.iter().all(|walk| *walk < 640));
         let none = keys.sample(&Nonce([9; 32]), &params, &plan, Answered::NONE);

@@ -5,12 +5,18 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::binding::{Binding, DeviceClaim, DevicePlan, Nonce, check_claims, plans_are_sound};
+use crate::binding::{
+    Binding, DEVICES_MAX, DeviceClaim, DevicePlan, Nonce, check_claims, plans_are_sound,
+};
+use crate::bounded::at_most;
 use crate::derive::{DeviceKeys, Sample, SessionKeys};
 use crate::frame::{DeviceOpenings, RowOpening, WalkOpening};
 use crate::kernel::{ChainMatrix, Replay};
 use crate::legs::{CopyKey, Legs};
-use crate::params::{ParamsError, ParamsRecord, ProofParams, WALK_GROUP};
+use crate::params::{
+    PANELS_LEN_MAX, ParamsError, ParamsRecord, ProofParams, SAMPLED_ROWS_LEN_MAX,
+    SAMPLED_WALKS_LEN_MAX, WALK_GROUP,
+};
 use crate::tree::{Digest, TreeError, TreeKeys};
 use crate::walk::WalkKey;
 
@@ -24,6 +30,7 @@ pub struct Exchange {
     /// What the prover called itself.
     pub software: String,
     /// What the prover said about its devices.
+    #[serde(deserialize_with = "at_most::<_, _, DEVICES_MAX>")]
     pub claims: Vec<DeviceClaim>,
     /// N1, drawn at START.
     pub n1: Nonce,
@@ -34,6 +41,7 @@ pub struct Exchange {
     /// N3, drawn after the last root and the last byte of the legs.
     pub n3: Nonce,
     /// What each planned device committed to and opened.
+    #[serde(deserialize_with = "at_most::<_, _, DEVICES_MAX>")]
     pub devices: Vec<DeviceExchange>,
 }
 
@@ -43,8 +51,10 @@ pub struct DeviceExchange {
     /// Its share of the work.
     pub plan: DevicePlan,
     /// When each panel was reported, in nanoseconds since START.
+    #[serde(deserialize_with = "at_most::<_, _, PANELS_LEN_MAX>")]
     pub panel_ns: Vec<u64>,
     /// The root of each panel.
+    #[serde(deserialize_with = "at_most::<_, _, PANELS_LEN_MAX>")]
     pub panel_roots: Vec<Digest>,
     /// The root of the row tree.
     pub row_root: Digest,
@@ -55,12 +65,16 @@ pub struct DeviceExchange {
     /// The root of the copy tree, where COPY was answered.
     pub copy_root: Option<Digest>,
     /// The paths of the sampled rows.
+    #[serde(deserialize_with = "at_most::<_, _, SAMPLED_ROWS_LEN_MAX>")]
     pub rows: Vec<RowOpening>,
     /// The groups and paths of the sampled walks.
+    #[serde(deserialize_with = "at_most::<_, _, SAMPLED_WALKS_LEN_MAX>")]
     pub walks: Vec<WalkOpening>,
     /// The groups and paths of the sampled walks over the next device's plot.
+    #[serde(deserialize_with = "at_most::<_, _, SAMPLED_WALKS_LEN_MAX>")]
     pub links: Vec<WalkOpening>,
     /// The paths of the sampled copied rows.
+    #[serde(deserialize_with = "at_most::<_, _, SAMPLED_ROWS_LEN_MAX>")]
     pub copies: Vec<RowOpening>,
 }
 
@@ -100,6 +114,9 @@ pub enum ExchangeError {
     /// Claims or plans that no verifier accepts.
     #[error("the claims or the plans are not such as a verifier accepts")]
     Plans,
+    /// More recomputation than a checker takes upon itself.
+    #[error("a check of {0} devices of this size is more than 2^39 products")]
+    Work(usize),
     /// Legs that the parameters do not ask for, or missing ones, or bytes that no stream has.
     #[error("the legs are not those that the parameters ask for")]
     Legs,
@@ -130,7 +147,7 @@ pub enum ExchangeError {
 }
 
 impl Exchange {
-    /// Recomputes everything that was sampled.
+    /// Recomputes everything that was sampled: what costs nothing first, then the bytes of NET, then the rows and walks.
     ///
     /// # Errors
     /// Where the content contradicts itself before any row is computed.
@@ -141,8 +158,11 @@ impl Exchange {
         if !plans_are_sound(&self.claims, &params, &plans) {
             return Err(ExchangeError::Plans);
         }
+        if !params.allows_devices(plans.len()) {
+            return Err(ExchangeError::Work(plans.len()));
+        }
         let keys = SessionKeys::derive(&self.n1, &self.binding, &params);
-        self.check_legs(&params, &keys)?;
+        self.check_legs(&params)?;
         let answered = self.legs.answered();
         let mut checks = Vec::with_capacity(self.devices.len());
         for device in &self.devices {
@@ -155,6 +175,7 @@ impl Exchange {
             device.check_shape(&device_keys, &params)?;
             checks.push(DeviceCheck { device, keys: device_keys, sample });
         }
+        self.check_net(&keys)?;
         Ok(self.verdict(&checks, &ChainMatrix::new(&keys, &params), &params))
     }
 

@@ -9,9 +9,12 @@ use std::marker::PhantomData;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::binding::{Binding, DeviceClaim, DevicePlan, Nonce};
+use crate::binding::{Binding, DEVICES_MAX, DeviceClaim, DevicePlan, Nonce};
+use crate::bounded::{at_most, exactly};
 use crate::legs::Chunk;
-use crate::params::ParamsRecord;
+use crate::params::{
+    PATH_LEN_MAX, ParamsRecord, SAMPLED_ROWS_LEN_MAX, SAMPLED_WALKS_LEN_MAX, WALK_GROUP_LEN,
+};
 use crate::tree::Digest;
 
 /// The longest frame of a prover: the openings of 256 rows and 64 walks of the largest plot, and of as many
@@ -34,6 +37,7 @@ pub enum ProverFrame {
         /// Its name and version, for logs.
         software: String,
         /// The machine's devices, as the machine describes them.
+        #[serde(deserialize_with = "at_most::<_, _, DEVICES_MAX>")]
         devices: Vec<DeviceClaim>,
     },
     /// Memory is allocated and every kernel loaded; nothing has been computed.
@@ -55,21 +59,25 @@ pub enum ProverFrame {
     /// All plots are in memory.
     Commit {
         /// The root of each planned device's row tree, in the order of the plans.
+        #[serde(deserialize_with = "at_most::<_, _, DEVICES_MAX>")]
         roots: Vec<Digest>,
     },
     /// All walks are done.
     Wroot {
         /// The root of each planned device's walk tree, in the order of the plans.
+        #[serde(deserialize_with = "at_most::<_, _, DEVICES_MAX>")]
         roots: Vec<Digest>,
     },
     /// All walks over the neighbours' plots are done.
     Lroot {
         /// The root of each planned device's link tree, in the order of the plans.
+        #[serde(deserialize_with = "at_most::<_, _, DEVICES_MAX>")]
         roots: Vec<Digest>,
     },
     /// All copied rows are on the host.
     Croot {
         /// The root of each planned device's copy tree, in the order of the plans.
+        #[serde(deserialize_with = "at_most::<_, _, DEVICES_MAX>")]
         roots: Vec<Digest>,
     },
     /// The machine cannot do the leg that it was asked for, LINK or COPY; the session goes on without it.
@@ -115,6 +123,7 @@ pub enum VerifierFrame {
         /// What the session is bound to.
         binding: Binding,
         /// Each device's share, ascending.
+        #[serde(deserialize_with = "at_most::<_, _, DEVICES_MAX>")]
         plans: Vec<DevicePlan>,
     },
     /// To be answered at once.
@@ -162,6 +171,7 @@ pub enum VerifierFrame {
     /// Open these rows and walks.
     Open {
         /// One for each plan, in the order of the plans.
+        #[serde(deserialize_with = "at_most::<_, _, DEVICES_MAX>")]
         devices: Vec<OpenDevice>,
     },
     /// The session is over; free everything and end.
@@ -181,12 +191,16 @@ pub struct OpenDevice {
     /// Place in the list of claims.
     pub device: u16,
     /// Rows, ascending.
+    #[serde(deserialize_with = "at_most::<_, _, SAMPLED_ROWS_LEN_MAX>")]
     pub rows: Vec<u64>,
     /// Walks, ascending.
+    #[serde(deserialize_with = "at_most::<_, _, SAMPLED_WALKS_LEN_MAX>")]
     pub walks: Vec<u32>,
     /// Walks of LINK, ascending.
+    #[serde(deserialize_with = "at_most::<_, _, SAMPLED_WALKS_LEN_MAX>")]
     pub links: Vec<u32>,
     /// Places in the run of copied rows, ascending.
+    #[serde(deserialize_with = "at_most::<_, _, SAMPLED_ROWS_LEN_MAX>")]
     pub copies: Vec<u64>,
 }
 
@@ -196,12 +210,16 @@ pub struct DeviceOpenings {
     /// Place in the list of claims.
     pub device: u16,
     /// The rows that were asked for, in that order.
+    #[serde(deserialize_with = "at_most::<_, _, SAMPLED_ROWS_LEN_MAX>")]
     pub rows: Vec<RowOpening>,
     /// The walks that were asked for, in that order.
+    #[serde(deserialize_with = "at_most::<_, _, SAMPLED_WALKS_LEN_MAX>")]
     pub walks: Vec<WalkOpening>,
     /// The walks of LINK that were asked for, in that order.
+    #[serde(deserialize_with = "at_most::<_, _, SAMPLED_WALKS_LEN_MAX>")]
     pub links: Vec<WalkOpening>,
     /// The copied rows that were asked for, in that order; `row` is the place in the run.
+    #[serde(deserialize_with = "at_most::<_, _, SAMPLED_ROWS_LEN_MAX>")]
     pub copies: Vec<RowOpening>,
 }
 
@@ -211,6 +229,7 @@ pub struct RowOpening {
     /// The row.
     pub row: u64,
     /// Siblings from the leaf upwards.
+    #[serde(deserialize_with = "at_most::<_, _, PATH_LEN_MAX>")]
     pub path: Vec<Digest>,
 }
 
@@ -220,8 +239,10 @@ pub struct WalkOpening {
     /// The walk.
     pub walk: u32,
     /// The results of the 64 walks of its group.
+    #[serde(deserialize_with = "exactly::<_, _, WALK_GROUP_LEN>")]
     pub group: Vec<u64>,
     /// Siblings from the leaf upwards.
+    #[serde(deserialize_with = "at_most::<_, _, PATH_LEN_MAX>")]
     pub path: Vec<Digest>,
 }
 

@@ -11,6 +11,7 @@
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
 
 mod binding;
+mod bounded;
 mod derive;
 mod exchange;
 mod frame;

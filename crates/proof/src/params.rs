@@ -24,16 +24,29 @@ const PANEL_ROWS_MAX: u32 = 1 << 20;
 /// 4 TiB of plot in one device: far above any device, and far below an overflow of the operation count.
 const PLOT_BYTES_MAX: u64 = 1 << 42;
 /// One progress frame for each panel, so this is also the limit on progress frames of a device.
-const PANELS_MAX: u64 = 4096;
+pub(crate) const PANELS_LEN_MAX: usize = 4096;
+const PANELS_MAX: u64 = PANELS_LEN_MAX as u64;
+/// The longest path: that of the tree over the most rows. Trees over walks are smaller.
+pub(crate) const PATH_LEN_MAX: usize = (PANELS_MAX * PANEL_ROWS_MAX as u64).ilog2() as usize;
 const SAMPLED_ROWS_MAX: u16 = 256;
+/// The same, as a length of what is opened.
+pub(crate) const SAMPLED_ROWS_LEN_MAX: usize = SAMPLED_ROWS_MAX as usize;
 const WALKS_MAX: u32 = 1 << 26;
 const READS_MAX: u16 = 256;
+/// Walks that every profile has replayed: skipping a tenth of them passes eight times in a hundred.
+const SAMPLED_WALKS: u16 = 24;
 const SAMPLED_WALKS_MAX: u16 = 64;
+/// The same, as a length of what is opened.
+pub(crate) const SAMPLED_WALKS_LEN_MAX: usize = SAMPLED_WALKS_MAX as usize;
+/// The same as [`WALK_GROUP`], as a length.
+pub(crate) const WALK_GROUP_LEN: usize = WALK_GROUP as usize;
 /// 256 MiB in one direction: some seconds of a fast line, half a second of whoever checks the digest again.
 const NET_BYTES_MAX: u64 = 1 << 28;
 /// Products that a check of one device may cost: a few seconds of one core, three times what the widest profile needs.
 /// Without it, a transcript of a stranger could keep a checker busy for days.
 const CHECK_PRODUCTS_MAX: u64 = 1 << 36;
+/// Products that a check of all devices may cost: nine GPUs of the widest profile with every leg, eighteen without.
+const CHECK_PRODUCTS_IN_ALL_MAX: u64 = 1 << 39;
 /// Twice the mean of an operand's square, exactly: 2·Σv²/512 over -255..=255.
 const OPERAND_SQUARE_MEAN_TWICE: u64 = 43_435;
 /// The square of the distance, in standard deviations, that a sum must keep from 2^24.
@@ -126,7 +139,7 @@ impl ProofParams {
                 sampled_rows: 64,
                 walks: 32_768,
                 reads: 32,
-                sampled_walks: 8,
+                sampled_walks: SAMPLED_WALKS,
                 link_walks: 0,
                 copy_rows: 0,
                 net_down_bytes: 0,
@@ -217,6 +230,13 @@ impl ProofParams {
         Self { record: ParamsRecord { link_walks: 0, ..self.record } }
     }
 
+    /// The same sizes without the legs that are sampled, LINK and COPY, for a machine with more devices than can be
+    /// checked with them.
+    #[must_use]
+    pub const fn without_sampled_legs(self) -> Self {
+        Self { record: ParamsRecord { link_walks: 0, copy_rows: 0, ..self.record } }
+    }
+
     /// The most rows that each device brings to the host; 0 where that is not asked.
     #[must_use]
     pub const fn copy_rows(&self) -> u64 {
@@ -247,6 +267,12 @@ impl ProofParams {
         rows <= self.rows()
             && rows.is_multiple_of(u64::from(self.panel_rows()))
             && rows >= u64::from(self.record.sampled_rows).saturating_mul(2)
+    }
+
+    /// Whether a checker takes it upon itself to recompute the samples of so many devices.
+    #[must_use]
+    pub fn allows_devices(&self, count: usize) -> bool {
+        check_products(&self.record).saturating_mul(count as u64) <= CHECK_PRODUCTS_IN_ALL_MAX
     }
 
     /// The bytes of the fixed layout that is hashed into the session key.
@@ -428,6 +454,28 @@ mod tests {
         assert_eq!(exactness(4160), Err(ParamsError::Inexact(4160)));
         let mean_twice: i32 = (-255..=255).map(|v: i32| 2 * v * v).sum::<i32>() / 512;
         assert_eq!(u64::try_from(mean_twice).unwrap(), OPERAND_SQUARE_MEAN_TWICE);
+    }
+
+    /// A machine of eight GPUs must be checkable with every leg, and a stranger's transcript of many devices, each within
+    /// its own limit, must not keep a checker busy for minutes.
+    #[test]
+    fn the_work_of_a_check_is_limited_over_all_devices() {
+        let gpu = ParamsRecord {
+            n: 4096,
+            steps: 4,
+            rows: 32 << 20,
+            panel_rows: 65_536,
+            walks: WALKS_MAX,
+            reads: 16,
+            link_walks: WALKS_MAX / 16,
+            copy_rows: 1 << 20,
+            ..ProofParams::small().record()
+        };
+        let gpu = ProofParams::try_from(gpu).unwrap();
+        assert!(gpu.allows_devices(8) && gpu.allows_devices(9) && !gpu.allows_devices(10));
+        let bare = gpu.without_sampled_legs();
+        assert!(bare.allows_devices(16) && bare.allows_devices(18) && !bare.allows_devices(19));
+        assert!(ProofParams::small().allows_devices(crate::binding::DEVICES_MAX));
     }
 
     /// A bound that is not enforced lets a frame ask for unbounded work or memory.

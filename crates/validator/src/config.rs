@@ -27,6 +27,8 @@ const GPU_ROW_BYTES: u64 = 4096;
 const GPU_PANEL_ROWS: u32 = 65_536;
 const GPU_PANELS_MAX: u64 = 4096;
 const GPU_WALKS_MAX: u32 = 1 << 26;
+/// Half of what a processor's walks have, and twice the walks instead: a walk that is checked costs a checker every read.
+const GPU_READS: u16 = 16;
 
 /// Everything that a validator is started with.
 #[derive(Debug, Clone)]
@@ -183,7 +185,7 @@ impl ProofSize {
 }
 
 /// The profile of GPUs: as many rows as fit, and walks over thirty-two times the plot, a second or two of its memory's
-/// rate. The fill takes seconds on every class that is paid for; the limits only end what has gone wrong.
+/// rate; less where that would be more walks than the protocol knows. The fill takes seconds on every class that is paid for; the limits only end what has gone wrong.
 fn gpu_profile(memory_bytes: u64) -> ProofProfile {
     let panel = u64::from(GPU_PANEL_ROWS);
     let most = memory_bytes.checked_div(GPU_ROW_BYTES).unwrap_or(0);
@@ -195,7 +197,8 @@ fn gpu_profile(memory_bytes: u64) -> ProofProfile {
         steps: 4,
         rows,
         panel_rows: GPU_PANEL_ROWS,
-        walks: u32::try_from(rows).unwrap_or(u32::MAX).min(GPU_WALKS_MAX),
+        walks: u32::try_from(rows.saturating_mul(2)).unwrap_or(u32::MAX).min(GPU_WALKS_MAX),
+        reads: GPU_READS,
         ..small.record()
     };
     let limits = Limits {
@@ -239,7 +242,7 @@ mod tests {
     #[test]
     fn gpus_are_filled_and_walked_over() {
         for (memory, walks_over) in
-            [(16_u64 << 30, 32), (24 << 30, 32), (141 << 30, 32), (288 << 30, 28)]
+            [(16_u64 << 30, 32), (24 << 30, 32), (141 << 30, 29), (288 << 30, 14)]
         {
             let profile = ProofSize::Full.profile(memory, DeviceKind::Cuda);
             let params = profile.params;

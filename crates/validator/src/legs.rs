@@ -365,6 +365,7 @@ mod tests {
         let profile = full.profile(141 << 30, DeviceKind::Cuda);
         let params = full.with_stages(profile, LegSet::ALL).params;
         assert!(params.link_walks() > 0 && params.copy_rows() == 1 << 20);
+        assert!(params.allows_devices(8), "a check of eight GPUs");
         assert_eq!((params.net_down_bytes(), params.net_up_bytes()), (64 << 20, 64 << 20));
         let further = full.further(&machine(8), DeviceKind::Cuda, LegSet::ALL);
         let [(LegKind::Ram, Some(ram)), (LegKind::Disk, Some(disk))] = further.as_slice() else {

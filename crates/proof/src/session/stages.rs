@@ -1,6 +1,6 @@
 //! The stages that every session has, from HELLO to the verdict.
 
-use crate::binding::{DeviceClaim, DevicePlan, Nonce, TEXT_LEN_MAX, plan_devices};
+use crate::binding::{ClaimError, DeviceClaim, DevicePlan, Nonce, TEXT_LEN_MAX, plan_devices};
 use crate::derive::SessionKeys;
 use crate::exchange::{DeviceExchange, Exchange, ExchangeError, Verdict};
 use crate::frame::{DeviceOpenings, OpenDevice, VerifierFrame};
@@ -30,6 +30,11 @@ impl VerifierSession {
         let SessionConfig { params, kind, binding, .. } = &self.config;
         let plans = plan_devices(&claims, *kind, params).map_err(Refusal::Claims)?;
         let params = if plans.len() > 1 { *params } else { params.without_link() };
+        let checkable = params.allows_devices(plans.len());
+        let params = if checkable { params } else { params.without_sampled_legs() };
+        if !params.allows_devices(plans.len()) {
+            return Err(Refusal::Claims(ClaimError::Work(plans.len())));
+        }
         let frame = VerifierFrame::Prepare {
             params: params.record(),
             binding: *binding,

@@ -131,7 +131,7 @@ impl Buffers {
 }
 
 /// The memory that a GPU claims for plots when so much of it is free: all but what the widest session needs beside its
-/// plot. A verifier asks for 97 % of the claim, so that a session of any size fits.
+/// plot. A verifier asks for 99 % of the claim, so that a session of any size fits.
 pub(super) const fn claimable(free: u64) -> u64 {
     const WIDEST: Buffers =
         Buffers::new(N_MAX, PANEL_ROWS_MAX, CHUNK_ROWS_MAX as u64, WALKS_AT_ONCE as u64);

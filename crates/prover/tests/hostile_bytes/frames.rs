@@ -22,7 +22,7 @@ const VERIFIER_ALLOWED: i64 = 6 << 20;
 const PROVER_ALLOWED: i64 = 6 << 20;
 
 /// Every frame of an honest session, encoded, both ways.
-fn recorded(net_bytes: u64) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
+pub(crate) fn recorded(net_bytes: u64) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
     let mut prover = Prover::new(devices());
     let hello = prover.hello();
     let (mut from_prover, mut from_verifier) = (vec![encode(&hello).unwrap()], Vec::new());

@@ -6,6 +6,7 @@
 mod allocations;
 mod frames;
 mod mutation;
+mod swollen;
 mod transcripts;
 
 use nicompute_keys::{Keypair, Scheme};

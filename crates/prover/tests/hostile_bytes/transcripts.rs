@@ -15,13 +15,13 @@ use crate::{devices, session, validator};
 const DAMAGED: u64 = 5_000;
 const SIGNED_AGAIN: u64 = 1_500;
 /// Magic and length.
-const HEADER_LEN: usize = TRANSCRIPT_MAGIC.len() + 4;
+pub(crate) const HEADER_LEN: usize = TRANSCRIPT_MAGIC.len() + 4;
 /// What a check may take at once: the file some times over, what sequences are given before they have proven their length, and
 /// the matrix of the session.
 const ALLOWED_PER_BYTE: i64 = 8;
 const ALLOWED: i64 = 4 << 20;
 
-fn good() -> Vec<u8> {
+pub(crate) fn good() -> Vec<u8> {
     let mut now = 0;
     let mut clock = || {
         now += 1_000_000;
@@ -118,7 +118,7 @@ fn a_lying_signer_is_found_out() {
     assert!(reasons.contains_key("exchange") && reasons.contains_key("verdict"), "{reasons:?}");
 }
 
-fn signed(body: &[u8]) -> Vec<u8> {
+pub(crate) fn signed(body: &[u8]) -> Vec<u8> {
     let len = u32::try_from(body.len()).unwrap().to_le_bytes();
     let mut bytes = [TRANSCRIPT_MAGIC.as_slice(), &len, body].concat();
     let message = [TRANSCRIPT_MAGIC.as_slice(), blake3::hash(&bytes).as_bytes()].concat();

@@ -162,7 +162,7 @@ fn the_round_trip_is_measured_by_the_pings() {
         prove_in_process(&mut session(config(tiny()), 0), &mut prover, &mut ticking()).unwrap();
     assert_eq!(transcript.times.rtt_min_ns, 1_000_000);
     assert_eq!(transcript.times.commit_ns, 5_000_000);
-    assert_eq!(transcript.measured.fill_ns, 5_000_000 - 625_000);
+    assert_eq!(transcript.measured.fill_ns, 5_000_000 - 78_125);
 }
 
 /// The farewell must tell the prover, in a frame that it can read.

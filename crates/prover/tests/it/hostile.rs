@@ -1,7 +1,7 @@
 //! Bytes that no prover or verifier of ours sends.
 
 use nicompute_proof::{
-    DeviceClaim, DeviceKind, DeviceOpenings, ErrorCode, FrameError, OpenDevice,
+    DeviceClaim, DeviceKind, DeviceOpenings, Digest, ErrorCode, FrameError, OpenDevice,
     PROVER_FRAME_LEN_MAX, ProofParams, ProverFrame, Refusal, Stage, VerifierFrame, decode, encode,
 };
 use nicompute_prover::{Prover, ProverError, Sink, exchange};
@@ -121,7 +121,7 @@ fn bad_openings_are_refused() {
         change(&mut bad);
         with_bytes(at, &encode(&ProverFrame::Openings(bad)).unwrap(), &frames)
     };
-    let shapes: [&dyn Fn(&mut DeviceOpenings); 9] = [
+    let shapes: [&dyn Fn(&mut DeviceOpenings); 8] = [
         &|bad| bad.rows.swap(0, 1),
         &|bad| bad.rows[1] = bad.rows[0].clone(),
         &|bad| bad.rows[0].row = u64::MAX,
@@ -129,12 +129,25 @@ fn bad_openings_are_refused() {
         &|bad| bad.rows.clear(),
         &|bad| bad.rows[0].path.truncate(3),
         &|bad| bad.walks.swap(0, 1),
-        &|bad| bad.walks[0].group.truncate(63),
         &|bad| bad.walks[0].path.push(bad.rows[0].path[0]),
     ];
     for (number, shape) in shapes.iter().enumerate() {
         let refusal = refused(shape);
         assert!(matches!(refusal, Refusal::Openings(_)), "shape {number}: {refusal}");
+    }
+    let long = |path: &mut Vec<Digest>| path.resize(33, Digest([0; 32]));
+    let too_long: [&dyn Fn(&mut DeviceOpenings); 6] = [
+        &|bad| bad.walks[0].group.truncate(63),
+        &|bad| bad.walks[0].group.push(0),
+        &|bad| bad.rows.resize(257, bad.rows[0].clone()),
+        &|bad| bad.walks.resize(65, bad.walks[0].clone()),
+        &|bad| long(&mut bad.rows[0].path),
+        &|bad| long(&mut bad.walks[0].path),
+    ];
+    for (number, shape) in too_long.iter().enumerate() {
+        let refusal = refused(shape);
+        let malformed = Refusal::Malformed(FrameError::Malformed);
+        assert_eq!(refusal, malformed, "length {number}");
     }
     let other_device = refused(&|bad| bad.device = 1);
     assert!(matches!(other_device, Refusal::Protocol { .. }));

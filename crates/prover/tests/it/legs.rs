@@ -47,7 +47,7 @@ fn every_leg_is_proven_and_measured() {
     assert_eq!(measured.net_down.unwrap().bytes, 3 * CHUNK);
     assert_eq!(measured.net_up.unwrap().bytes, 2 * CHUNK);
     let report = verify_transcript(transcript.sign(&validator()).unwrap().as_bytes()).unwrap();
-    assert_eq!((report.sampled_rows, report.sampled_walks), (2 * 128, 2 * 16));
+    assert_eq!((report.sampled_rows, report.sampled_walks), (2 * 128, 2 * 48));
     assert!(report.legs.answered().link && report.legs.answered().copy);
 }
 

@@ -15,6 +15,7 @@ mod golden;
 mod harness;
 mod hostile;
 mod legs;
+mod many_devices;
 #[cfg(feature = "cuda")]
 mod mock_cuda;
 mod session;

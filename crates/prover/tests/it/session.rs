@@ -19,7 +19,7 @@ fn an_honest_machine_is_proven() {
     let signed = transcript.sign(&validator()).unwrap();
     let report = verify_transcript(signed.as_bytes()).unwrap();
     assert_eq!((report.signer, report.verdict), (validator().hotkey(), Verdict::Proven));
-    assert_eq!((report.sampled_rows, report.sampled_walks), (64, 8));
+    assert_eq!((report.sampled_rows, report.sampled_walks), (64, 24));
 }
 
 /// The profile of the local market must hold as it stands, on every kernel.

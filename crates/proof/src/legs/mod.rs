@@ -1,6 +1,6 @@
 //! The legs that follow the walks: LINK, COPY, and NET in both directions.
 //!
-//! Each is asked for by a size in the parameters, has a nonce, a deadline, a time and a lower bound of its own, and is
+//! Each is asked for by a size in the parameters, has a nonce, a deadline, a time and a rate of its own, and is
 //! checked by recomputation as everything else is. A machine that cannot do LINK or COPY says so and is proven without.
 
 mod check;

@@ -31,7 +31,7 @@ pub use handle::{Handle, Health, Principal};
 pub use legs::{LegFigure, LegKind, LegSet, LegSetError, figures};
 pub use loops::LoopStatus;
 pub use session::{
-    ChannelError, DeviceShown, ProofChannel, ProofDoor, Proven, SessionPlan, capability,
+    Blame, ChannelError, DeviceShown, ProofChannel, ProofDoor, Proven, SessionPlan, capability,
     name_mismatches, prove, shown_by_device,
 };
 pub use store::{ApiKeyInfo, DirLockError, StoreError, StoredEvidence, WeightSet};

@@ -31,7 +31,9 @@ use crate::legs::{LegFigure, LegKind, NO_ROOM, figures, figures_of_further};
 use crate::loops::LoopError;
 use crate::loops::prove::give_back;
 use crate::loops::prove_plan::Due;
-use crate::session::{ProofChannel, Proven, SessionPlan, name_mismatches, play, prove_until};
+use crate::session::{
+    Blame, ProofChannel, Proven, SessionPlan, name_mismatches, play, prove_until,
+};
 use crate::store::{NewEvidence, ProofLease, StoredEvidence, TranscriptBlob};
 
 /// What a provider has for each question before the lease runs.
@@ -273,9 +275,9 @@ impl Session {
                 }
                 Err(error) => ErrorChain(&error).to_string(),
             },
-            Err(Proven::Refused { detail, is_wrong: true, transcript }) => {
+            Err(Proven::Refused { detail, blame: Blame::Wrong, transcript }) => {
                 let detail = format!("{}: {detail}", leg.name());
-                return Err(Proven::Refused { detail, is_wrong: true, transcript });
+                return Err(Proven::Refused { detail, blame: Blame::Wrong, transcript });
             }
             Err(
                 Proven::Refused { detail, .. }
@@ -328,8 +330,8 @@ impl Session {
                 let detail = passed_detail(transcript.transcript(), &self.ctx.config.catalogue);
                 (Verdict::Passed(shown), detail, Some(transcript))
             }
-            Ended::Verdict(Proven::Refused { detail, is_wrong, transcript }, _) => {
-                wrong = is_wrong;
+            Ended::Verdict(Proven::Refused { detail, blame, transcript }, _) => {
+                wrong = self.is_wrong(blame).await?;
                 (Verdict::Refused, detail, transcript)
             }
             Ended::Verdict(Proven::LegStuck { detail, .. } | Proven::Lost(detail), _)
@@ -405,6 +407,19 @@ impl Session {
         }
         let open = self.ctx.store.open_rentals().await?;
         Ok(open.iter().any(|rental| rental.provider == self.provider && rental.holds_machine()))
+    }
+
+    /// Whether a refusal is as good as a wrong answer: so is the second one in a row that keeps its answers to itself.
+    async fn is_wrong(&self, blame: Blame) -> Result<bool, LoopError> {
+        match blame {
+            Blame::Wrong => Ok(true),
+            Blame::Unfinished => Ok(false),
+            Blame::Unopened => {
+                let latest = self.ctx.store.latest_evidence().await?;
+                let mut latest = latest.iter().filter(|stored| stored.provider == self.provider);
+                Ok(latest.any(|stored| stored.evidence.verdict == Verdict::Refused))
+            }
+        }
     }
 
     fn count_miss(&self) -> u32 {

@@ -56,8 +56,8 @@ pub enum Proven {
     Refused {
         /// Why, for people.
         detail: String,
-        /// Whether it gave a wrong answer, which no honest machine gives.
-        is_wrong: bool,
+        /// What it says of the machine.
+        blame: Blame,
         /// The evidence, where there is something to compute again.
         transcript: Option<Box<SignedTranscript>>,
     },
@@ -73,6 +73,17 @@ pub enum Proven {
     Lost(String),
     /// It failed on this side, which says nothing about the provider.
     Own(String),
+}
+
+/// What a refusal says of the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blame {
+    /// It was too slow, or gone while its clock ran: that can befall anybody.
+    Unfinished,
+    /// It was gone once it knew the sample: that can befall anybody once, and hides a wrong answer.
+    Unopened,
+    /// It gave a wrong answer, which no honest machine gives.
+    Wrong,
 }
 
 /// Plays a session to its end, and says what class of machine it shows.
@@ -227,8 +238,11 @@ fn unfinished(stage: Stage, detail: String) -> Proven {
     match stage {
         Stage::Hello | Stage::Ready | Stage::Pings => Proven::Lost(detail),
         Stage::Link | Stage::Copy | Stage::Down | Stage::Up => Proven::LegStuck { stage, detail },
-        Stage::Fill | Stage::Walk | Stage::Openings | Stage::Over => {
-            Proven::Refused { detail, is_wrong: false, transcript: None }
+        Stage::Fill | Stage::Walk => {
+            Proven::Refused { detail, blame: Blame::Unfinished, transcript: None }
+        }
+        Stage::Openings | Stage::Over => {
+            Proven::Refused { detail, blame: Blame::Unopened, transcript: None }
         }
     }
 }
@@ -269,14 +283,18 @@ async fn refused(
     let signed = session.take_evidence().map(|transcript| transcript.sign(key)).transpose();
     match signed {
         Ok(transcript) => {
-            let is_wrong = is_wrong(refusal);
-            Proven::Refused { detail, is_wrong, transcript: transcript.map(Box::new) }
+            let blame = blame(refusal, stage);
+            Proven::Refused { detail, blame, transcript: transcript.map(Box::new) }
         }
         Err(error) => Proven::Own(ErrorChain(&error).to_string()),
     }
 }
 
-/// What honest machines do not do, whatever happens to them or to the line: answers that are not what the keys give.
-const fn is_wrong(refusal: &Refusal) -> bool {
-    matches!(refusal, Refusal::Mismatch { .. } | Refusal::Stream { .. } | Refusal::Openings(_))
+/// Answers that are not what the keys give are what honest machines do not send, whatever happens to them or to the line.
+fn blame(refusal: &Refusal, stage: Stage) -> Blame {
+    match refusal {
+        Refusal::Mismatch { .. } | Refusal::Stream { .. } | Refusal::Openings(_) => Blame::Wrong,
+        _ if stage == Stage::Openings => Blame::Unopened,
+        _ => Blame::Unfinished,
+    }
 }

@@ -26,7 +26,7 @@ pub struct StoredEvidence {
     pub block: BlockNumber,
     /// When, and what it came to.
     pub evidence: Evidence,
-    /// Whether it was refused for a wrong answer, which no honest machine gives.
+    /// Whether it was refused for a wrong answer, which no honest machine gives, or for what is as good as one.
     pub is_wrong: bool,
     /// Why, for people.
     pub detail: String,

@@ -66,9 +66,16 @@ async fn hanging_up_after_the_start_is_a_refusal() {
     let provider = Provider::start("//Bob", Lie::None).await;
     // PREPARE, eight PINGs, START, WALK, OPEN.
     let door = ProverDoor::new(Conduct::HangsUpAfter(12));
-    let world = world::start(dir.path(), &[&provider], door).await;
+    let world = world::start(dir.path(), &[&provider], door.clone()).await;
     let proof = world.verdict(&provider).await;
     assert_eq!((proof.verdict.as_str(), proof.score_micro), ("refused", 0));
+    // Once is an accident; the second time is held against it as a wrong answer is.
+    let held = async || {
+        let evidence = world.handle.evidence(&provider.hotkey()).await.unwrap();
+        evidence.first().is_some_and(|newest| newest.is_wrong).then_some(evidence.len())
+    };
+    assert_eq!(wait_for("the second refusal", held).await, 2);
+    assert_eq!(door.opened.load(Ordering::SeqCst), 2);
     world.stop().await;
 }
 

@@ -288,6 +288,23 @@ pub fn figures(transcript: &Transcript) -> Vec<LegFigure> {
     figures
 }
 
+/// The sampled legs that the validator wanted and the session left out when it saw how many devices there are.
+#[must_use]
+pub(crate) fn left_out(wanted: &ProofParams, transcript: &Transcript) -> Vec<LegFigure> {
+    let exchange = &transcript.exchange;
+    let many = "more devices than one check has room for";
+    let alone = "one device has no neighbour";
+    let mut missing = Vec::new();
+    if wanted.link() && exchange.params.link_walks == 0 {
+        let why = if exchange.devices.len() > 1 { many } else { alone };
+        missing.push(LegFigure::missing("link", why));
+    }
+    if wanted.copy_rows() > 0 && exchange.params.copy_rows == 0 {
+        missing.push(LegFigure::missing("copy", many));
+    }
+    missing
+}
+
 /// What a session of its own showed: the bytes that it answered for and how fast they are read, and of a disk both ways of reading.
 #[must_use]
 pub(crate) fn figures_of_further(
@@ -328,6 +345,7 @@ impl LegFigure {
 #[cfg(test)]
 mod tests {
     use nicompute_market::Gpu;
+    use nicompute_proof::SignedTranscript;
 
     use super::*;
 
@@ -381,6 +399,29 @@ mod tests {
         assert!(matches!(cpu.as_slice(), [(LegKind::Disk, Some(_))]));
         let none = full.with_stages(profile, LegSet::NONE);
         assert_eq!(none, profile);
+    }
+
+    /// A leg that the session leaves out by itself would otherwise be gone without a word.
+    #[test]
+    fn a_leg_that_was_left_out_has_a_reason() {
+        const TRANSCRIPT: &str = include_str!("../../proof/testdata/transcript-v2.hex");
+        let bytes = hex::decode(TRANSCRIPT.trim()).unwrap();
+        let signed = SignedTranscript::decode(&bytes).unwrap();
+        let mut transcript = signed.transcript().clone();
+        let profile = ProofSize::Full.profile(141 << 30, DeviceKind::Cuda);
+        let wanted = ProofSize::Full.with_stages(profile, LegSet::ALL).params;
+        let reasons = |transcript: &Transcript| -> Vec<_> {
+            let missing = left_out(&wanted, transcript);
+            missing.into_iter().map(|figure| (figure.leg, figure.reason.unwrap())).collect()
+        };
+        assert_eq!(reasons(&transcript), [], "every leg was asked for");
+        transcript.exchange.params.link_walks = 0;
+        transcript.exchange.params.copy_rows = 0;
+        let many = "more devices than one check has room for".to_owned();
+        assert_eq!(reasons(&transcript), [("link", many.clone()), ("copy", many)]);
+        transcript.exchange.devices.truncate(1);
+        transcript.exchange.params.copy_rows = 1 << 20;
+        assert_eq!(reasons(&transcript), [("link", "one device has no neighbour".to_owned())]);
     }
 
     /// On a machine with many processors the panels were more than the protocol knows, and the leg was gone without a word.

@@ -27,7 +27,7 @@ use crate::board::{Phase, Running, Tries, UNREACHABLE_AFTER};
 use crate::config::ProofProfile;
 use crate::context::Context;
 use crate::files;
-use crate::legs::{LegFigure, LegKind, NO_ROOM, figures, figures_of_further};
+use crate::legs::{LegFigure, LegKind, NO_ROOM, figures, figures_of_further, left_out};
 use crate::loops::LoopError;
 use crate::loops::prove::give_back;
 use crate::loops::prove_plan::Due;
@@ -219,7 +219,9 @@ impl Session {
             Err(ended) => return ended,
         };
         if let Proven::Passed { transcript, .. } = &proven {
-            besides.figures.extend(figures(transcript.transcript()));
+            let transcript = transcript.transcript();
+            besides.figures.extend(figures(transcript));
+            besides.figures.extend(left_out(&taken.profile.params, transcript));
             for (leg, profile) in &taken.further {
                 if let Err(wrong) =
                     self.prove_besides(access, taken, (*leg, *profile), &mut besides).await

@@ -38,7 +38,7 @@ pub enum DeviceKind {
     Gpu,
 }
 
-/// What a proof has shown of the devices of one machine. Every number is a lower bound.
+/// What a proof has shown of the devices of one machine. `docs/proof.md` says of every number what it bounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capability {
     /// What the devices are.

@@ -46,8 +46,8 @@ fn gpu_params() -> ProofParams {
         panel_rows: 512,
         sampled_rows: 64,
         walks: 256,
-        reads: 32,
-        sampled_walks: 8,
+        reads: 16,
+        sampled_walks: 24,
         ..ProofParams::small().record()
     })
     .expect("sizes within their bounds")

@@ -260,7 +260,7 @@ mod tests {
         assert_eq!(codes(&two, &[claim("GPU-1", 79)], vec![]), ["gpus-not-proven"]);
         let one = inventory(vec![gpu("GPU-1")], &[]);
         assert_eq!(codes(&one, &[claim("GPU-1", 60)], vec![]), ["memory-in-use"]);
-        let best = vec![shown("NVIDIA B200", 170, 1_000, 6_000)];
+        let best = vec![shown("NVIDIA B300", 260, 1_200, 6_000)];
         assert_eq!(codes(&one, &[claim("GPU-1", 79)], best), Vec::<&str>::new());
         let slow = vec![shown("NVIDIA H100 80GB HBM3", 76, 400, 2_500)];
         assert_eq!(codes(&one, &[claim("GPU-1", 79)], slow), ["name", "below-next-class"]);

@@ -14,6 +14,7 @@ import json
 import os
 import pty
 import select
+import signal
 import sys
 import time
 
@@ -127,6 +128,8 @@ def prompt(binary, root):
         seen += more
         if answers and seen.count(b": ") > 2 - len(answers):
             os.write(terminal, answers.pop())
+    if time.monotonic() >= deadline:
+        os.kill(pid, signal.SIGKILL)
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     text = seen.decode()
     assert status == 0, text

@@ -296,7 +296,7 @@ impl Walk<'_> {
         };
         let legs: Vec<String> = proof.legs.iter().map(leg).collect();
         let measured = format!(
-            "{} MiB held, {:.2} Gop/s, {:.2} GB/s walked{}; transcript {}",
+            "{} MiB answered for, {:.2} Gop/s, {:.2} GB/s walked{}; transcript {}",
             proof.bytes_per_device >> 20,
             giga(proof.ops_per_second),
             giga(proof.walk_bytes_per_second),

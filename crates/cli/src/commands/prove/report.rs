@@ -26,7 +26,7 @@ impl Report {
         let device = |judged: &Judged| {
             let shown = &judged.shown;
             format!(
-                "device {:<8}{}: {}\n  held at once  {} bytes\n  computed      {} operations per second\n  \
+                "device {:<8}{}: {}\n  answered for  {} bytes\n  computed      {} operations per second\n  \
                  read          {} bytes per second\n",
                 shown.device,
                 shown.name,

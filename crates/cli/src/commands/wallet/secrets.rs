@@ -105,16 +105,17 @@ pub(crate) fn read_secret(path: &Path) -> anyhow::Result<Zeroizing<String>> {
 
 /// Asks on the terminal without echo; `None` where there is no terminal.
 pub(crate) fn ask(question: &str) -> anyhow::Result<Option<Zeroizing<String>>> {
-    let Ok(mut terminal) = OpenOptions::new().read(true).write(true).open(TERMINAL) else {
+    let Ok(terminal) = OpenOptions::new().read(true).write(true).open(TERMINAL) else {
         return Ok(None);
     };
     let failed = |error| Failure::new(Exit::Failed, "cannot ask on the terminal").because(error);
-    write!(terminal, "{question}: ").map_err(failed)?;
-    let line = {
-        let quiet = Quiet::new(&terminal).map_err(failed)?;
-        read_quietly(quiet.terminal)
-    };
-    writeln!(terminal).map_err(failed)?;
+    // The echo is off before anybody is asked: who answers at once is neither shown nor lost.
+    let quiet = Quiet::new(&terminal).map_err(failed)?;
+    let mut screen = quiet.terminal;
+    write!(screen, "{question}: ").map_err(failed)?;
+    let line = read_quietly(screen);
+    writeln!(screen).map_err(failed)?;
+    drop(quiet);
     match line.map_err(failed)? {
         Some(line) => Ok(Some(line)),
         None => Err(Failure::new(Exit::Failed, "given up on the terminal").into()),

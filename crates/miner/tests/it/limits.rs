@@ -97,9 +97,10 @@ async fn requests_at_once_have_a_limit() {
     let both_wait = async { tokio::join!(waits(), waits()) };
     let time_passes = async {
         refused_as_overloaded(&node).await;
-        // Again and again: either may have begun to wait only after the first step.
+        // In small steps, with an answer between any two: either may have begun to wait only after the first, and neither
+        // may be carried past the time that a request has.
         loop {
-            world.clock.advance(Duration::from_secs(10));
+            world.clock.advance(Duration::from_millis(100));
             node.get("//Validator", "/v1/node").await;
         }
     };

@@ -29,7 +29,17 @@ const DEBIAN: [(&str, &str); 9] = [
     ("python3", "python3-venv"),
     ("g++", "g++"),
 ];
-/// The older SDK with the btcli of its time.
+/// The SDK of the original with everything that it pins. Its own requirements are ranges, and what they give today does not
+/// start.
+const PYTHON_9: [&str; 6] = [
+    "bittensor==9.0.0",
+    "bittensor-wallet==3.0.4",
+    "async-substrate-interface==1.0.3",
+    "bt-decode==0.5.0a2",
+    "bittensor-commit-reveal==0.2.0",
+    "fastapi==0.110.3",
+];
+/// The older living SDK with the btcli of its time.
 const PYTHON_10: [&str; 3] =
     ["bittensor==10.5.0", "bittensor-wallet==4.1.0", "bittensor-cli==9.23.2"];
 /// The newer SDK, which brings its own btcli.
@@ -98,10 +108,11 @@ fn make_environment(folder: &Path, python: &Path, packages: &[&str]) -> anyhow::
     run::must(pip)
 }
 
-/// The Python interpreters with SDK 10 and SDK 11.
-pub(crate) fn python(target: &Path) -> [(&'static str, Judge); 2] {
+/// The Python interpreters with SDK 9, SDK 10 and SDK 11.
+pub(crate) fn python(target: &Path) -> [(&'static str, Judge); 3] {
     let folder = target.join("judges");
     [
+        ("NICOMPUTE_TEST_PY9", environment(&folder.join("sdk9"), &PYTHON_9)),
         ("NICOMPUTE_TEST_PY10", environment(&folder.join("sdk10"), &PYTHON_10)),
         ("NICOMPUTE_TEST_PY11", environment(&folder.join("sdk11"), &PYTHON_11)),
     ]

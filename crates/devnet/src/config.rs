@@ -7,6 +7,7 @@ use std::time::Duration;
 use nicompute_market::{AccountId, Coldkey, Hotkey, Netuid, Rao};
 
 use crate::schema::Profile;
+use crate::yuma::{LiquidAlpha, NEURONS_MAX};
 
 /// The subnet of GPU compute, on this chain as on the main network.
 pub const DEFAULT_NETUID: Netuid = Netuid(27);
@@ -14,6 +15,9 @@ pub const DEFAULT_NETUID: Netuid = Netuid(27);
 pub const BLOCK_TIME_MIN: Duration = Duration::from_millis(50);
 /// Slower blocks than this are of no use to anybody.
 pub const BLOCK_TIME_MAX: Duration = Duration::from_secs(60);
+
+/// The most mechanisms of one subnet; the real chain allows two.
+pub const MECHANISMS_MAX: u8 = 2;
 
 /// Everything that a devnet is started with.
 #[derive(Debug, Clone)]
@@ -26,8 +30,26 @@ pub struct DevnetConfig {
     pub block_time: Duration,
     /// How its metadata writes single-field types.
     pub profile: Profile,
+    /// How many blocks the finalised head trails the best one. At 0 every block is final at once, and nothing can be
+    /// undone.
+    pub finality_lag: u32,
     /// The first state, used only while the folder is empty.
     pub genesis: Genesis,
+}
+
+impl DevnetConfig {
+    /// A chain in this folder on a free loopback port: a block a second, final at once, readable by every client.
+    #[must_use]
+    pub fn new(dir: impl Into<PathBuf>, genesis: Genesis) -> Self {
+        Self {
+            dir: dir.into(),
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            block_time: Duration::from_secs(1),
+            profile: Profile::Flat,
+            finality_lag: 0,
+            genesis,
+        }
+    }
 }
 
 /// The first state of a chain.
@@ -37,6 +59,8 @@ pub struct Genesis {
     pub endowed: Vec<(AccountId, Rao)>,
     /// The subnets besides the root network.
     pub subnets: Vec<SubnetGenesis>,
+    /// The stake weight below which a neuron cannot set weights, on every subnet.
+    pub stake_threshold: Rao,
 }
 
 /// A subnet at the beginning.
@@ -56,6 +80,8 @@ pub struct SubnetGenesis {
     pub tempo: u16,
     /// Its validators, registered and permitted from the first block, with their stake in alpha.
     pub validators: Vec<(Hotkey, Coldkey, Rao)>,
+    /// Its miners, registered from the first block behind the validators, without stake.
+    pub miners: Vec<(Hotkey, Coldkey)>,
     /// Its other values.
     pub parameters: Parameters,
 }
@@ -75,20 +101,46 @@ pub struct Parameters {
     pub weights_rate_limit: u64,
     /// The lowest accepted version key; 0 accepts all.
     pub weights_version_key: u64,
+    /// Who may register.
+    pub registration: Registration,
     /// The lowest price of a registration, and the first.
     pub burn: Rao,
+    /// The highest price of a registration.
+    pub burn_max: Rao,
+    /// Blocks in which the price of a registration halves; 0 keeps it.
+    pub burn_half_life: u16,
+    /// What a registration multiplies its price by, in percent.
+    pub burn_increase_percent: u16,
     /// Blocks during which a new neuron is not replaced.
     pub immunity_period: u16,
+    /// How many neurons beyond their immunity stay, so that new ones can be protected.
+    pub min_non_immune_uids: u16,
     /// Blocks after which a neuron that set no weights is inactive.
     pub activity_cutoff: u16,
     /// The majority of the consensus, of 65,535.
     pub kappa: u16,
     /// How much of the old bonds an epoch keeps, in millionths.
     pub bonds_moving_average: u64,
+    /// How much of a weight above the consensus is left out of the bonds, of 65,535.
+    pub bonds_penalty: u16,
+    /// A moving average of its own for each bond; counts with Yuma 3 only.
+    pub liquid_alpha: Option<LiquidAlpha>,
+    /// How many mechanisms weigh the miners, each by weights of its own, and share the emission equally.
+    pub mechanisms: u8,
     /// Blocks between two announcements of one neuron.
     pub serving_rate_limit: u64,
     /// Which switches are on.
     pub switches: Switches,
+}
+
+/// Whether a subnet takes new neurons.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Registration {
+    /// Whoever pays the price.
+    #[default]
+    Open,
+    /// Nobody: `burned_register` fails with `SubNetRegistrationDisabled`.
+    Closed,
 }
 
 /// A subnet's switches.
@@ -110,11 +162,19 @@ impl Default for Parameters {
             max_weight: u16::MAX,
             weights_rate_limit: 1,
             weights_version_key: 0,
+            registration: Registration::Open,
             burn: Rao(100_000_000),
+            burn_max: Rao(100_000_000_000),
+            burn_half_life: 360,
+            burn_increase_percent: 126,
             immunity_period: 100,
+            min_non_immune_uids: 10,
             activity_cutoff: 5_000,
             kappa: 32_767,
             bonds_moving_average: 900_000,
+            bonds_penalty: u16::MAX,
+            liquid_alpha: None,
+            mechanisms: 1,
             serving_rate_limit: 0,
             switches: Switches::default(),
         }
@@ -133,6 +193,7 @@ impl SubnetGenesis {
             owner_hotkey,
             tempo: 10,
             validators: Vec::new(),
+            miners: Vec::new(),
             parameters: Parameters::default(),
         }
     }
@@ -150,9 +211,15 @@ pub enum GenesisError {
     /// A tempo that never ends.
     #[error("subnet {0} has a tempo of 0 blocks: choose 1 or more")]
     Tempo(u16),
-    /// More validators than slots.
-    #[error("subnet {0} has more validators than uids")]
-    TooManyValidators(u16),
+    /// More neurons than slots.
+    #[error("subnet {0} has more validators and miners than uids")]
+    TooManyNeurons(u16),
+    /// More slots than the epoch counts.
+    #[error("subnet {0} has {1} uids: choose 1 to {NEURONS_MAX}")]
+    Uids(u16, u16),
+    /// No mechanism, or more than a subnet may have.
+    #[error("subnet {0} has {1} mechanisms: choose 1 to {MECHANISMS_MAX}")]
+    Mechanisms(u16, u8),
     /// A hotkey under two coldkeys, or registered twice.
     #[error("hotkey {0} is listed twice")]
     Hotkey(Hotkey),

@@ -305,6 +305,7 @@ items! {
         LIQUID_ALPHA_ON: Map1<u16, bool> = "LiquidAlphaOn" [BLAKE];
         YUMA3_ON: Map1<u16, bool> = "Yuma3On" [BLAKE];
         ALPHA_VALUES: Map1<u16, (u16, u16)> = "AlphaValues" [IDENTITY];
+        MECHANISM_COUNT: Map1<u16, u8> = "MechanismCountCurrent" [TWOX];
         TRANSFER_TOGGLE: Map1<u16, bool> = "TransferToggle" [IDENTITY];
         UIDS: Map2<u16, Account, u16> = "Uids" [IDENTITY, BLAKE];
         KEYS: Map2<u16, u16, Account> = "Keys" [IDENTITY, IDENTITY];

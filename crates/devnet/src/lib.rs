@@ -29,7 +29,7 @@ pub mod yuma;
 
 pub use config::{
     BLOCK_TIME_MAX, BLOCK_TIME_MIN, DEFAULT_NETUID, DevnetConfig, Genesis, GenesisError,
-    Parameters, SubnetGenesis, Switches,
+    MECHANISMS_MAX, Parameters, Registration, SubnetGenesis, Switches,
 };
 pub use devnet::{Devnet, StartError};
 pub use rpc::{
@@ -37,3 +37,4 @@ pub use rpc::{
 };
 pub use schema::{Profile, SchemaError};
 pub use store::StoreError;
+pub use yuma::LiquidAlpha;

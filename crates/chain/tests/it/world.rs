@@ -1,7 +1,6 @@
 //! A chain for a test: started here, or the node that `NICOMPUTE_TEST_ENDPOINT` names.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use nicompute_chain::{Chain, Endpoint, Limits};
@@ -90,15 +89,16 @@ impl Local {
         let mut sealed = subnet(SEALED_NETUID);
         sealed.parameters.switches.commit_reveal = true;
         sealed.validators.clear();
+        let genesis = Genesis {
+            endowed: vec![(alice().account(), Rao(1_000_000 * COIN))],
+            subnets: vec![subnet(NETUID), sealed],
+            ..Genesis::default()
+        };
         let config = DevnetConfig {
-            dir: PathBuf::from(self.folder.path()),
             listen: self.address,
             block_time: BLOCK_TIME,
             profile: self.profile,
-            genesis: Genesis {
-                endowed: vec![(alice().account(), Rao(1_000_000 * COIN))],
-                subnets: vec![subnet(NETUID), sealed],
-            },
+            ..DevnetConfig::new(self.folder.path(), genesis)
         };
         let devnet = Devnet::start(config, SystemClock::shared(), &self.running).await.unwrap();
         self.address = devnet.address();

@@ -31,6 +31,9 @@ pub(crate) struct ChainArgs {
     /// How the metadata writes single-field types: `flat` works for every client, `modern` is what newer runtimes have.
     #[arg(long, default_value = "flat", value_parser = ["flat", "modern"])]
     profile: String,
+    /// How many blocks the finalised head trails the best one; at 0 nothing can be undone.
+    #[arg(long, default_value_t = 0, value_name = "BLOCKS")]
+    finality_lag: u32,
 }
 
 /// Runs the chain until it is stopped.
@@ -39,11 +42,11 @@ pub(crate) fn run(args: &ChainArgs) -> anyhow::Result<()> {
     let profile = if args.profile == "modern" { Profile::Modern } else { Profile::Flat };
     daemons::run("chain", &args.daemon.clone(), |setting| async move {
         let config = DevnetConfig {
-            dir: setting.folder,
             listen: args.listen,
             block_time: args.block_time,
             profile,
-            genesis,
+            finality_lag: args.finality_lag,
+            ..DevnetConfig::new(setting.folder, genesis)
         };
         let started = Devnet::start(config, setting.clock, &setting.tasks).await;
         let devnet = started.map_err(|error| {
@@ -71,5 +74,6 @@ fn genesis(file: GenesisFile) -> Genesis {
     Genesis {
         endowed: file.endowed.into_iter().map(|entry| (entry.account, Rao(entry.rao))).collect(),
         subnets: subnets.collect(),
+        ..Genesis::default()
     }
 }

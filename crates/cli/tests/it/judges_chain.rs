@@ -1,13 +1,12 @@
 //! Others' programs judge the local chain: Bittensor's Python SDK in its two living versions, and `btcli` of both.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use nicompute_chain::{Chain, Endpoint, Neuron};
 use nicompute_daemon::{SystemClock, Tasks};
-use nicompute_devnet::{Devnet, DevnetConfig, Genesis, Profile, SubnetGenesis};
+use nicompute_devnet::{Devnet, DevnetConfig, Genesis, SubnetGenesis};
 use nicompute_keys::wallet::WalletPath;
 use nicompute_keys::{Keypair, Scheme};
 use nicompute_market::{Coldkey, Hotkey, Netuid, Rao, Uid};
@@ -131,18 +130,14 @@ impl Judged {
         let rich = Keypair::from_uri("//Alice", Scheme::Sr25519).unwrap();
         let mut subnet = SubnetGenesis::new(NETUID, coldkey, hotkey);
         subnet.validators = vec![(hotkey, coldkey, Rao(100_000 * COIN))];
+        let genesis = Genesis {
+            endowed: vec![(rich.account(), Rao(1_000_000 * COIN)), (coldkey.0, Rao(1_000 * COIN))],
+            subnets: vec![subnet],
+            ..Genesis::default()
+        };
         let config = DevnetConfig {
-            dir: folder.join("chain"),
-            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             block_time: BLOCK_TIME,
-            profile: Profile::Flat,
-            genesis: Genesis {
-                endowed: vec![
-                    (rich.account(), Rao(1_000_000 * COIN)),
-                    (coldkey.0, Rao(1_000 * COIN)),
-                ],
-                subnets: vec![subnet],
-            },
+            ..DevnetConfig::new(folder.join("chain"), genesis)
         };
         let devnet = Devnet::start(config, clock.clone(), &tasks).await.unwrap();
         let chain = Chain::connect(&devnet.ws_url(), clock, &tasks).await.unwrap();

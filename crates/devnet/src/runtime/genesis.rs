@@ -2,11 +2,16 @@
 
 use std::collections::BTreeSet;
 
-use crate::config::{Genesis, GenesisError, Parameters, SubnetGenesis};
+use nicompute_market::{Coldkey, Hotkey};
+
+use crate::config::{
+    Genesis, GenesisError, MECHANISMS_MAX, Parameters, Registration, SubnetGenesis,
+};
 use crate::items;
 use crate::runtime::{Exec, ROOT, balances, neurons, stake};
 use crate::shield::ShieldKey;
 use crate::state::{Changes, Map, Overlay};
+use crate::yuma::{LiquidAlpha, NEURONS_MAX};
 
 /// Weights and incentives of a mechanism are keyed by `mechanism · 4096 + netuid`.
 const NETUID_MAX: u16 = 4_095;
@@ -14,16 +19,10 @@ const NETUID_MAX: u16 = 4_095;
 const TAO_WEIGHT: u64 = 971_718_665_099_567_868;
 /// The owner's cut of the emission, of 65,535: 18 %.
 const OWNER_CUT: u16 = 11_796;
-/// Blocks in which the price of a registration halves.
-const BURN_HALF_LIFE: u16 = 360;
-/// What a registration multiplies its price by: 1.26, with 64 fractional bits.
-const BURN_INCREASE: u128 = (1 << 64) + (1 << 64) * 26 / 100;
-/// The most a registration may cost, in rao.
-const BURN_MAX_RAO: u64 = 100_000_000_000;
 /// The liquidity that both sides of a new pool begin with, in rao.
 const POOL_RAO: u64 = 1_000_000_000_000;
-/// How many neurons beyond their immunity stay, so that new ones can be protected.
-const MIN_NON_IMMUNE_UIDS: u16 = 10;
+/// The bounds of liquid alpha while it is off; the real chain's defaults, and its steepness in hundredths.
+const ALPHA_OFF: LiquidAlpha = LiquidAlpha { low: 45_875, high: 58_982, steepness: 1_000 };
 
 /// The key of the bytes that make each genesis different.
 pub(crate) const NONCE_KEY: &[u8] = b":nicompute-devnet:genesis-nonce";
@@ -40,7 +39,7 @@ pub(crate) fn build(genesis: &Genesis, nonce: [u8; 32]) -> Result<Changes, Genes
     items::NUMBER.put(&mut exec.state, &0);
     items::TAO_WEIGHT.put(&mut exec.state, &TAO_WEIGHT);
     items::SUBNET_OWNER_CUT.put(&mut exec.state, &OWNER_CUT);
-    items::STAKE_THRESHOLD.put(&mut exec.state, &0);
+    items::STAKE_THRESHOLD.put(&mut exec.state, &genesis.stake_threshold.0);
     for (who, coins) in &genesis.endowed {
         let held = balances::account(&exec.state, who.as_bytes()).free;
         let total = items::TOTAL_ISSUANCE.get(&exec.state).unwrap_or_default();
@@ -72,8 +71,16 @@ fn check(genesis: &Genesis) -> Result<(), GenesisError> {
         if subnet.tempo == 0 {
             return Err(GenesisError::Tempo(netuid));
         }
-        if subnet.validators.len() > usize::from(subnet.parameters.max_uids) {
-            return Err(GenesisError::TooManyValidators(netuid));
+        let (uids, mechanisms) = (subnet.parameters.max_uids, subnet.parameters.mechanisms);
+        if uids == 0 || usize::from(uids) > NEURONS_MAX {
+            return Err(GenesisError::Uids(netuid, uids));
+        }
+        if mechanisms == 0 || mechanisms > MECHANISMS_MAX {
+            return Err(GenesisError::Mechanisms(netuid, mechanisms));
+        }
+        let neurons = subnet.validators.len().saturating_add(subnet.miners.len());
+        if neurons > usize::from(uids) {
+            return Err(GenesisError::TooManyNeurons(netuid));
         }
     }
     Ok(())
@@ -120,13 +127,7 @@ fn create(exec: &mut Exec<'_>, subnet: &SubnetGenesis) -> Result<(), GenesisErro
     items::SUBNET_IDENTITIES.put(state, &netuid, &identity);
     parameters(state, netuid, subnet.tempo, &subnet.parameters);
     for (hotkey, coldkey, held) in &subnet.validators {
-        let known = neurons::uid(&exec.state, netuid, hotkey.as_bytes()).is_some();
-        let theirs = neurons::associate(&mut exec.state, coldkey.as_bytes(), hotkey.as_bytes());
-        if known || !theirs {
-            return Err(GenesisError::Hotkey(*hotkey));
-        }
-        let uid = neurons::register(exec, netuid, hotkey.as_bytes())
-            .ok_or(GenesisError::TooManyValidators(netuid))?;
+        let uid = enter(exec, netuid, hotkey, coldkey)?;
         neurons::set_entry(&mut exec.state, &items::VALIDATOR_PERMIT, netuid, uid, true);
         let state = &mut exec.state;
         stake::credit(state, hotkey.as_bytes(), coldkey.as_bytes(), netuid, held.0)
@@ -135,7 +136,25 @@ fn create(exec: &mut Exec<'_>, subnet: &SubnetGenesis) -> Result<(), GenesisErro
         let out = out.checked_add(held.0).ok_or(GenesisError::Coins)?;
         items::SUBNET_ALPHA_OUT.put(state, &netuid, &out);
     }
+    for (hotkey, coldkey) in &subnet.miners {
+        enter(exec, netuid, hotkey, coldkey)?;
+    }
     Ok(())
+}
+
+/// Gives a hotkey its coldkey and its slot.
+fn enter(
+    exec: &mut Exec<'_>,
+    netuid: u16,
+    hotkey: &Hotkey,
+    coldkey: &Coldkey,
+) -> Result<u16, GenesisError> {
+    let known = neurons::uid(&exec.state, netuid, hotkey.as_bytes()).is_some();
+    let theirs = neurons::associate(&mut exec.state, coldkey.as_bytes(), hotkey.as_bytes());
+    if known || !theirs {
+        return Err(GenesisError::Hotkey(*hotkey));
+    }
+    neurons::register(exec, netuid, hotkey.as_bytes()).ok_or(GenesisError::TooManyNeurons(netuid))
 }
 
 fn parameters(state: &mut Overlay<'_>, netuid: u16, tempo: u16, given: &Parameters) {
@@ -149,9 +168,9 @@ fn parameters(state: &mut Overlay<'_>, netuid: u16, tempo: u16, given: &Paramete
         (&items::ACTIVITY_CUTOFF, given.activity_cutoff),
         (&items::KAPPA, given.kappa),
         (&items::RHO, 10),
-        (&items::MIN_NON_IMMUNE_UIDS, MIN_NON_IMMUNE_UIDS),
-        (&items::BONDS_PENALTY, u16::MAX),
-        (&items::BURN_HALF_LIFE, BURN_HALF_LIFE),
+        (&items::MIN_NON_IMMUNE_UIDS, given.min_non_immune_uids),
+        (&items::BONDS_PENALTY, given.bonds_penalty),
+        (&items::BURN_HALF_LIFE, given.burn_half_life),
         (&items::ADJUSTMENT_INTERVAL, 100),
         (&items::TARGET_REGISTRATIONS, 2),
         (&items::MAX_REGISTRATIONS_PER_BLOCK, given.max_uids),
@@ -165,7 +184,7 @@ fn parameters(state: &mut Overlay<'_>, netuid: u16, tempo: u16, given: &Paramete
         (&items::BONDS_MOVING_AVERAGE, given.bonds_moving_average),
         (&items::BURN, given.burn.0),
         (&items::MIN_BURN, given.burn.0),
-        (&items::MAX_BURN, BURN_MAX_RAO.max(given.burn.0)),
+        (&items::MAX_BURN, given.burn_max.0.max(given.burn.0)),
         (&items::DIFFICULTY, 10_000_000),
         (&items::MIN_DIFFICULTY, 10_000_000),
         (&items::MAX_DIFFICULTY, u64::MAX / 4),
@@ -177,11 +196,11 @@ fn parameters(state: &mut Overlay<'_>, netuid: u16, tempo: u16, given: &Paramete
         item.put(state, &netuid, &value);
     }
     for (item, value) in [
-        (&items::REGISTRATION_ALLOWED, true),
+        (&items::REGISTRATION_ALLOWED, given.registration == Registration::Open),
         (&items::POW_REGISTRATION_ALLOWED, false),
         (&items::COMMIT_REVEAL_ENABLED, given.switches.commit_reveal),
         (&items::YUMA3_ON, given.switches.yuma3),
-        (&items::LIQUID_ALPHA_ON, false),
+        (&items::LIQUID_ALPHA_ON, given.liquid_alpha.is_some()),
         (&items::BONDS_RESET_ON, false),
         (&items::TRANSFER_TOGGLE, true),
     ] {
@@ -190,7 +209,12 @@ fn parameters(state: &mut Overlay<'_>, netuid: u16, tempo: u16, given: &Paramete
     let milli = u32::from(given.activity_cutoff).saturating_mul(1_000);
     let factor = milli.checked_div(u32::from(tempo)).unwrap_or(0);
     items::ACTIVITY_CUTOFF_FACTOR.put(state, &netuid, &factor);
-    items::ALPHA_SIGMOID_STEEPNESS.put(state, &netuid, &1_000);
-    items::ALPHA_VALUES.put(state, &netuid, &(45_875, 58_982));
-    items::BURN_INCREASE_MULT.put(state, &netuid, &BURN_INCREASE);
+    let alpha = given.liquid_alpha.unwrap_or(ALPHA_OFF);
+    let steepness = i16::try_from(alpha.steepness).unwrap_or(i16::MAX);
+    items::ALPHA_SIGMOID_STEEPNESS.put(state, &netuid, &steepness);
+    items::ALPHA_VALUES.put(state, &netuid, &(alpha.low, alpha.high));
+    // A number with 64 fractional bits.
+    let increase = (u128::from(given.burn_increase_percent) << 64) / 100;
+    items::BURN_INCREASE_MULT.put(state, &netuid, &increase);
+    items::MECHANISM_COUNT.put(state, &netuid, &given.mechanisms);
 }

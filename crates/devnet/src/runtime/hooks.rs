@@ -5,7 +5,7 @@ use crate::hash::H256;
 use crate::items::{self, Account};
 use crate::runtime::{Exec, ROOT, neurons, registration, stake};
 use crate::state::Read;
-use crate::yuma::{self, EpochInput, EpochOutput};
+use crate::yuma::{self, EpochInput, EpochOutput, LiquidAlpha};
 
 /// How many block hashes the state keeps; extrinsics may be mortal for at most as many blocks.
 pub(crate) const BLOCK_HASH_COUNT: u32 = 256;
@@ -143,8 +143,18 @@ fn input(state: &impl Read, block: u64, netuid: u16, emission_rao: u64) -> Epoch
         owner_uid: neurons::uid(state, netuid, &owner),
         last_step: items::LAST_STEP_BLOCK.get(state, &netuid).unwrap_or_default(),
         yuma3: items::YUMA3_ON.get(state, &netuid).unwrap_or_default(),
-        liquid_alpha: None,
+        liquid_alpha: liquid_alpha(state, netuid),
     }
+}
+
+/// The bounds of each bond's own moving average, if the subnet has it on.
+fn liquid_alpha(state: &impl Read, netuid: u16) -> Option<LiquidAlpha> {
+    if !items::LIQUID_ALPHA_ON.get(state, &netuid).unwrap_or_default() {
+        return None;
+    }
+    let (low, high) = items::ALPHA_VALUES.get(state, &netuid).unwrap_or_default();
+    let steepness = items::ALPHA_SIGMOID_STEEPNESS.get(state, &netuid).unwrap_or_default();
+    Some(LiquidAlpha { low, high, steepness: u16::try_from(steepness).unwrap_or_default() })
 }
 
 fn store(exec: &mut Exec<'_>, netuid: u16, input: &EpochInput, output: &EpochOutput) {

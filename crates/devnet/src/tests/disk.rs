@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use nicompute_daemon::ManualClock;
 
@@ -10,18 +9,10 @@ use super::first_state;
 use crate::config::DevnetConfig;
 use crate::devnet::{self, StartError};
 use crate::node::Node;
-use crate::schema::Profile;
 use crate::store::StoreError;
 
 fn open(dir: &Path) -> Result<Node, StartError> {
-    let config = DevnetConfig {
-        dir: dir.to_owned(),
-        listen: ([127, 0, 0, 1], 0).into(),
-        block_time: Duration::from_millis(250),
-        profile: Profile::Flat,
-        genesis: first_state(),
-    };
-    devnet::open(&config, ManualClock::at_unix_ms(1_000))
+    devnet::open(&DevnetConfig::new(dir, first_state()), ManualClock::at_unix_ms(1_000))
 }
 
 fn head(node: &Node) -> (u32, [u8; 32]) {

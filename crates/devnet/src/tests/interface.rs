@@ -1,7 +1,5 @@
 //! Every byte that the chain shows must be what its own metadata says.
 
-use std::time::Duration;
-
 use nicompute_daemon::ManualClock;
 use parity_scale_codec::Encode;
 
@@ -14,13 +12,7 @@ use crate::schema::{Field, Profile, skip};
 
 fn node(profile: Profile) -> (Node, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
-    let config = DevnetConfig {
-        dir: dir.path().to_owned(),
-        listen: ([127, 0, 0, 1], 0).into(),
-        block_time: Duration::from_millis(250),
-        profile,
-        genesis: first_state(),
-    };
+    let config = DevnetConfig { profile, ..DevnetConfig::new(dir.path(), first_state()) };
     let node = devnet::open(&config, ManualClock::at_unix_ms(1_000)).unwrap();
     for _ in 0..12 {
         node.make_block().unwrap();

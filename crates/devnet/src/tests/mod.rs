@@ -42,6 +42,7 @@ pub(super) fn first_state() -> Genesis {
     Genesis {
         endowed: vec![(account(OWNER), Rao(100 * COIN)), (account(RICH), Rao(1_000 * COIN))],
         subnets: vec![subnet],
+        ..Genesis::default()
     }
 }
 

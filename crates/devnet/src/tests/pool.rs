@@ -1,7 +1,5 @@
 //! The pool, the shield and the era of an extrinsic, on a node without clock or server.
 
-use std::time::Duration;
-
 use nicompute_daemon::ManualClock;
 use nicompute_keys::{Keypair, Scheme};
 use nicompute_market::Rao;
@@ -16,7 +14,6 @@ use crate::node::{Node, SubmitError};
 use crate::pool::{POOL_PER_SIGNER_MAX, PoolError, Status};
 use crate::runtime::hooks::BLOCK_HASH_COUNT;
 use crate::runtime::validity::Invalid;
-use crate::schema::Profile;
 use crate::shield;
 use crate::state::Overlay;
 
@@ -28,13 +25,7 @@ fn node() -> (Node, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let mut genesis = first_state();
     genesis.endowed.push((bob().account(), Rao(1_000 * COIN)));
-    let config = DevnetConfig {
-        dir: dir.path().to_owned(),
-        listen: ([127, 0, 0, 1], 0).into(),
-        block_time: Duration::from_millis(250),
-        profile: Profile::Flat,
-        genesis,
-    };
+    let config = DevnetConfig::new(dir.path(), genesis);
     (devnet::open(&config, ManualClock::at_unix_ms(1_000)).unwrap(), dir)
 }
 

@@ -2,14 +2,18 @@
 
 use parity_scale_codec::Compact;
 
-use super::{COIN, NETUID, OWNER, OWNER_HOT, RICH, VALIDATOR, VALIDATOR_HOT, World};
+use nicompute_market::{AccountId, Coldkey, Hotkey, Netuid, Rao};
+
+use super::{COIN, NETUID, OWNER, OWNER_HOT, RICH, VALIDATOR, VALIDATOR_HOT, World, first_state};
 use crate::call::{
     Address, Axon, BalancesCall, Call, CommitmentsCall, SubtensorCall, WeightVector,
 };
+use crate::config::{Genesis, GenesisError, MECHANISMS_MAX, Registration, SubnetGenesis};
 use crate::events;
 use crate::items::{self, Account};
 use crate::runtime::validity::Invalid;
-use crate::runtime::{serving, stake};
+use crate::runtime::{genesis, neurons, serving, stake};
+use crate::yuma::LiquidAlpha;
 
 const MINER_HOT: Account = [6; 32];
 
@@ -299,4 +303,48 @@ fn what_is_not_carried_out_is_refused() {
     {
         assert_eq!(world.call(RICH, &Call::Listed(pallet)), Err(expected));
     }
+}
+
+/// A first state that the chain does not begin with makes every test of a large or second subnet a test of nothing.
+#[test]
+fn subnets_begin_as_they_are_described() {
+    let mut first = first_state();
+    let key = |number: u16| {
+        let mut bytes = [0x77; 32];
+        bytes[..2].copy_from_slice(&number.to_le_bytes());
+        AccountId::from_bytes(bytes)
+    };
+    first.subnets[0].miners = (0..254).map(|n| (Hotkey(key(n)), Coldkey(key(n)))).collect();
+    let mut second = SubnetGenesis::new(Netuid(15), Coldkey(key(900)), Hotkey(key(901)));
+    second.tempo = 20;
+    second.parameters.registration = Registration::Closed;
+    second.parameters.liquid_alpha = Some(LiquidAlpha { low: 1, high: 2, steepness: 300 });
+    second.parameters.burn_increase_percent = 200;
+    first.subnets.push(second);
+    first.stake_threshold = Rao(7);
+    let mut world = World::of(&first);
+    let state = world.state();
+    assert_eq!(neurons::count(&state, NETUID), 256);
+    assert_eq!(items::INCENTIVE.get(&state, &NETUID).unwrap().len(), 256);
+    assert_eq!(items::TEMPO.get(&state, &15), Some(20));
+    assert_eq!(items::ALPHA_VALUES.get(&state, &15), Some((1, 2)));
+    assert_eq!(items::LIQUID_ALPHA_ON.get(&state, &NETUID), Some(false));
+    assert_eq!(items::BURN_INCREASE_MULT.get(&state, &15), Some(2 << 64));
+    assert_eq!(items::STAKE_THRESHOLD.get(&state), Some(7));
+    let call = SubtensorCall::BurnedRegister { netuid: 15, hotkey: MINER_HOT };
+    assert_eq!(world.subtensor(RICH, call), Err(events::REGISTRATION_DISABLED));
+    world.step(20);
+    let mut full = first.clone();
+    full.subnets[0].miners.push((Hotkey(key(800)), Coldkey(key(800))));
+    let refused = |first: &Genesis| genesis::build(first, [0; 32]).unwrap_err();
+    assert_eq!(refused(&full), GenesisError::TooManyNeurons(NETUID));
+    let mut twice = first.clone();
+    twice.subnets[0].miners[1] = twice.subnets[0].miners[0];
+    assert_eq!(refused(&twice), GenesisError::Hotkey(Hotkey(key(0))));
+    let mut wide = first.clone();
+    wide.subnets[1].parameters.max_uids = 4_097;
+    assert_eq!(refused(&wide), GenesisError::Uids(15, 4_097));
+    let mut split = first;
+    split.subnets[1].parameters.mechanisms = MECHANISMS_MAX + 1;
+    assert_eq!(refused(&split), GenesisError::Mechanisms(15, MECHANISMS_MAX + 1));
 }

@@ -7,9 +7,7 @@ use jsonrpsee::core::client::ClientT;
 use jsonrpsee::rpc_params;
 use jsonrpsee::ws_client::{WsClient, WsClientBuilder};
 use nicompute_daemon::{SystemClock, Tasks};
-use nicompute_devnet::{
-    DEFAULT_NETUID, Devnet, DevnetConfig, Genesis, Profile, StartError, SubnetGenesis,
-};
+use nicompute_devnet::{DEFAULT_NETUID, Devnet, DevnetConfig, Genesis, StartError, SubnetGenesis};
 use nicompute_keys::{Keypair, Scheme};
 use nicompute_market::Rao;
 use parity_scale_codec::{Compact, Encode};
@@ -35,19 +33,15 @@ pub(crate) fn config(dir: &Path) -> DevnetConfig {
     let (alice, hot) = (key("//Alice"), key("//Alice//hot"));
     let mut subnet = SubnetGenesis::new(DEFAULT_NETUID, alice.coldkey(), hot.hotkey());
     subnet.validators.push((hot.hotkey(), alice.coldkey(), Rao(100_000 * COIN)));
-    DevnetConfig {
-        dir: dir.to_owned(),
-        listen: ([127, 0, 0, 1], 0).into(),
-        block_time: Duration::from_millis(50),
-        profile: Profile::Flat,
-        genesis: Genesis {
-            endowed: vec![
-                (alice.account(), Rao(1_000 * COIN)),
-                (key("//Bob").account(), Rao(1_000 * COIN)),
-            ],
-            subnets: vec![subnet],
-        },
-    }
+    let genesis = Genesis {
+        endowed: vec![
+            (alice.account(), Rao(1_000 * COIN)),
+            (key("//Bob").account(), Rao(1_000 * COIN)),
+        ],
+        subnets: vec![subnet],
+        ..Genesis::default()
+    };
+    DevnetConfig { block_time: Duration::from_millis(50), ..DevnetConfig::new(dir, genesis) }
 }
 
 pub(crate) async fn start(config: DevnetConfig) -> Result<Up, StartError> {

@@ -1,12 +1,12 @@
 //! The validator on the local chain: who may start, and weights that arrive.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use nicompute_chain::{Chain, Endpoint};
 use nicompute_daemon::{SystemClock, Tasks};
-use nicompute_devnet::{Devnet, DevnetConfig, Genesis, Profile, SubnetGenesis};
+use nicompute_devnet::{Devnet, DevnetConfig, Genesis, SubnetGenesis};
 use nicompute_keys::{Keypair, Scheme};
 use nicompute_market::{Netuid, Rao, Uid};
 use nicompute_validator::{StartError, Validator};
@@ -34,12 +34,14 @@ async fn local_chain() -> LocalChain {
     let (validator, cold) = (world::validator_key(), coldkey());
     let mut subnet = SubnetGenesis::new(NETUID, cold.coldkey(), validator.hotkey());
     subnet.validators = vec![(validator.hotkey(), cold.coldkey(), Rao(100_000_000_000_000))];
+    let genesis = Genesis {
+        endowed: vec![(cold.account(), COINS)],
+        subnets: vec![subnet],
+        ..Genesis::default()
+    };
     let config = DevnetConfig {
-        dir: dir.path().to_owned(),
-        listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         block_time: Duration::from_millis(250),
-        profile: Profile::Flat,
-        genesis: Genesis { endowed: vec![(cold.account(), COINS)], subnets: vec![subnet] },
+        ..DevnetConfig::new(dir.path(), genesis)
     };
     let tasks = Tasks::new();
     let devnet = Devnet::start(config, SystemClock::shared(), &tasks).await.unwrap();

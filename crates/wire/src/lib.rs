@@ -4,6 +4,7 @@
 
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
 
+pub mod axon;
 pub mod btauth;
 pub mod codes;
 pub mod hostkey;

@@ -37,11 +37,11 @@ fn sha256_hex(bytes: &[u8]) -> String {
     hex::encode(Sha256::digest(bytes))
 }
 
-fn signature_text(signature: &[u8; 64]) -> String {
+pub(crate) fn signature_text(signature: &[u8; 64]) -> String {
     format!("0x{}", hex::encode(signature))
 }
 
-fn parse_signature(text: &str) -> Option<[u8; 64]> {
+pub(crate) fn parse_signature(text: &str) -> Option<[u8; 64]> {
     let mut signature = [0u8; 64];
     let digits = text.strip_prefix("0x").unwrap_or(text);
     hex::decode_to_slice(digits, &mut signature).ok()?;
@@ -49,7 +49,7 @@ fn parse_signature(text: &str) -> Option<[u8; 64]> {
 }
 
 /// Decimal digits without sign, space or leading zero: one number has one text.
-fn parse_nonce(text: &str) -> Option<u64> {
+pub(crate) fn parse_nonce(text: &str) -> Option<u64> {
     let plain = text.bytes().all(|byte| byte.is_ascii_digit());
     let canonical = text == "0" || !text.starts_with('0');
     (plain && canonical).then(|| text.parse().ok()).flatten()

@@ -60,6 +60,8 @@ struct Builder<'s> {
 impl Builder<'_> {
     fn everything(&mut self) -> Result<(), SchemaError> {
         let schema = self.schema;
+        // Substrate's runtimes number the account first, and SDK 9.0.0 knows accounts by the number 0.
+        self.id(&Ty::Name("AccountId32".to_owned()))?;
         for pallet in &schema.pallets {
             for item in &pallet.storage {
                 self.id(&item.value)?;

@@ -111,3 +111,13 @@ fn the_extrinsic_names_its_address_and_signature() {
         assert!(parameter.unwrap().ty.is_some(), "{name} has no type");
     }
 }
+
+/// SDK 9.0.0 encodes an account only where its type has the number 0, as in Substrate's runtimes; else it fails on every
+/// call and read with a key in it.
+#[test]
+fn the_account_is_the_first_type() {
+    for profile in [Profile::Flat, Profile::Modern] {
+        let (node, _dir) = node(profile);
+        assert_eq!(node.interface.named("AccountId32").unwrap(), 0);
+    }
+}

@@ -46,7 +46,8 @@ pub(super) struct Write<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) secret_seed: Option<&'a str>,
     pub(super) ss58_address: &'a str,
-    pub(super) crypto_type: u8,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) crypto_type: Option<u8>,
 }
 
 /// `0x` and an exact number of hex digits, or nothing.

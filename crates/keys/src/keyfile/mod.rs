@@ -261,7 +261,7 @@ pub fn encode(pair: &Keypair) -> Zeroizing<Vec<u8>> {
         secret_phrase: pair.mnemonic(),
         secret_seed: seed.as_ref().map(|seed| seed.as_str()),
         ss58_address: &account.to_ss58(),
-        crypto_type: pair.scheme().crypto_type(),
+        crypto_type: stated_crypto_type(pair.scheme()),
     })
 }
 
@@ -276,9 +276,18 @@ pub fn encode_public(public: &Public) -> Vec<u8> {
         secret_phrase: None,
         secret_seed: None,
         ss58_address: &public.account.to_ss58(),
-        crypto_type: public.scheme.crypto_type(),
+        crypto_type: stated_crypto_type(public.scheme),
     });
     text.to_vec()
+}
+
+/// What is written as `cryptoType`: nothing for sr25519. Wallet 3.0.4, which the original pins, takes no file with a number
+/// in it, and every newer one takes a file without it for sr25519.
+const fn stated_crypto_type(scheme: Scheme) -> Option<u8> {
+    match scheme {
+        Scheme::Sr25519 => None,
+        Scheme::Ed25519 => Some(scheme.crypto_type()),
+    }
 }
 
 fn serialize(fields: &json::Write<'_>) -> Zeroizing<Vec<u8>> {

@@ -68,6 +68,18 @@ fn bare_secrets_are_read() {
     }
 }
 
+/// The original's wallet package, 3.0.4, fails on a number in a keyfile: it could use no wallet that we made.
+#[test]
+fn only_the_unusual_scheme_is_stated() {
+    let ed = Keypair::from_mnemonic(PHRASE, Scheme::Ed25519).unwrap();
+    assert!(text(&ed).contains("\"cryptoType\":0"));
+    assert!(!text(&pair()).contains("cryptoType"));
+    let public = Public { account: pair().account(), scheme: Scheme::Sr25519 };
+    let file = encode_public(&public);
+    assert!(!String::from_utf8_lossy(&file).contains("cryptoType"));
+    assert_eq!(parse_public(&file).unwrap(), public);
+}
+
 /// A file that says the wrong scheme still gives the key whose address it states, and no other.
 #[test]
 fn the_other_scheme_is_tried() {
@@ -88,7 +100,7 @@ fn contradictions_are_refused() {
     assert_eq!(parse(swapped.as_bytes()).unwrap_err(), Refused::AddressMismatch(other));
     let all = swapped.replace(&own_hex, &other_hex);
     assert_eq!(parse(all.as_bytes()).unwrap_err(), Refused::AddressMismatch(other));
-    let scheme = text.replace("\"cryptoType\":1", "\"cryptoType\":7");
+    let scheme = text.replacen('{', "{\"cryptoType\":7,", 1);
     assert_eq!(parse(scheme.as_bytes()).unwrap_err(), Refused::Scheme(7));
     let short = text.replace(&own_hex, "00");
     assert_eq!(parse(short.as_bytes()).unwrap_err(), Refused::PublicKey("publicKey"));

@@ -18,6 +18,7 @@ mod pool;
 mod reads;
 mod runtime;
 mod submit;
+pub mod timelock;
 mod url;
 
 pub use chain::{Chain, Limits};

@@ -234,7 +234,8 @@ fn seal_with(
     let mut secret = [0; 32];
     ark_std::rand::RngCore::fill_bytes(&mut rng, &mut secret);
     let identity = Identity::new(b"", &Sha256::digest(round.to_be_bytes()));
-    let sealed = tle::<TinyBLS381, AESGCMBlockCipherProvider, _>(key, secret, payload, identity, rng);
+    let sealed =
+        tle::<TinyBLS381, AESGCMBlockCipherProvider, _>(key, secret, payload, identity, rng);
     chain_layout(&sealed.map_err(|_| SealError::Encrypt)?)
 }
 
@@ -284,7 +285,8 @@ mod tests {
         bare.extend_from_slice(&commit[144..]);
         let sealed = TLECiphertext::<TinyBLS381>::deserialize_compressed(&bare[..]).unwrap();
         let signature = hex::decode(signature).unwrap();
-        let signature = <TinyBLS381 as EngineBLS>::SignatureGroup::deserialize_compressed(&signature[..]);
+        let signature =
+            <TinyBLS381 as EngineBLS>::SignatureGroup::deserialize_compressed(&signature[..]);
         tld::<TinyBLS381, AESGCMBlockCipherProvider>(sealed, signature.unwrap()).unwrap()
     }
 

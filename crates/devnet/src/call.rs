@@ -5,6 +5,7 @@
 use parity_scale_codec::{Compact, Decode, Encode};
 
 use crate::items::Account;
+use crate::runtime::reveal::COMMIT_BYTES_MAX;
 use crate::schema::{Interface, skip};
 
 /// A decoded call.
@@ -108,6 +109,19 @@ pub(crate) enum SubtensorCall {
     },
     #[codec(index = 113)]
     CommitTimelockedWeights { netuid: u16, commit: Vec<u8>, reveal_round: u64, version: u16 },
+    #[codec(index = 115)]
+    CommitMechanismWeights { netuid: u16, mecid: u8, commit_hash: [u8; 32] },
+    #[codec(index = 116)]
+    RevealMechanismWeights {
+        netuid: u16,
+        mecid: u8,
+        uids: Vec<u16>,
+        values: Vec<u16>,
+        salt: Vec<u16>,
+        version_key: u64,
+    },
+    #[codec(index = 117)]
+    CommitCrv3MechanismWeights { netuid: u16, mecid: u8, commit: Vec<u8>, reveal_round: u64 },
     #[codec(index = 118)]
     CommitTimelockedMechanismWeights {
         netuid: u16,
@@ -151,7 +165,7 @@ impl Call {
         let (pallet, body) = bytes.split_first().ok_or(NotACall)?;
         let known = match pallet {
             5 => whole(body).map(Self::Balances),
-            7 => whole(body).map(Self::Subtensor),
+            7 => whole(body).map(bounded).transpose()?.map(Self::Subtensor),
             18 => commitment(body).map(Self::Commitments),
             30 => whole(body).map(Self::Shield),
             _ => None,
@@ -163,6 +177,20 @@ impl Call {
 fn whole<C: Decode>(mut body: &[u8]) -> Option<C> {
     let call = C::decode(&mut body).ok()?;
     body.is_empty().then_some(call)
+}
+
+/// The metadata says only that a commit is bounded; the real chain's decoder knows by how much.
+fn bounded(call: SubtensorCall) -> Result<SubtensorCall, NotACall> {
+    match &call {
+        SubtensorCall::CommitTimelockedWeights { commit, .. }
+        | SubtensorCall::CommitTimelockedMechanismWeights { commit, .. }
+        | SubtensorCall::CommitCrv3MechanismWeights { commit, .. }
+            if commit.len() > COMMIT_BYTES_MAX =>
+        {
+            Err(NotACall)
+        }
+        _ => Ok(call),
+    }
 }
 
 fn commitment(body: &[u8]) -> Option<CommitmentsCall> {

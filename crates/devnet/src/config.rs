@@ -61,6 +61,41 @@ pub struct Genesis {
     pub subnets: Vec<SubnetGenesis>,
     /// The stake weight below which a neuron cannot set weights, on every subnet.
     pub stake_threshold: Rao,
+    /// The randomness beacon. Without one a chain with a commit-reveal subnet gets one of its own.
+    pub beacon: Option<Beacon>,
+}
+
+/// Where the rounds come from that open sealed weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Beacon {
+    /// The chain signs every round itself as its time reaches it, from its first block on.
+    Own {
+        /// What the key is made of. It is no secret: it stands in the chain's state.
+        seed: [u8; 32],
+        /// Seconds between two rounds.
+        period_s: u32,
+    },
+    /// Rounds of another beacon, handed in by `devnet_pulse`.
+    Recorded {
+        /// The beacon's key.
+        public_key: [u8; 96],
+        /// When its first round was published, in seconds since 1970.
+        genesis_s: u32,
+        /// Seconds between two rounds.
+        period_s: u32,
+    },
+}
+
+impl Beacon {
+    /// The period of drand's quicknet.
+    pub const QUICKNET_PERIOD_S: u32 = 3;
+
+    /// A beacon of the chain's own, as fast as its blocks need: drand's three seconds, or one where blocks are faster.
+    #[must_use]
+    pub fn own(seed: [u8; 32], block_time: Duration) -> Self {
+        let is_slow = block_time >= Duration::from_secs(u64::from(Self::QUICKNET_PERIOD_S));
+        Self::Own { seed, period_s: if is_slow { Self::QUICKNET_PERIOD_S } else { 1 } }
+    }
 }
 
 /// A subnet at the beginning.
@@ -129,6 +164,8 @@ pub struct Parameters {
     pub mechanisms: u8,
     /// Blocks between two announcements of one neuron.
     pub serving_rate_limit: u64,
+    /// Epochs from a commit of weights to its reveal, where they are committed.
+    pub reveal_period_epochs: u64,
     /// Which switches are on.
     pub switches: Switches,
 }
@@ -146,7 +183,7 @@ pub enum Registration {
 /// A subnet's switches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Switches {
-    /// Weights must be committed first, so that `set_weights` is refused.
+    /// Weights must be committed first and are revealed later, so that `set_weights` is refused.
     pub commit_reveal: bool,
     /// Bonds of weights (Yuma 3) instead of bonds of stake.
     pub yuma3: bool,
@@ -176,6 +213,7 @@ impl Default for Parameters {
             liquid_alpha: None,
             mechanisms: 1,
             serving_rate_limit: 0,
+            reveal_period_epochs: 1,
             switches: Switches::default(),
         }
     }
@@ -223,6 +261,12 @@ pub enum GenesisError {
     /// A hotkey under two coldkeys, or registered twice.
     #[error("hotkey {0} is listed twice")]
     Hotkey(Hotkey),
+    /// A beacon that cannot be: no point of the curve for a key, or no time between rounds.
+    #[error("the beacon has no usable key or period")]
+    Beacon,
+    /// A reveal period that the real chain does not take.
+    #[error("subnet {0} has a reveal period that is not from 1 to 100 epochs")]
+    RevealPeriod(u16),
     /// More coins than the chain can count.
     #[error("the endowments add up to more than the chain can count")]
     Coins,

@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use nicompute_daemon::{BoxError, OnError, SharedClock, Tasks};
 
-use crate::config::{BLOCK_TIME_MAX, BLOCK_TIME_MIN, DevnetConfig, GenesisError};
+use crate::config::{BLOCK_TIME_MAX, BLOCK_TIME_MIN, Beacon, DevnetConfig, GenesisError};
 use crate::ledger::{Block, Ledger};
 use crate::node::Node;
 use crate::rpc::{self, DoorError};
-use crate::runtime::{balances, genesis, hooks};
+use crate::runtime::{balances, beacon, genesis, hooks};
 use crate::schema::{Interface, MetadataSet, Profile, Schema, SchemaError};
 use crate::store::{Store, StoreError};
 use crate::version;
@@ -167,13 +167,24 @@ pub(crate) fn open(config: &DevnetConfig, clock: SharedClock) -> Result<Node, St
         None => {
             let mut nonce = [0; 32];
             getrandom::fill(&mut nonce).map_err(|_| StartError::Random)?;
-            let changes = genesis::build(&config.genesis, nonce).map_err(StartError::Genesis)?;
+            let mut changes =
+                genesis::build(&config.genesis, nonce).map_err(StartError::Genesis)?;
+            if let Some(beacon) = beacon_of(config, nonce) {
+                let now_s = clock.unix_ms() / 1_000;
+                changes.extend(beacon::genesis(&beacon, now_s).map_err(StartError::Genesis)?);
+            }
             let ledger = Ledger::new(Block::genesis(&changes), changes);
             store.checkpoint(&ledger).map_err(stored)?;
             ledger
         }
     };
     Ok(Node::new(interface, metadata, (store, ledger), config.block_time, clock))
+}
+
+/// The beacon that was asked for, or the chain's own where a subnet needs one.
+fn beacon_of(config: &DevnetConfig, nonce: [u8; 32]) -> Option<Beacon> {
+    let needed = config.genesis.subnets.iter().any(|it| it.parameters.switches.commit_reveal);
+    config.genesis.beacon.or_else(|| needed.then(|| Beacon::own(nonce, config.block_time)))
 }
 
 /// The interface table in a profile, and the metadata with the constants of this chain.

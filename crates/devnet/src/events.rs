@@ -19,6 +19,8 @@ pub(crate) enum Event {
     Subtensor(SubtensorEvent),
     #[codec(index = 18)]
     Commitments(CommitmentsEvent),
+    #[codec(index = 26)]
+    Drand(DrandEvent),
     #[codec(index = 30)]
     MevShield(ShieldEvent),
 }
@@ -65,6 +67,18 @@ pub(crate) enum SubtensorEvent {
     AxonServed(u16, Account),
     #[codec(index = 30)]
     PrometheusServed(u16, Account),
+    /// Hotkey, subnet and mechanism, hash.
+    #[codec(index = 86)]
+    WeightsCommitted(Account, u16, [u8; 32]),
+    /// Hotkey, subnet and mechanism, hash.
+    #[codec(index = 87)]
+    WeightsRevealed(Account, u16, [u8; 32]),
+    /// Hotkey, subnet and mechanism, hash of the commit, round.
+    #[codec(index = 108)]
+    TimelockedWeightsCommitted(Account, u16, [u8; 32], u64),
+    /// Subnet and mechanism, hotkey.
+    #[codec(index = 109)]
+    TimelockedWeightsRevealed(u16, Account),
     #[codec(index = 111)]
     IncentiveAlphaEmittedToMiners { netuid: u16, emissions: Vec<u64> },
 }
@@ -73,6 +87,12 @@ pub(crate) enum SubtensorEvent {
 pub(crate) enum CommitmentsEvent {
     #[codec(index = 0)]
     Commitment { netuid: u16, who: Account },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Encode)]
+pub(crate) enum DrandEvent {
+    #[codec(index = 1)]
+    NewPulse { rounds: Vec<u64> },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Encode)]
@@ -213,13 +233,21 @@ subtensor_errors! {
     REGISTRATION_NOT_PERMITTED_ON_ROOT = 42 "RegistrationNotPermittedOnRootSubnet";
     CAN_NOT_SET_ROOT_WEIGHTS = 47 "CanNotSetRootNetworkWeights";
     NO_NEURON_ID_AVAILABLE = 48 "NoNeuronIdAvailable";
+    NO_WEIGHTS_COMMIT_FOUND = 51 "NoWeightsCommitFound";
+    INVALID_REVEAL = 52 "InvalidRevealCommitHashNotMatch";
     COMMIT_REVEAL_ENABLED = 53 "CommitRevealEnabled";
     COMMIT_REVEAL_DISABLED = 54 "CommitRevealDisabled";
     MECHANISM_DOES_NOT_EXIST = 74 "MechanismDoesNotExist";
     SUBNET_NOT_EXISTS = 76 "SubnetNotExists";
+    TOO_MANY_UNREVEALED_COMMITS = 77 "TooManyUnrevealedCommits";
+    EXPIRED_WEIGHT_COMMIT = 78 "ExpiredWeightCommit";
+    REVEAL_TOO_EARLY = 79 "RevealTooEarly";
+    COMMITTING_WEIGHTS_TOO_FAST = 81 "CommittingWeightsTooFast";
     AMOUNT_TOO_LOW = 82 "AmountTooLow";
     SLIPPAGE_TOO_HIGH = 84 "SlippageTooHigh";
     SUBTOKEN_DISABLED = 94 "SubtokenDisabled";
+    INCORRECT_COMMIT_REVEAL_VERSION = 111 "IncorrectCommitRevealVersion";
+    INVALID_REVEAL_ROUND = 112 "InvalidRevealRound";
     REGISTRATION_PRICE_LIMIT = 136 "RegistrationPriceLimitExceeded";
 }
 

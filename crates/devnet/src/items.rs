@@ -5,6 +5,7 @@ use std::marker::PhantomData;
 use parity_scale_codec::{Codec, Decode, Encode};
 
 use crate::hash::{H256, blake2_128, twox_64, twox_128};
+use crate::runtime::beacon::{BeaconConfiguration, Pulse};
 use crate::schema::Hasher;
 use crate::state::{Overlay, Read};
 
@@ -87,6 +88,11 @@ impl<K: Encode, V: Codec> Map1<K, V> {
 }
 
 impl<A: Encode, B: Encode, V: Codec> Map2<A, B, V> {
+    /// What the keys of all entries under one first key begin with.
+    pub(crate) fn first_prefix(&self, a: &A) -> Vec<u8> {
+        self.0.key(&[a.encode()])
+    }
+
     pub(crate) fn key(&self, a: &A, b: &B) -> Vec<u8> {
         self.0.key(&[a.encode(), b.encode()])
     }
@@ -188,6 +194,11 @@ pub(crate) struct SubnetIdentity {
     pub(crate) additional: Vec<u8>,
 }
 
+/// A hash that promises weights: the hash, its epoch, its block, and a number that is no longer used.
+pub(crate) type WeightCommit = (H256, u64, u64, u64);
+/// Sealed weights: who, in which block, the commit, and the round that opens it.
+pub(crate) type TimelockedCommit = (Account, u64, Vec<u8>, u64);
+
 macro_rules! items {
     ($($pallet:ident { $($name:ident : $kind:ident<$($ty:ty),+> = $text:literal [$($hasher:ident),*];)* })*) => {
         $($(pub(crate) const $name: $kind<$($ty),+> = $kind(
@@ -225,6 +236,12 @@ items! {
         LAST_COMMITMENT: Map2<u16, Account, u32> = "LastCommitment" [IDENTITY, TWOX];
         USED_SPACE_OF: Map2<u16, Account, (u64, u64)> = "UsedSpaceOf" [IDENTITY, TWOX];
         MAX_SPACE: Value<u32> = "MaxSpace" [];
+    }
+    Drand {
+        BEACON_CONFIG: Value<BeaconConfiguration> = "BeaconConfig" [];
+        PULSES: Map1<u64, Pulse> = "Pulses" [BLAKE];
+        LAST_STORED_ROUND: Value<u64> = "LastStoredRound" [];
+        OLDEST_STORED_ROUND: Value<u64> = "OldestStoredRound" [];
     }
     MevShield {
         CURRENT_KEY: Value<Vec<u8>> = "CurrentKey" [];
@@ -293,6 +310,9 @@ items! {
         MAX_REGISTRATIONS_PER_BLOCK: Map1<u16, u16> = "MaxRegistrationsPerBlock" [IDENTITY];
         COMMIT_REVEAL_ENABLED: Map1<u16, bool> = "CommitRevealWeightsEnabled" [IDENTITY];
         REVEAL_PERIOD_EPOCHS: Map1<u16, u64> = "RevealPeriodEpochs" [TWOX];
+        COMMIT_REVEAL_VERSION: Value<u16> = "CommitRevealWeightsVersion" [];
+        WEIGHT_COMMITS: Map2<u16, Account, Vec<WeightCommit>> = "WeightCommits" [TWOX, TWOX];
+        TIMELOCKED_COMMITS: Map2<u16, u64, Vec<TimelockedCommit>> = "TimelockedWeightCommits" [TWOX, TWOX];
         BURN: Map1<u16, u64> = "Burn" [IDENTITY];
         MIN_BURN: Map1<u16, u64> = "MinBurn" [IDENTITY];
         MAX_BURN: Map1<u16, u64> = "MaxBurn" [IDENTITY];

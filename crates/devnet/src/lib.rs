@@ -28,7 +28,7 @@ mod version;
 pub mod yuma;
 
 pub use config::{
-    BLOCK_TIME_MAX, BLOCK_TIME_MIN, DEFAULT_NETUID, DevnetConfig, Genesis, GenesisError,
+    BLOCK_TIME_MAX, BLOCK_TIME_MIN, Beacon, DEFAULT_NETUID, DevnetConfig, Genesis, GenesisError,
     MECHANISMS_MAX, Parameters, Registration, SubnetGenesis, Switches,
 };
 pub use devnet::{Devnet, StartError};

@@ -15,6 +15,7 @@ use crate::hash::{H256, blake2_256};
 use crate::items;
 use crate::ledger::{Block, Ledger};
 use crate::pool::{Entry, Pool, PoolError, Status, WATCH_CAPACITY};
+use crate::runtime::beacon::{self, PulseError, Recorded};
 use crate::runtime::validity::{self, BAD_REQUEST, Invalid, Tip};
 use crate::runtime::{Exec, genesis, hooks};
 use crate::schema::{Interface, MetadataSet};
@@ -24,6 +25,8 @@ use crate::store::{Store, StoreError};
 
 /// The most extrinsics of one block besides the timestamp.
 const BLOCK_EXTRINSICS_MAX: usize = 512;
+/// Recorded pulses that are remembered.
+const PULSES_WAITING_MAX: usize = 1_024;
 
 /// The running chain.
 #[derive(Debug)]
@@ -35,6 +38,7 @@ pub(crate) struct Node {
     shield: ShieldKey,
     store: Mutex<Store>,
     inner: RwLock<Inner>,
+    pulses: Mutex<Recorded>,
     heads: watch::Sender<u32>,
 }
 
@@ -93,6 +97,7 @@ impl Node {
             shield,
             store: Mutex::new(store),
             inner: RwLock::new(Inner { ledger, pool: Pool::default() }),
+            pulses: Mutex::new(Recorded::new()),
             heads,
         }
     }
@@ -172,6 +177,30 @@ impl Node {
         Ok(hash)
     }
 
+    /// Takes a pulse of a recorded beacon for the next block. Blocking: a signature costs two pairings.
+    pub(crate) fn offer_pulse(
+        &self,
+        round: u64,
+        signature: [u8; beacon::SIGNATURE_LEN],
+    ) -> Result<(), PulseError> {
+        beacon::check(&Overlay::new(self.read().ledger.state()), round, &signature)?;
+        let mut pulses = self.pulses();
+        // Those that are in the chain for good are forgotten first; a fork may still need the others again.
+        if pulses.len() >= PULSES_WAITING_MAX {
+            let last = items::LAST_STORED_ROUND.get(&Overlay::new(self.read().ledger.state()));
+            *pulses = pulses.split_off(&last.unwrap_or_default());
+        }
+        if pulses.len() >= PULSES_WAITING_MAX {
+            return Err(PulseError::Full);
+        }
+        pulses.insert(round, signature);
+        Ok(())
+    }
+
+    fn pulses(&self) -> MutexGuard<'_, Recorded> {
+        self.pulses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Makes the next block from what waits. Blocking: it writes to disk.
     pub(crate) fn make_block(&self) -> Result<(), StoreError> {
         let mut store = self.store();
@@ -207,6 +236,7 @@ impl Node {
         let block_ms = u64::try_from(self.block_time.as_millis()).unwrap_or(u64::MAX).max(1);
         let slot = now.checked_div(block_ms).unwrap_or_default();
         hooks::begin(&mut exec, &tip.hash, now, slot);
+        beacon::step(&mut exec, now, &self.pulses());
         let mut extrinsics = vec![timestamp_inherent(now)];
         let (mut included, mut dropped) = (Vec::new(), Vec::new());
         for entry in inner.pool.iter().take(BLOCK_EXTRINSICS_MAX) {

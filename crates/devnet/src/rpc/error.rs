@@ -5,6 +5,7 @@ use jsonrpsee::types::error::INVALID_PARAMS_CODE;
 
 use crate::node::{ExtrinsicFormat, SubmitError};
 use crate::pool::PoolError;
+use crate::runtime::beacon::PulseError;
 
 pub(super) type RpcError = ErrorObjectOwned;
 
@@ -30,6 +31,11 @@ pub(super) fn unknown_block(hash: &str) -> RpcError {
 /// A runtime call that failed.
 pub(super) fn execution(what: &str) -> RpcError {
     RpcError::owned(CLIENT_ERROR, format!("Client error: Execution failed: {what}"), None::<()>)
+}
+
+/// A pulse that was not taken.
+pub(super) fn pulse(error: &PulseError) -> RpcError {
+    RpcError::owned(CLIENT_ERROR, format!("Client error: {error}"), None::<()>)
 }
 
 /// An extrinsic that was not taken.

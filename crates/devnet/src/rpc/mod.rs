@@ -3,6 +3,7 @@
 //! The new `chainHead_*` and `transactionWatch_*` families are not offered; clients then use the methods that are.
 
 mod author;
+mod beacon;
 mod chain;
 mod error;
 mod state;
@@ -91,6 +92,7 @@ fn methods(
     state::register(&mut module)?;
     chain::register(&mut module)?;
     author::register(&mut module)?;
+    beacon::register(&mut module)?;
     let mut names: Vec<&'static str> = module.method_names().collect();
     names.push("rpc_methods");
     names.sort_unstable();

@@ -21,6 +21,9 @@ pub(crate) const fn pays(call: &Call) -> Pays {
             | SubtensorCall::ServePrometheus { .. }
             | SubtensorCall::CommitWeights { .. }
             | SubtensorCall::RevealWeights { .. }
+            | SubtensorCall::CommitMechanismWeights { .. }
+            | SubtensorCall::RevealMechanismWeights { .. }
+            | SubtensorCall::CommitCrv3MechanismWeights { .. }
             | SubtensorCall::CommitTimelockedWeights { .. }
             | SubtensorCall::CommitTimelockedMechanismWeights { .. } => Pays::No,
             SubtensorCall::AddStake { .. }

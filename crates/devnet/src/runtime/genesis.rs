@@ -8,13 +8,15 @@ use crate::config::{
     Genesis, GenesisError, MECHANISMS_MAX, Parameters, Registration, SubnetGenesis,
 };
 use crate::items;
-use crate::runtime::{Exec, ROOT, balances, neurons, stake};
+use crate::runtime::{Exec, ROOT, balances, neurons, reveal, stake};
 use crate::shield::ShieldKey;
 use crate::state::{Changes, Map, Overlay};
 use crate::yuma::{LiquidAlpha, NEURONS_MAX};
 
+/// The reveal periods that the real chain takes.
+const REVEAL_PERIOD_EPOCHS: std::ops::RangeInclusive<u64> = 1..=100;
 /// Weights and incentives of a mechanism are keyed by `mechanism · 4096 + netuid`.
-const NETUID_MAX: u16 = 4_095;
+pub(crate) const NETUID_MAX: u16 = 4_095;
 /// TAO's share in a neuron's stake weight, of 2^64; the real chain's default.
 const TAO_WEIGHT: u64 = 971_718_665_099_567_868;
 /// The owner's cut of the emission, of 65,535: 18 %.
@@ -39,6 +41,7 @@ pub(crate) fn build(genesis: &Genesis, nonce: [u8; 32]) -> Result<Changes, Genes
     items::NUMBER.put(&mut exec.state, &0);
     items::TAO_WEIGHT.put(&mut exec.state, &TAO_WEIGHT);
     items::SUBNET_OWNER_CUT.put(&mut exec.state, &OWNER_CUT);
+    items::COMMIT_REVEAL_VERSION.put(&mut exec.state, &reveal::COMMIT_REVEAL_VERSION);
     items::STAKE_THRESHOLD.put(&mut exec.state, &genesis.stake_threshold.0);
     for (who, coins) in &genesis.endowed {
         let held = balances::account(&exec.state, who.as_bytes()).free;
@@ -77,6 +80,9 @@ fn check(genesis: &Genesis) -> Result<(), GenesisError> {
         }
         if mechanisms == 0 || mechanisms > MECHANISMS_MAX {
             return Err(GenesisError::Mechanisms(netuid, mechanisms));
+        }
+        if !REVEAL_PERIOD_EPOCHS.contains(&subnet.parameters.reveal_period_epochs) {
+            return Err(GenesisError::RevealPeriod(netuid));
         }
         let neurons = subnet.validators.len().saturating_add(subnet.miners.len());
         if neurons > usize::from(uids) {
@@ -189,7 +195,7 @@ fn parameters(state: &mut Overlay<'_>, netuid: u16, tempo: u16, given: &Paramete
         (&items::MIN_DIFFICULTY, 10_000_000),
         (&items::MAX_DIFFICULTY, u64::MAX / 4),
         (&items::ADJUSTMENT_ALPHA, 0),
-        (&items::REVEAL_PERIOD_EPOCHS, 1),
+        (&items::REVEAL_PERIOD_EPOCHS, given.reveal_period_epochs),
         (&items::LAST_EPOCH_BLOCK, 0),
         (&items::BLOCKS_SINCE_LAST_STEP, 0),
     ] {

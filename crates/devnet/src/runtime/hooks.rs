@@ -3,7 +3,7 @@
 use crate::events::{DispatchInfo, Event, SubtensorEvent, SystemEvent};
 use crate::hash::H256;
 use crate::items::{self, Account};
-use crate::runtime::{Exec, ROOT, neurons, registration, stake};
+use crate::runtime::{Exec, ROOT, neurons, registration, reveal, stake};
 use crate::state::Read;
 use crate::yuma::{self, EpochInput, EpochOutput, LiquidAlpha};
 
@@ -25,6 +25,7 @@ pub(crate) fn begin(exec: &mut Exec<'_>, parent: &H256, now_ms: u64, slot: u64) 
     if let Some(old) = last.checked_sub(BLOCK_HASH_COUNT).filter(|old| *old > 0) {
         items::BLOCK_HASH.remove(state, &old);
     }
+    reveal::open_matured(exec);
     for netuid in neurons::netuids(&exec.state) {
         if netuid != ROOT {
             subnet_step(exec, netuid);
@@ -45,9 +46,7 @@ fn subnet_step(exec: &mut Exec<'_>, netuid: u16) {
     registration::lower_price(&mut exec.state, netuid);
     emit_block(exec, netuid);
     let since = items::BLOCKS_SINCE_LAST_STEP.get(&exec.state, &netuid).unwrap_or_default();
-    let last = items::LAST_EPOCH_BLOCK.get(&exec.state, &netuid).unwrap_or_default();
-    let tempo = u64::from(items::TEMPO.get(&exec.state, &netuid).unwrap_or_default());
-    if tempo == 0 || exec.block.saturating_sub(last) < tempo {
+    if !reveal::epoch_is_due(&exec.state, exec.block, netuid) {
         items::BLOCKS_SINCE_LAST_STEP.put(&mut exec.state, &netuid, &since.saturating_add(1));
         return;
     }
@@ -124,15 +123,22 @@ fn input(state: &impl Read, block: u64, netuid: u16, emission_rao: u64) -> Epoch
     permits.resize(usize::from(n), false);
     let registered_at =
         |uid: u16| items::BLOCK_AT_REGISTRATION.get(state, &netuid, &uid).unwrap_or_default();
+    let registered_at: Vec<u64> = (0..n).map(registered_at).collect();
+    let mut weights = per_uid(&items::WEIGHTS);
+    drop_unmeant(
+        &mut weights,
+        &reveal::waiting_since(state, block, (netuid, 0), n),
+        &registered_at,
+    );
     EpochInput {
         block,
         tempo: u64::from(items::TEMPO.get(state, &netuid).unwrap_or_default()),
         n: usize::from(n),
         stake: hotkeys.iter().map(weight).collect(),
-        weights: per_uid(&items::WEIGHTS),
+        weights,
         bonds: per_uid(&items::BONDS),
         last_update: sized(items::LAST_UPDATE.get(state, &netuid).unwrap_or_default()),
-        registered_at: (0..n).map(registered_at).collect(),
+        registered_at,
         permits,
         kappa: items::KAPPA.get(state, &netuid).unwrap_or_default(),
         bonds_moving_average: items::BONDS_MOVING_AVERAGE.get(state, &netuid).unwrap_or_default(),
@@ -144,6 +150,16 @@ fn input(state: &impl Read, block: u64, netuid: u16, emission_rao: u64) -> Epoch
         last_step: items::LAST_STEP_BLOCK.get(state, &netuid).unwrap_or_default(),
         yuma3: items::YUMA3_ON.get(state, &netuid).unwrap_or_default(),
         liquid_alpha: liquid_alpha(state, netuid),
+    }
+}
+
+/// Leaves out what a neuron whose commit still waits gives to one that was registered after the commit: the commit will say
+/// otherwise.
+fn drop_unmeant(weights: &mut [Vec<(u16, u16)>], since: &[Option<u64>], registered_at: &[u64]) {
+    for (row, since) in weights.iter_mut().zip(since) {
+        let Some(since) = since else { continue };
+        let at = |uid: u16| registered_at.get(usize::from(uid)).copied().unwrap_or_default();
+        row.retain(|(to, _)| *since >= at(*to));
     }
 }
 

@@ -3,12 +3,14 @@
 //! Everything here is synchronous and works on an [`Overlay`]; nobody here knows the clock, the network or the disk.
 
 pub(crate) mod balances;
+pub(crate) mod beacon;
 pub(crate) mod commitments;
 pub(crate) mod fees;
 pub(crate) mod genesis;
 pub(crate) mod hooks;
 pub(crate) mod neurons;
 pub(crate) mod registration;
+pub(crate) mod reveal;
 pub(crate) mod serving;
 pub(crate) mod stake;
 pub(crate) mod validity;
@@ -164,11 +166,33 @@ fn subtensor(
         SubtensorCall::RegisterLimit { netuid, hotkey, limit_price } => {
             registration::burned(exec, signer, *netuid, hotkey, Some(*limit_price))
         }
-        SubtensorCall::CommitWeights { netuid, .. }
-        | SubtensorCall::RevealWeights { netuid, .. }
-        | SubtensorCall::CommitTimelockedWeights { netuid, .. }
-        | SubtensorCall::CommitTimelockedMechanismWeights { netuid, .. } => {
-            Err(weights::commit_refusal(&exec.state, *netuid))
+        SubtensorCall::CommitWeights { .. }
+        | SubtensorCall::CommitMechanismWeights { .. }
+        | SubtensorCall::RevealWeights { .. }
+        | SubtensorCall::RevealMechanismWeights { .. }
+        | SubtensorCall::CommitTimelockedWeights { .. }
+        | SubtensorCall::CommitTimelockedMechanismWeights { .. }
+        | SubtensorCall::CommitCrv3MechanismWeights { .. } => committed(exec, signer, call),
+    }
+}
+
+/// The calls of commit and reveal; those without a mechanism mean the first.
+fn committed(
+    exec: &mut Exec<'_>,
+    signer: &Account,
+    call: &SubtensorCall,
+) -> Result<(), DispatchError> {
+    match call {
+        SubtensorCall::CommitWeights { netuid, commit_hash } => {
+            reveal::commit_hash(exec, signer, (*netuid, 0), *commit_hash)
         }
+        SubtensorCall::CommitMechanismWeights { netuid, mecid, commit_hash } => {
+            reveal::commit_hash(exec, signer, (*netuid, *mecid), *commit_hash)
+        }
+        call => match (reveal::Revealed::of(call), reveal::SealedCommit::of(call)) {
+            (Some((target, revealed)), _) => reveal::reveal(exec, signer, target, revealed),
+            (None, Some((target, sealed))) => reveal::commit_sealed(exec, signer, target, sealed),
+            (None, None) => Err(events::CALL_FILTERED),
+        },
     }
 }

@@ -5,6 +5,7 @@ use crate::events::{self, DispatchError};
 use crate::extrinsic::{Era, Signature, Signed};
 use crate::hash::H256;
 use crate::items::{self, Account};
+use crate::runtime::reveal::{self, Revealed, SealedCommit};
 use crate::runtime::{SPEC_VERSION, TRANSACTION_VERSION, balances, fees, serving, weights};
 use crate::state::Read;
 
@@ -96,14 +97,22 @@ pub(crate) fn subtensor_checks(
         SubtensorCall::SetWeights { netuid, .. }
         | SubtensorCall::SetMechanismWeights { netuid, .. }
         | SubtensorCall::CommitWeights { netuid, .. }
+        | SubtensorCall::CommitMechanismWeights { netuid, .. }
         | SubtensorCall::RevealWeights { netuid, .. }
+        | SubtensorCall::RevealMechanismWeights { netuid, .. }
         | SubtensorCall::CommitTimelockedWeights { netuid, .. }
-        | SubtensorCall::CommitTimelockedMechanismWeights { netuid, .. } => {
-            if weights::has_stake(state, signer, *netuid) {
-                Ok(())
-            } else {
-                Err(Invalid::Custom(1))
+        | SubtensorCall::CommitTimelockedMechanismWeights { netuid, .. }
+        | SubtensorCall::CommitCrv3MechanismWeights { netuid, .. } => {
+            if !weights::has_stake(state, signer, *netuid) {
+                return Err(Invalid::Custom(1));
             }
+            if let Some((target, revealed)) = Revealed::of(call) {
+                reveal::check_reveal(state, block, signer, target, revealed).map_err(custom)?;
+            }
+            if let Some((_, sealed)) = SealedCommit::of(call) {
+                reveal::check_round(state, sealed.round).map_err(custom)?;
+            }
+            Ok(())
         }
         SubtensorCall::ServeAxon { axon } | SubtensorCall::ServeAxonTls { axon, .. } => {
             serving::check_axon(state, block, signer, axon).map_err(custom)
@@ -118,13 +127,16 @@ pub(crate) fn subtensor_checks(
     }
 }
 
-/// Subtensor's number for a refused announcement.
+/// Subtensor's number for a refused announcement, commit or reveal.
 fn custom(error: DispatchError) -> Invalid {
     let number = match error {
         events::NOT_REGISTERED_IN_NETWORK => 10,
         events::INVALID_IP_TYPE | events::INVALID_IP_ADDRESS => 11,
         events::SERVING_RATE_LIMIT_EXCEEDED => 12,
         events::INVALID_PORT => 13,
+        events::INVALID_REVEAL_ROUND => 15,
+        events::NO_WEIGHTS_COMMIT_FOUND => 16,
+        events::REVEAL_TOO_EARLY => 17,
         _ => BAD_REQUEST,
     };
     Invalid::Custom(number)

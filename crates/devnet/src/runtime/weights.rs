@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use crate::call::WeightVector;
 use crate::events::{self, DispatchError, Event, SubtensorEvent};
 use crate::items::{self, Account};
-use crate::runtime::{Exec, ROOT, neurons, stake};
+use crate::runtime::reveal::{self, Target};
+use crate::runtime::{Exec, ROOT, genesis, neurons, stake};
 use crate::state::Read;
 
-/// `set_weights` and `set_mechanism_weights`.
+/// `set_weights` and `set_mechanism_weights`: in the clear, which a subnet with commit-reveal refuses.
 pub(crate) fn set(
     exec: &mut Exec<'_>,
     hotkey: &Account,
@@ -16,22 +17,60 @@ pub(crate) fn set(
     mecid: u8,
     vector: &WeightVector,
 ) -> Result<(), DispatchError> {
-    let uid = check(&exec.state, exec.block, hotkey, (netuid, mecid), vector)?;
+    if netuid != ROOT && reveal::is_on(&exec.state, netuid) {
+        return Err(events::COMMIT_REVEAL_ENABLED);
+    }
+    apply(exec, hotkey, (netuid, mecid), vector)
+}
+
+/// Checks weights and writes them, whether they were said in the clear or revealed.
+pub(crate) fn apply(
+    exec: &mut Exec<'_>,
+    hotkey: &Account,
+    target: Target,
+    vector: &WeightVector,
+) -> Result<(), DispatchError> {
+    let uid = check(&exec.state, exec.block, hotkey, target, vector)?;
+    let index = index(target);
     let scaled = upscale(&vector.weights);
     let row: Vec<(u16, u16)> = vector.dests.iter().copied().zip(scaled).collect();
-    items::WEIGHTS.put(&mut exec.state, &netuid, &uid, &row);
-    neurons::set_entry(&mut exec.state, &items::LAST_UPDATE, netuid, uid, exec.block);
-    exec.emit(Event::Subtensor(SubtensorEvent::WeightsSet(netuid, uid)));
+    items::WEIGHTS.put(&mut exec.state, &index, &uid, &row);
+    if !reveal::is_on(&exec.state, target.0) {
+        neurons::set_entry(&mut exec.state, &items::LAST_UPDATE, index, uid, exec.block);
+    }
+    exec.emit(Event::Subtensor(SubtensorEvent::WeightsSet(index, uid)));
     Ok(())
 }
 
-/// Why a commit or reveal is refused: it is off, or this chain runs no beacon for it.
-pub(crate) fn commit_refusal(state: &impl Read, netuid: u16) -> DispatchError {
-    if items::COMMIT_REVEAL_ENABLED.get(state, &netuid).unwrap_or_default() {
-        events::CALL_FILTERED
+/// How many mechanisms of a subnet take weights here.
+pub(crate) const fn mechanisms(_state: &impl Read, _netuid: u16) -> u8 {
+    1
+}
+
+/// Whether a subnet and its mechanism exist.
+pub(crate) fn ensure_mechanism(
+    state: &impl Read,
+    netuid: u16,
+    mecid: u8,
+) -> Result<(), DispatchError> {
+    let exists = items::NETWORKS_ADDED.get(state, &netuid).unwrap_or_default();
+    if exists && mecid < mechanisms(state, netuid) {
+        Ok(())
     } else {
-        events::COMMIT_REVEAL_DISABLED
+        Err(events::MECHANISM_DOES_NOT_EXIST)
     }
+}
+
+/// The key of a mechanism's weights: `mechanism · 4096 + netuid`.
+pub(crate) fn index((netuid, mecid): Target) -> u16 {
+    u16::from(mecid).saturating_mul(genesis::NETUID_MAX.saturating_add(1)).saturating_add(netuid)
+}
+
+/// Whether a neuron's last weights or commit are long enough ago. One that never said anything need not wait.
+pub(crate) fn rate_allows(state: &impl Read, block: u64, target: Target, uid: u16) -> bool {
+    let last = neurons::entry(state, &items::LAST_UPDATE, index(target), uid);
+    let limit = items::WEIGHTS_RATE_LIMIT.get(state, &target.0).unwrap_or_default();
+    last == 0 || block.saturating_sub(last) >= limit
 }
 
 /// Whether the hotkey has the stake that the chain asks of those who set weights.
@@ -51,16 +90,10 @@ fn check(
     if netuid == ROOT {
         return Err(events::CAN_NOT_SET_ROOT_WEIGHTS);
     }
-    let reveal = items::COMMIT_REVEAL_ENABLED.get(state, &netuid).unwrap_or_default();
-    if reveal {
-        return Err(events::COMMIT_REVEAL_ENABLED);
-    }
     if dests.len() != weights.len() {
         return Err(events::WEIGHT_VEC_NOT_EQUAL_SIZE);
     }
-    if !items::NETWORKS_ADDED.get(state, &netuid).unwrap_or_default() || mecid != 0 {
-        return Err(events::MECHANISM_DOES_NOT_EXIST);
-    }
+    ensure_mechanism(state, netuid, mecid)?;
     let n = neurons::count(state, netuid);
     if dests.len() > usize::from(n) {
         return Err(events::UIDS_LENGTH_EXCEED_UIDS);
@@ -73,9 +106,7 @@ fn check(
     if required != 0 && *version_key < required {
         return Err(events::INCORRECT_WEIGHT_VERSION_KEY);
     }
-    let last = neurons::entry(state, &items::LAST_UPDATE, netuid, uid);
-    let limit = items::WEIGHTS_RATE_LIMIT.get(state, &netuid).unwrap_or_default();
-    if block.saturating_sub(last) < limit {
+    if !reveal::is_on(state, netuid) && !rate_allows(state, block, (netuid, mecid), uid) {
         return Err(events::SETTING_WEIGHTS_TOO_FAST);
     }
     check_permit(state, hotkey, netuid, uid, dests)?;

@@ -5,6 +5,7 @@ mod epochs;
 mod hostile;
 mod interface;
 mod pool;
+mod reveal;
 mod rules;
 mod vectors;
 
@@ -12,6 +13,7 @@ use crate::call::{Call, SubtensorCall, WeightVector};
 use crate::config::{DEFAULT_NETUID, Genesis, SubnetGenesis};
 use crate::events::DispatchError;
 use crate::items::{self, Account};
+use crate::runtime::beacon::{self, Recorded};
 use crate::runtime::{Exec, genesis, hooks};
 use crate::state::{self, Map, Overlay};
 
@@ -50,6 +52,8 @@ pub(super) fn first_state() -> Genesis {
 pub(super) struct World {
     pub(super) map: Map,
     pub(super) block: u64,
+    /// What a recorded beacon was fed.
+    pub(super) pulses: Recorded,
 }
 
 impl World {
@@ -60,7 +64,10 @@ impl World {
     pub(super) fn of(first: &Genesis) -> Self {
         let mut map = Map::new();
         state::apply(&mut map, genesis::build(first, [0; 32]).unwrap());
-        let mut world = Self { map, block: 0 };
+        if let Some(beacon) = &first.beacon {
+            state::apply(&mut map, beacon::genesis(beacon, 0).unwrap());
+        }
+        let mut world = Self { map, block: 0, pulses: Recorded::new() };
         world.step(1);
         world
     }
@@ -71,6 +78,7 @@ impl World {
             self.block += 1;
             let mut exec = Exec::new(Overlay::new(&self.map), self.block);
             hooks::begin(&mut exec, &[9; 32], self.block * 1_000, self.block);
+            beacon::step(&mut exec, self.block * 1_000, &self.pulses);
             hooks::end(&mut exec, 1);
             let changes = exec.state.into_changes();
             state::apply(&mut self.map, changes);

@@ -15,8 +15,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use commands::{
-    catalogue, chain, cheat, miner, offers, prove, ps, register, release, rent, ssh, validator,
-    verify, wallet,
+    catalogue, chain, cheat, devnet_control, miner, offers, prove, ps, register, release, rent,
+    ssh, validator, verify, wallet,
 };
 
 /// A GPU compute market on Bittensor: provide, validate, rent.
@@ -77,6 +77,11 @@ enum DevnetCommand {
     Up(devnet::UpArgs),
     /// The local chain alone.
     Chain(chain::ChainArgs),
+    /// Make a fault on a running devnet: stall, fork, restart, upgrade.
+    #[command(subcommand)]
+    Chaos(devnet_control::ChaosCommand),
+    /// Show everything that a running devnet has.
+    Dump(devnet_control::DumpArgs),
 }
 
 fn main() -> ExitCode {
@@ -102,6 +107,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             devnet::run(&args)?;
         }
         Command::Devnet(DevnetCommand::Chain(args)) => chain::run(&args)?,
+        Command::Devnet(DevnetCommand::Chaos(fault)) => devnet_control::chaos(&fault, &mut out)?,
+        Command::Devnet(DevnetCommand::Dump(args)) => devnet_control::dump(&args, &mut out)?,
         Command::Offers(args) => offers::run(&args, &mut out)?,
         Command::Rent(args) => rent::run(&args, &mut out)?,
         Command::Ssh(args) => return ssh::run(&args),

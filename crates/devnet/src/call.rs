@@ -154,8 +154,13 @@ pub(crate) enum ShieldCall {
 pub(crate) struct NotACall;
 
 impl Call {
-    /// Decodes a whole call; nothing may follow it.
-    pub(crate) fn decode(interface: &Interface, bytes: &[u8]) -> Result<Self, NotACall> {
+    /// Decodes a whole call; nothing may follow it. The interface's own numbers of Subtensor's calls may lie `moved_by`
+    /// above those of the table.
+    pub(crate) fn decode(
+        interface: &Interface,
+        moved_by: u8,
+        bytes: &[u8],
+    ) -> Result<Self, NotACall> {
         let id = interface.named("RuntimeCall").map_err(|_| NotACall)?;
         let mut rest = bytes;
         skip(&interface.registry, id, &mut rest).map_err(|_| NotACall)?;
@@ -165,7 +170,7 @@ impl Call {
         let (pallet, body) = bytes.split_first().ok_or(NotACall)?;
         let known = match pallet {
             5 => whole(body).map(Self::Balances),
-            7 => whole(body).map(bounded).transpose()?.map(Self::Subtensor),
+            7 => subtensor(body, moved_by).map(bounded).transpose()?.map(Self::Subtensor),
             18 => commitment(body).map(Self::Commitments),
             30 => whole(body).map(Self::Shield),
             _ => None,
@@ -191,6 +196,13 @@ fn bounded(call: SubtensorCall) -> Result<SubtensorCall, NotACall> {
         }
         _ => Ok(call),
     }
+}
+
+fn subtensor(body: &[u8], moved_by: u8) -> Option<SubtensorCall> {
+    let (number, rest) = body.split_first()?;
+    let mut listed = vec![number.wrapping_sub(moved_by)];
+    listed.extend_from_slice(rest);
+    whole(&listed)
 }
 
 fn commitment(body: &[u8]) -> Option<CommitmentsCall> {

@@ -16,6 +16,8 @@ pub const BLOCK_TIME_MIN: Duration = Duration::from_millis(50);
 /// Slower blocks than this are of no use to anybody.
 pub const BLOCK_TIME_MAX: Duration = Duration::from_secs(60);
 
+/// A larger lag between the best and the finalised head has no use; real chains have a few blocks.
+pub const FINALITY_LAG_MAX: u32 = 64;
 /// The most mechanisms of one subnet; the real chain allows two.
 pub const MECHANISMS_MAX: u8 = 2;
 

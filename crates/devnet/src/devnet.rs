@@ -1,24 +1,33 @@
 //! Starting and stopping the chain.
 //!
-//! Starts one task, `devnet blocks`, which makes a block at every tick of the clock, and the RPC server's own tasks, which
-//! end with it.
+//! Starts one task, `devnet blocks`, which makes a block at every tick of the clock and carries out faults on command, and
+//! the RPC server's own tasks, which end with it.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nicompute_daemon::{BoxError, OnError, SharedClock, Tasks};
+use nicompute_daemon::{BoxError, CancellationToken, OnError, SharedClock, Tasks};
+use tokio::sync::{mpsc, oneshot};
 
-use crate::config::{BLOCK_TIME_MAX, BLOCK_TIME_MIN, Beacon, DevnetConfig, GenesisError};
+use crate::chaos::{Answers, Chaos, ChaosDone, ChaosError, STALL_MS_MAX};
+use crate::config::{
+    BLOCK_TIME_MAX, BLOCK_TIME_MIN, Beacon, DevnetConfig, FINALITY_LAG_MAX, GenesisError,
+};
+use crate::dump::{self, Dump};
+use crate::face::Face;
 use crate::ledger::{Block, Ledger};
-use crate::node::Node;
-use crate::rpc::{self, DoorError};
-use crate::runtime::{balances, beacon, genesis, hooks};
-use crate::schema::{Interface, MetadataSet, Profile, Schema, SchemaError};
+use crate::node::{Node, Undone};
+use crate::rpc::{self, Context, Door, DoorError, Gate};
+use crate::runtime::upgrade::Runtime;
+use crate::runtime::{beacon, genesis};
+use crate::schema::SchemaError;
 use crate::store::{Store, StoreError};
-use crate::version;
+
+/// Faults that wait to be made. One person gives them, one after the other.
+const ORDERS_MAX: usize = 16;
 
 /// A running chain. It runs until the tasks that it was started with are shut down.
 #[derive(Debug, Clone)]
@@ -26,6 +35,7 @@ pub struct Devnet {
     address: SocketAddr,
     genesis: [u8; 32],
     node: Arc<Node>,
+    orders: mpsc::Sender<Order>,
 }
 
 /// Why a devnet does not start. Nothing is left behind but its folder.
@@ -39,6 +49,9 @@ pub enum StartError {
     /// A block time that cannot be kept.
     #[error("a block time of {0:?}: choose {BLOCK_TIME_MIN:?} to {BLOCK_TIME_MAX:?}")]
     BlockTime(Duration),
+    /// A lag that keeps too much from being final.
+    #[error("a finality lag of {0} blocks: choose at most {FINALITY_LAG_MAX}")]
+    FinalityLag(u32),
     /// Something else listens there.
     #[error("{0} is taken: stop what listens there or choose another port")]
     PortTaken(SocketAddr),
@@ -89,25 +102,26 @@ impl Devnet {
         let for_node = clock.clone();
         let node = tokio::task::spawn_blocking(move || open(&config, for_node)).await;
         let node = Arc::new(node.map_err(|_| StartError::Methods)??);
-        let opened = rpc::open(listen, Arc::clone(&node), tasks.token().clone()).await;
-        let door = opened.map_err(|error| refused(listen, error))?;
-        let devnet = Self {
-            address: door.address,
-            genesis: node.read().ledger.genesis,
+        let (orders, received) = mpsc::channel(ORDERS_MAX);
+        let gate = Arc::new(Gate::new(clock.clone()));
+        // The listener outlives each door that is opened on it, so that nobody else can take the port meanwhile.
+        let listener = rpc::listen(listen).map_err(|error| refused(listen, error))?;
+        let address = listener.local_addr().map_err(|error| refused(listen, error))?;
+        let doorway = Doorway {
+            listener,
             node: Arc::clone(&node),
+            orders: orders.clone(),
+            gate: Arc::clone(&gate),
+            token: tasks.token().clone(),
         };
-        let token = tasks.token().clone();
-        tasks.spawn("devnet blocks", OnError::Stop, async move {
-            let made = tokio::select! {
-                () = token.cancelled() => Ok(()),
-                made = make_blocks(node, block_time, clock) => made,
-            };
-            // Fails only if the server is gone already.
-            if door.handle.stop().is_ok() {
-                door.handle.stopped().await;
-            }
-            made
-        });
+        let door = doorway.open().map_err(|error| match error {
+            DoorError::Listen(source) => refused(listen, source),
+            DoorError::Register(_) => StartError::Methods,
+        })?;
+        let devnet =
+            Self { address, genesis: node.read().ledger.genesis, node: Arc::clone(&node), orders };
+        let author = Author { node, doorway, door, gate, orders: received, block_time, clock };
+        tasks.spawn("devnet blocks", OnError::Stop, author.work());
         tracing::info!(address = %devnet.address, "devnet is up");
         Ok(devnet)
     }
@@ -135,6 +149,23 @@ impl Devnet {
     pub fn head(&self) -> u64 {
         u64::from(self.node.read().ledger.head().block.header.number)
     }
+
+    /// Does something to the chain on purpose, and returns when it is done.
+    ///
+    /// # Errors
+    /// Where the chain's limits forbid it or its folder fails.
+    pub async fn chaos(&self, chaos: Chaos) -> Result<ChaosDone, ChaosError> {
+        let (done, answer) = oneshot::channel();
+        let order = Order { chaos, done };
+        self.orders.send(order).await.map_err(|_| ChaosError::Stopped)?;
+        answer.await.map_err(|_| ChaosError::Stopped)?
+    }
+
+    /// Everything that can be seen of the chain at its newest block.
+    #[must_use]
+    pub fn dump(&self) -> Dump {
+        dump::of(&self.node)
+    }
 }
 
 fn check(config: &DevnetConfig) -> Result<(), StartError> {
@@ -144,22 +175,22 @@ fn check(config: &DevnetConfig) -> Result<(), StartError> {
     if config.block_time < BLOCK_TIME_MIN || config.block_time > BLOCK_TIME_MAX {
         return Err(StartError::BlockTime(config.block_time));
     }
+    if config.finality_lag > FINALITY_LAG_MAX {
+        return Err(StartError::FinalityLag(config.finality_lag));
+    }
     Ok(())
 }
 
-fn refused(address: SocketAddr, error: DoorError) -> StartError {
-    match error {
-        DoorError::Listen(source) if source.kind() == io::ErrorKind::AddrInUse => {
-            StartError::PortTaken(address)
-        }
-        DoorError::Listen(source) => StartError::Listen { address, source },
-        DoorError::Register(_) => StartError::Methods,
+fn refused(address: SocketAddr, source: io::Error) -> StartError {
+    if source.kind() == io::ErrorKind::AddrInUse {
+        return StartError::PortTaken(address);
     }
+    StartError::Listen { address, source }
 }
 
 pub(crate) fn open(config: &DevnetConfig, clock: SharedClock) -> Result<Node, StartError> {
-    let (interface, metadata) =
-        interface(config.profile, config.block_time).map_err(StartError::Schema)?;
+    let face = Face::new(Runtime::first(config.profile), config.block_time);
+    let face = face.map_err(StartError::Schema)?;
     let stored = |source| StartError::Store { dir: config.dir.clone(), source };
     let (mut store, ledger) = Store::open(&config.dir).map_err(stored)?;
     let ledger = match ledger {
@@ -178,7 +209,8 @@ pub(crate) fn open(config: &DevnetConfig, clock: SharedClock) -> Result<Node, St
             ledger
         }
     };
-    Ok(Node::new(interface, metadata, (store, ledger), config.block_time, clock))
+    let times = (config.block_time, config.finality_lag);
+    Ok(Node::new(face, (store, ledger), times, clock))
 }
 
 /// The beacon that was asked for, or the chain's own where a subnet needs one.
@@ -187,38 +219,133 @@ fn beacon_of(config: &DevnetConfig, nonce: [u8; 32]) -> Option<Beacon> {
     config.genesis.beacon.or_else(|| needed.then(|| Beacon::own(nonce, config.block_time)))
 }
 
-/// The interface table in a profile, and the metadata with the constants of this chain.
-pub(crate) fn interface(
-    profile: Profile,
-    block_time: Duration,
-) -> Result<(Interface, MetadataSet), SchemaError> {
-    let interface = Interface::new(Schema::load()?, profile)?;
-    let slot_ms = u64::try_from(block_time.as_millis()).unwrap_or(u64::MAX);
-    let constants = [
-        (("System", "Version"), version::encoded()),
-        (("System", "BlockHashCount"), hooks::BLOCK_HASH_COUNT.to_le_bytes().to_vec()),
-        (("Aura", "SlotDuration"), slot_ms.to_le_bytes().to_vec()),
-        (("Timestamp", "MinimumPeriod"), (slot_ms / 2).to_le_bytes().to_vec()),
-        (
-            ("Balances", "ExistentialDeposit"),
-            balances::EXISTENTIAL_DEPOSIT_RAO.to_le_bytes().to_vec(),
-        ),
-    ];
-    let metadata = MetadataSet::new(&interface, &constants.into())?;
-    Ok((interface, metadata))
+/// A fault on command, and whom to tell.
+#[derive(Debug)]
+pub(crate) struct Order {
+    pub(crate) chaos: Chaos,
+    pub(crate) done: oneshot::Sender<Result<ChaosDone, ChaosError>>,
 }
 
-async fn make_blocks(
+/// What is needed to open the door again after a restart.
+#[derive(Debug)]
+struct Doorway {
+    listener: TcpListener,
     node: Arc<Node>,
+    orders: mpsc::Sender<Order>,
+    gate: Arc<Gate>,
+    token: CancellationToken,
+}
+
+impl Doorway {
+    fn open(&self) -> Result<Door, DoorError> {
+        let listener = self.listener.try_clone().map_err(DoorError::Listen)?;
+        let context = Context {
+            node: Arc::clone(&self.node),
+            orders: self.orders.clone(),
+            stop: self.token.child_token(),
+        };
+        rpc::open(listener, context, Arc::clone(&self.gate))
+    }
+}
+
+/// The one task that makes blocks and carries out faults.
+#[derive(Debug)]
+struct Author {
+    node: Arc<Node>,
+    doorway: Doorway,
+    door: Door,
+    gate: Arc<Gate>,
+    orders: mpsc::Receiver<Order>,
     block_time: Duration,
     clock: SharedClock,
-) -> Result<(), BoxError> {
-    let mut due = clock.monotonic().saturating_add(block_time);
-    loop {
-        clock.sleep(due.saturating_sub(clock.monotonic())).await;
-        let node = Arc::clone(&node);
-        tokio::task::spawn_blocking(move || node.make_block()).await??;
-        // A late block moves the following ones; it does not hurry them.
-        due = due.saturating_add(block_time).max(clock.monotonic());
+}
+
+impl Author {
+    async fn work(mut self) -> Result<(), BoxError> {
+        let token = self.doorway.token.clone();
+        let mut due = self.clock.monotonic().saturating_add(self.block_time);
+        let outcome = loop {
+            let wait = due.saturating_sub(self.clock.monotonic());
+            tokio::select! {
+                () = token.cancelled() => break Ok(()),
+                Some(order) = self.orders.recv() => {
+                    let stalled = self.carry_out(order).await;
+                    due = due.max(stalled);
+                }
+                () = self.clock.sleep(wait) => {
+                    if let Err(error) = self.on_node(|node| node.make_block().map_err(ChaosError::Store)).await {
+                        break Err(error.into());
+                    }
+                    // A late block moves the following ones; it does not hurry them.
+                    due = due.saturating_add(self.block_time).max(self.clock.monotonic());
+                }
+            }
+        };
+        self.door.close().await;
+        outcome
+    }
+
+    /// Carries out an order. Returns the moment before which there is no block.
+    async fn carry_out(&mut self, order: Order) -> Duration {
+        let mut until = Duration::ZERO;
+        let outcome = match order.chaos {
+            Chaos::Stall { ms, .. } if ms > STALL_MS_MAX => Err(ChaosError::TooLong(ms)),
+            Chaos::Stall { ms, answers } => {
+                until = self.clock.monotonic().saturating_add(Duration::from_millis(ms));
+                if answers == Answers::Withheld {
+                    self.gate.close_until(until);
+                }
+                Ok(())
+            }
+            Chaos::Fork { depth, drop } => {
+                let undone = if drop { Undone::Lost } else { Undone::PutBack };
+                self.on_node(move |node| node.fork(depth, undone)).await
+            }
+            Chaos::Restart => self.restart().await,
+            Chaos::Upgrade { change } => {
+                let upgraded = self.on_node(move |node| {
+                    node.upgrade(change);
+                    node.make_block().map_err(ChaosError::Store)
+                });
+                upgraded.await
+            }
+        };
+        match &outcome {
+            Ok(()) => tracing::warn!(chaos = ?order.chaos, "a fault was made on command"),
+            Err(error) => tracing::warn!(chaos = ?order.chaos, error = %error, "no fault was made"),
+        }
+        if order.done.send(outcome.map(|()| self.done())).is_err() {
+            tracing::debug!("nobody waits for the outcome of a fault");
+        }
+        until
+    }
+
+    fn done(&self) -> ChaosDone {
+        let face = self.node.current();
+        let inner = self.node.read();
+        let head = inner.ledger.head();
+        ChaosDone {
+            block: u64::from(head.block.header.number),
+            hash: rpc::hex(&head.hash),
+            spec_version: face.runtime.spec_version,
+        }
+    }
+
+    /// Closes every connection, reads the chain from its folder, and opens the door again.
+    async fn restart(&mut self) -> Result<(), ChaosError> {
+        self.door.close().await;
+        self.gate.open();
+        let reloaded = self.on_node(Node::reload).await;
+        self.door = self.doorway.open().map_err(|_| ChaosError::Stopped)?;
+        reloaded
+    }
+
+    async fn on_node(
+        &self,
+        act: impl FnOnce(&Node) -> Result<(), ChaosError> + Send + 'static,
+    ) -> Result<(), ChaosError> {
+        let node = Arc::clone(&self.node);
+        let done = tokio::task::spawn_blocking(move || act(&node)).await;
+        done.unwrap_or(Err(ChaosError::Stopped))
     }
 }

@@ -31,6 +31,8 @@ pub(crate) enum SystemEvent {
     ExtrinsicSuccess(DispatchInfo),
     #[codec(index = 1)]
     ExtrinsicFailed(DispatchError, DispatchInfo),
+    #[codec(index = 2)]
+    CodeUpdated,
     #[codec(index = 3)]
     NewAccount(Account),
 }

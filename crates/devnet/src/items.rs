@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use parity_scale_codec::{Codec, Decode, Encode};
+use parity_scale_codec::{Codec, Compact, Decode, Encode};
 
 use crate::hash::{H256, blake2_128, twox_64, twox_128};
 use crate::runtime::beacon::{BeaconConfiguration, Pulse};
@@ -221,6 +221,7 @@ items! {
         PARENT_HASH: Value<H256> = "ParentHash" [];
         EVENTS: Value<Vec<u8>> = "Events" [];
         EVENT_COUNT: Value<u32> = "EventCount" [];
+        LAST_RUNTIME_UPGRADE: Value<(Compact<u32>, Vec<u8>)> = "LastRuntimeUpgrade" [];
     }
     Timestamp {
         NOW: Value<u64> = "Now" [];

@@ -1,8 +1,11 @@
 //! The blocks that are still known, and the state after each of them.
+//!
+//! The best chain is one line of blocks. A fork takes blocks back and puts others in their place; those taken back stay
+//! readable at their hashes, each with what it changed, for as long as the block that they grew from is known.
 
 #![expect(clippy::cast_possible_truncation, reason = "the codec's derive casts variant indices")]
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use parity_scale_codec::{Compact, Decode, Encode};
 
@@ -95,6 +98,13 @@ pub(crate) struct Kept {
     undo: Changes,
 }
 
+/// A block that is no longer part of the best chain, with what it changed.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct Stale {
+    block: Block,
+    redo: Changes,
+}
+
 /// The newest state and the blocks that led to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Ledger {
@@ -102,6 +112,7 @@ pub(crate) struct Ledger {
     map: Map,
     blocks: VecDeque<Kept>,
     by_hash: HashMap<H256, u32>,
+    stale: BTreeMap<H256, Stale>,
     head: Kept,
 }
 
@@ -111,12 +122,9 @@ impl Ledger {
         let mut map = Map::new();
         let undo = state::apply(&mut map, changes);
         let head = Kept { hash: block.header.hash(), block, undo };
-        Self::restore(head.hash, map, VecDeque::from([head.clone()]), head)
-    }
-
-    fn restore(genesis: H256, map: Map, blocks: VecDeque<Kept>, head: Kept) -> Self {
-        let by_hash = blocks.iter().map(|kept| (kept.hash, kept.block.header.number)).collect();
-        Self { genesis, map, blocks, by_hash, head }
+        let by_hash = HashMap::from([(head.hash, head.block.header.number)]);
+        let blocks = VecDeque::from([head.clone()]);
+        Self { genesis: head.hash, map, blocks, by_hash, stale: BTreeMap::new(), head }
     }
 
     /// Puts a block on top. The oldest known block is forgotten when there are too many.
@@ -130,7 +138,37 @@ impl Ledger {
             && let Some(oldest) = self.blocks.pop_front()
         {
             self.by_hash.remove(&oldest.hash);
+            let gone = oldest.block.header.number;
+            self.stale.retain(|_, stale| stale.block.header.number > gone);
         }
+    }
+
+    /// Takes back the newest blocks, which stay readable at their hashes; the newest of them first. None if that many are
+    /// not known any more, and then nothing is taken back.
+    pub(crate) fn rewind(&mut self, depth: u32) -> Option<Vec<Kept>> {
+        let depth = usize::try_from(depth).ok()?;
+        if self.blocks.len() <= depth {
+            return None;
+        }
+        let undone: Vec<Kept> = (0..depth).filter_map(|_| self.blocks.pop_back()).collect();
+        for kept in &undone {
+            let redo = state::apply(&mut self.map, kept.undo.clone());
+            self.by_hash.remove(&kept.hash);
+            self.stale.insert(kept.hash, Stale { block: kept.block.clone(), redo });
+        }
+        while self.stale.len() > HISTORY_BLOCKS {
+            let oldest = self.stale.iter().min_by_key(|(_, stale)| stale.block.header.number);
+            let Some(oldest) = oldest.map(|(hash, _)| *hash) else { break };
+            self.stale.remove(&oldest);
+        }
+        self.head = self.blocks.back()?.clone();
+        Some(undone)
+    }
+
+    /// Goes back to a block of the best chain, if it is one.
+    pub(crate) fn rewind_to(&mut self, hash: &H256) -> Option<Vec<Kept>> {
+        let number = *self.by_hash.get(hash)?;
+        self.rewind(self.head.block.header.number.checked_sub(number)?)
     }
 
     /// The newest block.
@@ -143,12 +181,40 @@ impl Ledger {
         &self.map
     }
 
-    /// A known block by its hash.
-    pub(crate) fn by_hash(&self, hash: &H256) -> Option<&Kept> {
-        self.by_number(*self.by_hash.get(hash)?)
+    /// A known block by its hash, of the best chain or stale.
+    pub(crate) fn by_hash(&self, hash: &H256) -> Option<&Block> {
+        match self.by_hash.get(hash) {
+            Some(number) => self.by_number(*number).map(|kept| &kept.block),
+            None => self.stale.get(hash).map(|stale| &stale.block),
+        }
     }
 
-    /// A known block by its number.
+    /// The blocks of the best chain that follow one which was seen, and whether that one is still part of it. After a
+    /// block that is not known any more comes the newest one alone.
+    pub(crate) fn since(&self, seen: &H256) -> (Vec<&Kept>, Standing) {
+        let (root, _) = self.root(*seen);
+        let standing = if root == *seen { Standing::Best } else { Standing::Stale };
+        let Some(number) = self.by_hash.get(&root) else {
+            return (vec![&self.head], Standing::Stale);
+        };
+        let newer = self.blocks.iter().rev();
+        let newer = newer.take_while(|kept| kept.block.header.number > *number);
+        let mut newer: Vec<&Kept> = newer.collect();
+        newer.reverse();
+        (newer, standing)
+    }
+
+    /// The block of the best chain that a block grew from, and the changes that lead from there to it, the last first.
+    fn root(&self, hash: H256) -> (H256, Vec<&Changes>) {
+        let (mut at, mut redo) = (hash, Vec::new());
+        while let Some(stale) = self.stale.get(&at) {
+            redo.push(&stale.redo);
+            at = stale.block.header.parent;
+        }
+        (at, redo)
+    }
+
+    /// A known block of the best chain by its number.
     pub(crate) fn by_number(&self, number: u32) -> Option<&Kept> {
         let first = self.blocks.front()?.block.header.number;
         self.blocks.get(usize::try_from(number.checked_sub(first)?).ok()?)
@@ -161,11 +227,20 @@ impl Ledger {
 
     /// The state after a known block.
     pub(crate) fn state_after(&self, hash: &H256) -> Option<Past<'_>> {
-        let number = *self.by_hash.get(hash)?;
+        let (root, redo) = self.root(*hash);
+        let number = *self.by_hash.get(&root)?;
         let later = self.blocks.iter().rev();
         let later = later.take_while(move |kept| kept.block.header.number > number);
-        Some(Past::new(&self.map, later.map(|kept| &kept.undo)))
+        let back = later.map(|kept| &kept.undo);
+        Some(Past::new(&self.map, back.chain(redo.into_iter().rev())))
     }
+}
+
+/// Whether a block is part of the best chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    Best,
+    Stale,
 }
 
 /// What of a ledger is written into a snapshot.
@@ -174,6 +249,7 @@ pub(crate) struct Snapshot {
     genesis: H256,
     map: Map,
     blocks: Vec<Kept>,
+    stale: Vec<(H256, Stale)>,
 }
 
 impl Snapshot {
@@ -183,12 +259,21 @@ impl Snapshot {
             genesis: ledger.genesis,
             map: ledger.map.clone(),
             blocks: ledger.blocks.iter().cloned().collect(),
+            stale: ledger.stale.iter().map(|(hash, stale)| (*hash, stale.clone())).collect(),
         }
     }
 
     /// The ledger again; none if the snapshot holds no block.
     pub(crate) fn into_ledger(self) -> Option<Ledger> {
         let head = self.blocks.last()?.clone();
-        Some(Ledger::restore(self.genesis, self.map, self.blocks.into(), head))
+        let numbered = self.blocks.iter().map(|kept| (kept.hash, kept.block.header.number));
+        Some(Ledger {
+            genesis: self.genesis,
+            map: self.map,
+            by_hash: numbered.collect(),
+            blocks: self.blocks.into(),
+            stale: self.stale.into_iter().collect(),
+            head,
+        })
     }
 }

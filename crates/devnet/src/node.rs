@@ -1,9 +1,13 @@
 //! The chain as one thing: it takes extrinsics, makes blocks, and lets everybody read.
 //!
 //! State and pool sit behind one lock that is never held across a wait. Blocks are made by one caller at a time, which
-//! holds the store; a block becomes visible only after it is on disk.
+//! holds the store; a block becomes visible only after it is on disk. Forks, upgrades and restarts are in `fork`.
 
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+mod fork;
+
+pub(crate) use fork::Undone;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use nicompute_daemon::SharedClock;
@@ -11,16 +15,17 @@ use tokio::sync::{mpsc, watch};
 
 use crate::call::{Call, ShieldCall};
 use crate::extrinsic::{ExtrinsicError, Signed, timestamp_inherent};
+use crate::face::{Face, Faces};
 use crate::hash::{H256, blake2_256};
 use crate::items;
-use crate::ledger::{Block, Ledger};
+use crate::ledger::{Block, Kept, Ledger};
 use crate::pool::{Entry, Pool, PoolError, Status, WATCH_CAPACITY};
 use crate::runtime::beacon::{self, PulseError, Recorded};
+use crate::runtime::upgrade::{self, Runtime};
 use crate::runtime::validity::{self, BAD_REQUEST, Invalid, Tip};
 use crate::runtime::{Exec, genesis, hooks};
-use crate::schema::{Interface, MetadataSet};
 use crate::shield::ShieldKey;
-use crate::state::{Changes, Overlay};
+use crate::state::{Changes, Overlay, Read};
 use crate::store::{Store, StoreError};
 
 /// The most extrinsics of one block besides the timestamp.
@@ -31,15 +36,17 @@ const PULSES_WAITING_MAX: usize = 1_024;
 /// The running chain.
 #[derive(Debug)]
 pub(crate) struct Node {
-    pub(crate) interface: Interface,
-    pub(crate) metadata: MetadataSet,
+    faces: Faces,
+    /// The runtime that the next block's extrinsics are written for.
+    current: RwLock<Arc<Face>>,
     block_time: Duration,
+    finality_lag: u32,
     clock: SharedClock,
     shield: ShieldKey,
     store: Mutex<Store>,
     inner: RwLock<Inner>,
     pulses: Mutex<Recorded>,
-    heads: watch::Sender<u32>,
+    heads: watch::Sender<H256>,
 }
 
 /// What is read under the lock.
@@ -47,6 +54,18 @@ pub(crate) struct Node {
 pub(crate) struct Inner {
     pub(crate) ledger: Ledger,
     pub(crate) pool: Pool,
+    /// What the blocks that are not final took from the pool, the oldest block first.
+    unfinal: Vec<Taken>,
+    /// A runtime that the next block writes.
+    upgrade: Option<Runtime>,
+}
+
+/// The pool's entries in a block that is not final.
+#[derive(Debug)]
+struct Taken {
+    block: H256,
+    number: u32,
+    entries: Vec<Entry>,
 }
 
 /// Why an extrinsic was not taken.
@@ -80,23 +99,26 @@ pub(crate) enum ExtrinsicFormat {
 impl Node {
     /// A chain that goes on from a ledger.
     pub(crate) fn new(
-        interface: Interface,
-        metadata: MetadataSet,
+        first: Face,
         (store, ledger): (Store, Ledger),
-        block_time: Duration,
+        (block_time, finality_lag): (Duration, u32),
         clock: SharedClock,
     ) -> Self {
-        let heads = watch::Sender::new(ledger.head().block.header.number);
+        let faces = Faces::new(first, block_time);
+        let runtime = Runtime::of(&Overlay::new(ledger.state()), faces.first());
+        let heads = watch::Sender::new(ledger.head().hash);
         let nonce = ledger.state().get(genesis::NONCE_KEY).map(Vec::as_slice);
         let shield = ShieldKey::new(nonce.unwrap_or_default());
+        let pool = Pool::default();
         Self {
-            interface,
-            metadata,
+            current: RwLock::new(faces.get(runtime)),
+            faces,
             block_time,
+            finality_lag,
             clock,
             shield,
             store: Mutex::new(store),
-            inner: RwLock::new(Inner { ledger, pool: Pool::default() }),
+            inner: RwLock::new(Inner { ledger, pool, unfinal: Vec::new(), upgrade: None }),
             pulses: Mutex::new(Recorded::new()),
             heads,
         }
@@ -115,9 +137,30 @@ impl Node {
         self.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Follows the number of the newest block.
-    pub(crate) fn heads(&self) -> watch::Receiver<u32> {
+    /// Follows the hash of the newest block.
+    pub(crate) fn heads(&self) -> watch::Receiver<H256> {
         self.heads.subscribe()
+    }
+
+    /// The runtime that the next extrinsics are written for.
+    pub(crate) fn current(&self) -> Arc<Face> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The runtime of a state.
+    pub(crate) fn face_of(&self, state: &impl Read) -> Arc<Face> {
+        self.faces.get(Runtime::of(state, self.faces.first()))
+    }
+
+    /// The newest block that nothing can undo.
+    pub(crate) fn finalized<'l>(&self, ledger: &'l Ledger) -> &'l Kept {
+        let number = ledger.head().block.header.number.saturating_sub(self.finality_lag);
+        ledger.by_number(number).unwrap_or_else(|| ledger.head())
+    }
+
+    /// How many blocks the finalised head trails the newest one.
+    pub(crate) const fn finality_lag(&self) -> u32 {
+        self.finality_lag
     }
 
     /// Time between blocks.
@@ -137,7 +180,8 @@ impl Node {
             ExtrinsicError::Signer => ExtrinsicFormat::Outer("the signer is not an account id"),
             ExtrinsicError::Format => ExtrinsicFormat::Outer("the bytes do not decode"),
         })?;
-        let call = Call::decode(&self.interface, &signed.call);
+        let face = self.current();
+        let call = Call::decode(&face.interface, face.runtime.calls_moved_by, &signed.call);
         Ok((signed, call.map_err(|_| ExtrinsicFormat::Call)?))
     }
 
@@ -167,7 +211,7 @@ impl Node {
         inner.pool.check(&hash, &signed)?;
         let state = Overlay::new(inner.ledger.state());
         validity::check_nonce(&state, &signed, inner.pool.waiting_of(&signed.signer))?;
-        validity::check(&state, &tip(&inner.ledger), &signed, &call, bytes.len())?;
+        validity::check(&state, &self.tip(&inner.ledger), &signed, &call, bytes.len())?;
         if let Call::Shield(ShieldCall::SubmitEncrypted { ciphertext }) = &call
             && !self.shield.accepts(ciphertext)
         {
@@ -183,12 +227,17 @@ impl Node {
         round: u64,
         signature: [u8; beacon::SIGNATURE_LEN],
     ) -> Result<(), PulseError> {
-        beacon::check(&Overlay::new(self.read().ledger.state()), round, &signature)?;
+        // The state is read before the pulses are locked: a block in the making holds the state and waits for the pulses.
+        let last = {
+            let inner = self.read();
+            let state = Overlay::new(inner.ledger.state());
+            beacon::check(&state, round, &signature)?;
+            items::LAST_STORED_ROUND.get(&state).unwrap_or_default()
+        };
         let mut pulses = self.pulses();
         // Those that are in the chain for good are forgotten first; a fork may still need the others again.
         if pulses.len() >= PULSES_WAITING_MAX {
-            let last = items::LAST_STORED_ROUND.get(&Overlay::new(self.read().ledger.state()));
-            *pulses = pulses.split_off(&last.unwrap_or_default());
+            *pulses = pulses.split_off(&last);
         }
         if pulses.len() >= PULSES_WAITING_MAX {
             return Err(PulseError::Full);
@@ -204,21 +253,28 @@ impl Node {
     /// Makes the next block from what waits. Blocking: it writes to disk.
     pub(crate) fn make_block(&self) -> Result<(), StoreError> {
         let mut store = self.store();
-        let draft = self.draft();
-        store.append(&draft.block, &draft.changes)?;
+        let Draft { block, changes, included, dropped } = {
+            let inner = self.read();
+            let waiting = inner.pool.iter().take(BLOCK_EXTRINSICS_MAX);
+            self.draft(&inner.ledger, waiting, self.next_moment(&inner.ledger), inner.upgrade)
+        };
+        let record = [(block, changes)];
+        store.append(&record)?;
+        let [(block, changes)] = record;
         let mut inner = self.write();
-        let number = draft.block.header.number;
-        inner.ledger.push(draft.block, draft.changes);
-        let hash = inner.ledger.head().hash;
-        for entry in inner.pool.remove(&draft.included) {
-            entry.tell(Status::InBlock(hash));
-            entry.tell(Status::Finalized(hash));
-        }
-        for entry in inner.pool.remove(&draft.dropped) {
+        let number = block.header.number;
+        inner.ledger.push(block, changes);
+        inner.upgrade = None;
+        let block = inner.ledger.head().hash;
+        let entries = inner.pool.remove(&included);
+        entries.iter().for_each(|entry| entry.tell(Status::InBlock(block)));
+        inner.unfinal.push(Taken { block, number, entries });
+        for entry in inner.pool.remove(&dropped) {
             entry.tell(Status::Invalid);
         }
+        self.finalize(&mut inner);
         drop(inner);
-        self.heads.send_replace(number);
+        self.announce();
         if store.wants_checkpoint() {
             let snapshot = self.read().ledger.clone();
             store.checkpoint(&snapshot)?;
@@ -226,20 +282,46 @@ impl Node {
         Ok(())
     }
 
-    fn draft(&self) -> Draft {
-        let inner = self.read();
-        let ledger = &inner.ledger;
-        let tip = tip(ledger);
+    /// Tells the watchers of the blocks that became final.
+    fn finalize(&self, inner: &mut Inner) {
+        let last = self.finalized(&inner.ledger).block.header.number;
+        for taken in inner.unfinal.extract_if(.., |taken| taken.number <= last) {
+            taken.entries.iter().for_each(|entry| entry.tell(Status::Finalized(taken.block)));
+        }
+    }
+
+    /// Lets everybody see the newest block and what it changed.
+    fn announce(&self) {
+        let (hash, face) = {
+            let inner = self.read();
+            (inner.ledger.head().hash, self.face_of(&Overlay::new(inner.ledger.state())))
+        };
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = face;
+        self.heads.send_replace(hash);
+    }
+
+    /// The next block's time: the clock's, and later than its parent's.
+    fn next_moment(&self, ledger: &Ledger) -> u64 {
+        let last = items::NOW.get(&Overlay::new(ledger.state())).unwrap_or_default();
+        self.clock.unix_ms().max(last.saturating_add(1))
+    }
+
+    fn draft<'e>(
+        &self,
+        ledger: &Ledger,
+        waiting: impl Iterator<Item = &'e Entry>,
+        now: u64,
+        upgrade: Option<Runtime>,
+    ) -> Draft {
+        let tip = self.tip(ledger);
         let mut exec = Exec::new(Overlay::new(ledger.state()), tip.number.saturating_add(1));
-        let last = items::NOW.get(&exec.state).unwrap_or_default();
-        let now = self.clock.unix_ms().max(last.saturating_add(1));
-        let block_ms = u64::try_from(self.block_time.as_millis()).unwrap_or(u64::MAX).max(1);
-        let slot = now.checked_div(block_ms).unwrap_or_default();
+        let slot = now.checked_div(self.block_ms()).unwrap_or_default();
         hooks::begin(&mut exec, &tip.hash, now, slot);
+        upgrade::begin(&mut exec, self.face_of(&Overlay::new(ledger.state())).runtime);
         beacon::step(&mut exec, now, &self.pulses());
         let mut extrinsics = vec![timestamp_inherent(now)];
         let (mut included, mut dropped) = (Vec::new(), Vec::new());
-        for entry in inner.pool.iter().take(BLOCK_EXTRINSICS_MAX) {
+        for entry in waiting {
             let (signed, call) = (&entry.signed, &entry.call);
             match include(&mut exec, &tip, &mut extrinsics, (&entry.bytes, signed, call)) {
                 Ok(()) => included.push(entry.hash),
@@ -253,10 +335,26 @@ impl Node {
                 self.include_shielded(&mut exec, &tip, &mut extrinsics, ciphertext);
             }
         }
+        if let Some(runtime) = upgrade {
+            upgrade::write(&mut exec, runtime);
+        }
         hooks::end(&mut exec, u32::try_from(extrinsics.len()).unwrap_or(u32::MAX));
         let changes = exec.state.into_changes();
         let block = Block::new(ledger.head(), slot, extrinsics, &changes);
         Draft { block, changes, included, dropped }
+    }
+
+    fn block_ms(&self) -> u64 {
+        u64::try_from(self.block_time.as_millis()).unwrap_or(u64::MAX).max(1)
+    }
+
+    fn tip(&self, ledger: &Ledger) -> Tip {
+        Tip {
+            number: u64::from(ledger.head().block.header.number),
+            hash: ledger.head().hash,
+            genesis: ledger.genesis,
+            spec_version: self.face_of(&Overlay::new(ledger.state())).runtime.spec_version,
+        }
     }
 
     /// Opens a shielded extrinsic and includes what is inside right behind its carrier. One that does not open, or is not
@@ -306,12 +404,4 @@ struct Draft {
     changes: Changes,
     included: Vec<H256>,
     dropped: Vec<H256>,
-}
-
-fn tip(ledger: &Ledger) -> Tip {
-    Tip {
-        number: u64::from(ledger.head().block.header.number),
-        hash: ledger.head().hash,
-        genesis: ledger.genesis,
-    }
 }

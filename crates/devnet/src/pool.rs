@@ -13,15 +13,19 @@ use crate::items::Account;
 pub(crate) const POOL_MAX: usize = 1_024;
 /// The most of one signer.
 pub(crate) const POOL_PER_SIGNER_MAX: usize = 64;
-/// More than the states that one extrinsic goes through, so that a watcher never blocks the chain.
-pub(crate) const WATCH_CAPACITY: usize = 8;
+/// More than the states that one extrinsic goes through, even in a few forks, so that a watcher never blocks the chain.
+pub(crate) const WATCH_CAPACITY: usize = 64;
 
 /// What a watcher is told, in Substrate's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Status {
     Ready,
     InBlock(H256),
+    /// Its block is no longer part of the best chain.
+    Retracted(H256),
     Finalized(H256),
+    /// It was thrown away with its block.
+    Dropped,
     Invalid,
 }
 
@@ -93,6 +97,14 @@ impl Pool {
     pub(crate) fn add(&mut self, entry: Entry) {
         entry.tell(Status::Ready);
         self.entries.push_back(entry);
+    }
+
+    /// Puts back extrinsics of blocks that were thrown away, before all others. They need no place: they had one.
+    pub(crate) fn put_back(&mut self, entries: Vec<Entry>) {
+        for entry in entries.into_iter().rev() {
+            entry.tell(Status::Ready);
+            self.entries.push_front(entry);
+        }
     }
 
     /// The waiting extrinsics.

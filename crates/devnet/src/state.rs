@@ -37,10 +37,11 @@ pub(crate) struct Past<'s> {
 }
 
 impl<'s> Past<'s> {
-    /// Takes back the blocks whose overwritten values are given, the newest block first.
-    pub(crate) fn new(map: &'s Map, undo: impl Iterator<Item = &'s Changes>) -> Self {
+    /// Takes back the blocks whose overwritten values are given, the newest block first; behind them may follow changes of
+    /// another branch, the oldest first.
+    pub(crate) fn new(map: &'s Map, changes: impl Iterator<Item = &'s Changes>) -> Self {
         let mut old = BTreeMap::new();
-        for block in undo {
+        for block in changes {
             for (key, value) in block {
                 old.insert(key.as_slice(), value.as_deref());
             }

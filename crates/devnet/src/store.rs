@@ -22,7 +22,7 @@ const RECORD_BYTES_MAX: u64 = 1 << 30;
 /// Length and checksum before each record.
 const FRAME_BYTES: usize = 8 + 16;
 /// The layout of what is written; another number is refused.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 const LOCK_FILE: &str = "lock";
 const SNAPSHOT_SUFFIX: &str = ".snapshot";
@@ -69,12 +69,9 @@ struct Log {
     records: u32,
 }
 
-/// One block and what it changed.
-#[derive(Debug, Encode, Decode)]
-struct Record {
-    block: Block,
-    changes: Changes,
-}
+/// What is written at once, so that it is there whole or not at all: the next block with what it changed, or the branch
+/// of a fork, which begins at an older block and is longer than what it replaces.
+type Record = Vec<(Block, Changes)>;
 
 impl Store {
     /// Takes the folder and reads what it holds: nothing in a fresh one.
@@ -87,6 +84,16 @@ impl Store {
         let mut ledger = read_snapshot(&path)?;
         store.log = Some(replay(&store.path(base, LOG_SUFFIX), &mut ledger)?);
         Ok((store, Some(ledger)))
+    }
+
+    /// Reads the chain again, as another process would after this one.
+    pub(crate) fn reload(&mut self) -> Result<Ledger, StoreError> {
+        self.log = None;
+        let base = newest_snapshot(&self.dir)?;
+        let base = base.ok_or_else(|| StoreError::Damaged(self.dir.clone()))?;
+        let mut ledger = read_snapshot(&self.path(base, SNAPSHOT_SUFFIX))?;
+        self.log = Some(replay(&self.path(base, LOG_SUFFIX), &mut ledger)?);
+        Ok(ledger)
     }
 
     /// Writes a snapshot and begins a new log.
@@ -105,12 +112,12 @@ impl Store {
         self.remove_older(number)
     }
 
-    /// Writes a block behind the ones before it. When this returns, the block survives a crash.
-    pub(crate) fn append(&mut self, block: &Block, changes: &Changes) -> Result<(), StoreError> {
+    /// Writes blocks behind the ones before them. When this returns they survive a crash; until then none of them does.
+    pub(crate) fn append(&mut self, blocks: &[(Block, Changes)]) -> Result<(), StoreError> {
         let Some(log) = self.log.as_mut() else {
             return Err(StoreError::Damaged(self.dir.clone()));
         };
-        let bytes = frame(&(block, changes).encode());
+        let bytes = frame(&blocks.encode());
         let written = log.file.write_all(&bytes).and_then(|()| log.file.sync_data());
         written.map_err(|source| failed("write", &log.path, source))?;
         log.records = log.records.saturating_add(1);
@@ -197,10 +204,15 @@ fn replay(path: &Path, ledger: &mut Ledger) -> Result<Log, StoreError> {
             Some((payload, after)) => {
                 let record = Record::decode(&mut &*payload)
                     .map_err(|_| StoreError::Damaged(path.to_owned()))?;
-                if record.block.header.parent != ledger.head().hash {
-                    return Err(StoreError::Damaged(path.to_owned()));
+                let damaged = || StoreError::Damaged(path.to_owned());
+                let parent = record.first().ok_or_else(damaged)?.0.header.parent;
+                ledger.rewind_to(&parent).ok_or_else(damaged)?;
+                for (block, changes) in record {
+                    if block.header.parent != ledger.head().hash {
+                        return Err(damaged());
+                    }
+                    ledger.push(block, changes);
                 }
-                ledger.push(record.block, record.changes);
                 records = records.saturating_add(1);
                 rest = after;
             }

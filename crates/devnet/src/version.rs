@@ -1,4 +1,5 @@
-//! The runtime version, which clients read in three places and which must be the same in all of them.
+//! The runtime version, which clients read in three places and which must be the same in all of them. It rises with a
+//! runtime upgrade.
 
 use std::borrow::Cow;
 
@@ -7,9 +8,9 @@ use blake2::digest::consts::U8;
 use parity_scale_codec::Encode;
 use serde_json::{Value, json};
 
-use crate::runtime::{SPEC_VERSION, TRANSACTION_VERSION};
+use crate::runtime::TRANSACTION_VERSION;
 
-const SPEC_NAME: &str = "node-subtensor";
+pub(crate) const SPEC_NAME: &str = "node-subtensor";
 
 /// The runtime APIs and their versions.
 const APIS: [(&str, u32); 10] = [
@@ -43,12 +44,12 @@ fn apis() -> impl Iterator<Item = ([u8; 8], u32)> {
 }
 
 /// As `Core_version` and the constant `System.Version` have it.
-pub(crate) fn encoded() -> Vec<u8> {
+pub(crate) fn encoded(spec_version: u32) -> Vec<u8> {
     let version = RuntimeVersion {
         spec_name: SPEC_NAME.into(),
         impl_name: SPEC_NAME.into(),
         authoring_version: 1,
-        spec_version: SPEC_VERSION,
+        spec_version,
         impl_version: 1,
         apis: apis().collect(),
         transaction_version: TRANSACTION_VERSION,
@@ -58,14 +59,14 @@ pub(crate) fn encoded() -> Vec<u8> {
 }
 
 /// As `state_getRuntimeVersion` has it.
-pub(crate) fn json() -> Value {
+pub(crate) fn json(spec_version: u32) -> Value {
     let apis: Vec<_> =
         apis().map(|(id, version)| (format!("0x{}", hex::encode(id)), version)).collect();
     json!({
         "specName": SPEC_NAME,
         "implName": SPEC_NAME,
         "authoringVersion": 1,
-        "specVersion": SPEC_VERSION,
+        "specVersion": spec_version,
         "implVersion": 1,
         "apis": apis,
         "transactionVersion": TRANSACTION_VERSION,

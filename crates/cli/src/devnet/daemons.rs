@@ -2,8 +2,8 @@
 
 use std::net::Ipv4Addr;
 use std::path::Path;
-use std::time::Duration;
 
+use super::walk::Plan;
 use super::wallets::{self, HOTKEY, Party};
 
 /// The subnet of the local market.
@@ -30,9 +30,10 @@ pub(crate) fn miner_address(index: u8) -> Ipv4Addr {
 }
 
 /// `nicompute devnet chain …`
-pub(crate) fn chain(genesis: &Path, block_time: Duration) -> Vec<String> {
-    let block_time = format!("{}ms", block_time.as_millis());
+pub(crate) fn chain(genesis: &Path, plan: &Plan) -> Vec<String> {
+    let block_time = format!("{}ms", plan.block_time.as_millis());
     let genesis = genesis.display().to_string();
+    let lag = plan.finality_lag.to_string();
     words(&[
         "devnet",
         "chain",
@@ -42,6 +43,10 @@ pub(crate) fn chain(genesis: &Path, block_time: Duration) -> Vec<String> {
         &genesis,
         "--block-time",
         &block_time,
+        "--profile",
+        &plan.profile,
+        "--finality-lag",
+        &lag,
     ])
 }
 

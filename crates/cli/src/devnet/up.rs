@@ -35,6 +35,15 @@ pub(crate) struct UpArgs {
     /// Time between two blocks, such as 250ms or 12s.
     #[arg(long, default_value = "1s", value_parser = parse_span, value_name = "SPAN")]
     block_time: Duration,
+    /// A subnet beside the market's own, with the same owner and validators; may be repeated.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=4_095), value_name = "NETUID")]
+    netuid: Vec<u16>,
+    /// How the chain's metadata writes single-field types.
+    #[arg(long, default_value = "flat", value_parser = ["flat", "modern"])]
+    profile: String,
+    /// How many blocks the finalised head trails the best one, so that `devnet chaos fork` can undo them.
+    #[arg(long, default_value_t = 0, value_name = "BLOCKS")]
+    finality_lag: u32,
     /// Prove an eighth of the machine's memory, at most 1 GiB, not only 64 MiB.
     #[arg(long)]
     full_proof: bool,
@@ -56,6 +65,9 @@ async fn up(args: &UpArgs) -> anyhow::Result<()> {
         runtime: args.runtime.clone(),
         proof: if args.full_proof { "full" } else { "small" },
         block_time: args.block_time,
+        profile: args.profile.clone(),
+        finality_lag: args.finality_lag,
+        netuids: args.netuid.clone(),
     };
     let mut steps = Steps::new(SystemClock::shared());
     let mut children = Vec::new();

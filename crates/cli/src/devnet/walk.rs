@@ -49,6 +49,10 @@ pub(crate) struct Plan {
     pub(crate) runtime: String,
     pub(crate) proof: &'static str,
     pub(crate) block_time: Duration,
+    pub(crate) profile: String,
+    pub(crate) finality_lag: u32,
+    /// Subnets beside the market's own.
+    pub(crate) netuids: Vec<u16>,
 }
 
 /// A market that has been walked through.
@@ -156,7 +160,7 @@ impl Walk<'_> {
         let genesis = self.plan.dir.join("genesis.json");
         write_atomically(&genesis, &serde_json::to_string_pretty(&self.genesis()?)?)?;
         write_atomically(&self.plan.dir.join("catalogue.toml"), daemons::CATALOGUE)?;
-        let address = self.start("chain", &daemons::chain(&genesis, self.plan.block_time)).await?;
+        let address = self.start("chain", &daemons::chain(&genesis, self.plan)).await?;
         let url = text_of(&address, "ws")?;
         self.steps.done("chain up", &url);
         Ok(url)
@@ -170,15 +174,17 @@ impl Walk<'_> {
             coldkey: party.coldkey,
             stake_rao: VALIDATOR_STAKE_RAO,
         };
+        let subnet = |netuid| Subnet {
+            netuid,
+            owner_coldkey: owner.coldkey,
+            owner_hotkey: owner.hotkey,
+            tempo: TEMPO,
+            validators: self.validators.iter().map(validator).collect(),
+        };
+        let others = self.plan.netuids.iter().copied().filter(|netuid| *netuid != NETUID);
         Ok(GenesisFile {
             endowed: self.validators.iter().chain(&self.miners).map(endow).collect(),
-            subnets: vec![Subnet {
-                netuid: NETUID,
-                owner_coldkey: owner.coldkey,
-                owner_hotkey: owner.hotkey,
-                tempo: TEMPO,
-                validators: self.validators.iter().map(validator).collect(),
-            }],
+            subnets: std::iter::once(NETUID).chain(others).map(subnet).collect(),
         })
     }
 

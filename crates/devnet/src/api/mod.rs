@@ -93,9 +93,10 @@ impl<'q> Question<'q> {
     }
 
     fn substrate(&self, api: &str, name: &str) -> Result<Vec<u8>, ApiError> {
-        let metadata = &self.node.metadata;
+        let face = self.node.face_of(self.state);
+        let metadata = &face.metadata;
         match (api, name) {
-            ("Core", "version") => Ok(version::encoded()),
+            ("Core", "version") => Ok(version::encoded(face.runtime.spec_version)),
             ("Metadata", "metadata") => Ok(metadata.v14.encode()),
             ("Metadata", "metadata_versions") => Ok(vec![14_u32, 15].encode()),
             ("Metadata", "metadata_at_version") => Ok(match self.input::<u32>()? {

@@ -72,7 +72,9 @@ fn status_json(status: Status) -> Value {
     match status {
         Status::Ready => json!("ready"),
         Status::InBlock(hash) => json!({ "inBlock": hex(&hash) }),
+        Status::Retracted(hash) => json!({ "retracted": hex(&hash) }),
         Status::Finalized(hash) => json!({ "finalized": hex(&hash) }),
+        Status::Dropped => json!("dropped"),
         Status::Invalid => json!("invalid"),
     }
 }

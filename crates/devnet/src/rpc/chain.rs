@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 
 use super::{BATCH_MAX, Context, error, hash, hex, send};
 use crate::hash::H256;
-use crate::ledger::{Header, Kept, Ledger};
+use crate::ledger::{Block, Header, Ledger, Standing};
+use crate::node::Node;
 
 pub(super) fn register(module: &mut RpcModule<Context>) -> Result<(), RegisterMethodError> {
     module.register_method("chain_getBlockHash", |params, context, _| {
@@ -20,51 +21,64 @@ pub(super) fn register(module: &mut RpcModule<Context>) -> Result<(), RegisterMe
     })?;
     module.register_alias("chain_getHead", "chain_getBlockHash")?;
     module.register_method("chain_getFinalizedHead", |_, context, _| {
-        hex(&context.node.read().ledger.head().hash)
+        hex(&context.node.finalized(&context.node.read().ledger).hash)
     })?;
     module.register_alias("chain_getFinalisedHead", "chain_getFinalizedHead")?;
     module.register_method("chain_getHeader", |params, context, _| {
         let asked = optional_hash(&params)?;
         let inner = context.node.read();
-        let kept = find(&inner.ledger, asked.as_ref());
-        Ok::<_, error::RpcError>(kept.map(|kept| header_json(&kept.block.header)))
+        let block = find(&inner.ledger, asked.as_ref());
+        Ok::<_, error::RpcError>(block.map(|block| header_json(&block.header)))
     })?;
     module.register_method("chain_getBlock", |params, context, _| {
         let asked = optional_hash(&params)?;
         let inner = context.node.read();
         Ok::<_, error::RpcError>(find(&inner.ledger, asked.as_ref()).map(block_json))
     })?;
-    for (subscribe, notify, unsubscribe) in [
-        ("chain_subscribeNewHeads", "chain_newHead", "chain_unsubscribeNewHeads"),
-        ("chain_subscribeAllHeads", "chain_allHead", "chain_unsubscribeAllHeads"),
-        ("chain_subscribeFinalizedHeads", "chain_finalizedHead", "chain_unsubscribeFinalizedHeads"),
-    ] {
-        module.register_subscription(
-            subscribe,
-            notify,
-            unsubscribe,
-            |_, pending, context, _| follow_heads(pending, context),
-        )?;
-    }
+    module.register_subscription(
+        "chain_subscribeNewHeads",
+        "chain_newHead",
+        "chain_unsubscribeNewHeads",
+        |_, pending, context, _| follow_heads(pending, context, Which::Best),
+    )?;
+    module.register_subscription(
+        "chain_subscribeAllHeads",
+        "chain_allHead",
+        "chain_unsubscribeAllHeads",
+        |_, pending, context, _| follow_heads(pending, context, Which::All),
+    )?;
+    module.register_subscription(
+        "chain_subscribeFinalizedHeads",
+        "chain_finalizedHead",
+        "chain_unsubscribeFinalizedHeads",
+        |_, pending, context, _| follow_heads(pending, context, Which::Finalized),
+    )?;
     Ok(())
 }
 
+/// Which heads a client follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Which {
+    /// Each newest block; of another branch only the one that outgrew the old branch, as Substrate tells it.
+    Best,
+    /// Each block of every branch.
+    All,
+    /// Each block that became final.
+    Finalized,
+}
+
 /// The newest header, then every later one.
-async fn follow_heads(pending: PendingSubscriptionSink, context: Arc<Context>) {
+async fn follow_heads(pending: PendingSubscriptionSink, context: Arc<Context>, which: Which) {
     let mut heads = context.node.heads();
     let Ok(sink) = pending.accept().await else { return };
-    let mut next = *heads.borrow_and_update();
+    let mut seen = None;
     loop {
-        let newest = *heads.borrow_and_update();
-        while next <= newest {
-            let header = header_of(&context, next);
-            // A client that fell so far behind that the block is forgotten goes on with the next one.
-            if let Some(header) = header
-                && !send(&sink, &header).await
-            {
+        heads.mark_unchanged();
+        for (hash, header) in unseen(&context.node, seen, which) {
+            if !send(&sink, &header).await {
                 return;
             }
-            next = next.saturating_add(1);
+            seen = Some(hash);
         }
         tokio::select! {
             () = sink.closed() => return,
@@ -74,9 +88,24 @@ async fn follow_heads(pending: PendingSubscriptionSink, context: Arc<Context>) {
     }
 }
 
-fn header_of(context: &Context, number: u32) -> Option<Value> {
-    let inner = context.node.read();
-    inner.ledger.by_number(number).map(|kept| header_json(&kept.block.header))
+/// The headers behind the last one that a client saw; the newest one alone if it saw none.
+fn unseen(node: &Node, seen: Option<H256>, which: Which) -> Vec<(H256, Value)> {
+    let inner = node.read();
+    let newest = match which {
+        Which::Best | Which::All => inner.ledger.head(),
+        Which::Finalized => node.finalized(&inner.ledger),
+    };
+    let mut blocks = match seen {
+        None => vec![newest],
+        Some(seen) => {
+            let (blocks, standing) = inner.ledger.since(&seen);
+            let all = standing == Standing::Best || which == Which::All;
+            if all { blocks } else { vec![newest] }
+        }
+    };
+    let last = newest.block.header.number;
+    blocks.retain(|kept| kept.block.header.number <= last);
+    blocks.into_iter().map(|kept| (kept.hash, header_json(&kept.block.header))).collect()
 }
 
 fn block_hash(ledger: &Ledger, asked: Option<Value>) -> Result<Value, error::RpcError> {
@@ -116,16 +145,16 @@ fn optional_hash(params: &Params<'_>) -> Result<Option<H256>, error::RpcError> {
     text.map(|text| hash(&text)).transpose()
 }
 
-fn find<'l>(ledger: &'l Ledger, asked: Option<&H256>) -> Option<&'l Kept> {
+fn find<'l>(ledger: &'l Ledger, asked: Option<&H256>) -> Option<&'l Block> {
     match asked {
-        None => Some(ledger.head()),
+        None => Some(&ledger.head().block),
         Some(hash) => ledger.by_hash(hash),
     }
 }
 
-fn block_json(kept: &Kept) -> Value {
-    let extrinsics: Vec<String> = kept.block.extrinsics.iter().map(|bytes| hex(bytes)).collect();
-    let header = header_json(&kept.block.header);
+fn block_json(block: &Block) -> Value {
+    let extrinsics: Vec<String> = block.extrinsics.iter().map(|bytes| hex(bytes)).collect();
+    let header = header_json(&block.header);
     json!({ "block": { "header": header, "extrinsics": extrinsics }, "justifications": null })
 }
 

@@ -3,6 +3,7 @@
 use jsonrpsee::types::ErrorObjectOwned;
 use jsonrpsee::types::error::INVALID_PARAMS_CODE;
 
+use crate::chaos::ChaosError;
 use crate::node::{ExtrinsicFormat, SubmitError};
 use crate::pool::PoolError;
 use crate::runtime::beacon::PulseError;
@@ -78,4 +79,9 @@ fn refused_by_pool(error: PoolError) -> RpcError {
             Some("The transaction couldn't enter the pool because of the limit."),
         ),
     }
+}
+
+/// A fault that was not made.
+pub(super) fn control(error: &ChaosError) -> RpcError {
+    RpcError::owned(CLIENT_ERROR, error.to_string(), None::<()>)
 }

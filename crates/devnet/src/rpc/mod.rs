@@ -5,21 +5,30 @@
 mod author;
 mod beacon;
 mod chain;
+mod control;
 mod error;
+mod gate;
 mod state;
 mod system;
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::time::Duration;
 
 use jsonrpsee::core::RegisterMethodError;
+use jsonrpsee::core::middleware::RpcServiceBuilder;
 use jsonrpsee::server::{
     BatchRequestConfig, RandomStringIdProvider, Server, ServerConfig, ServerHandle,
 };
 use jsonrpsee::{RpcModule, SubscriptionSink};
 use nicompute_daemon::CancellationToken;
 use serde::Serialize;
+use tokio::sync::mpsc;
 
+pub(crate) use gate::Gate;
+use gate::Held;
+
+use crate::devnet::Order;
 use crate::hash::H256;
 use crate::node::Node;
 
@@ -38,18 +47,35 @@ const MESSAGE_BUFFER: u32 = 256;
 /// The length of a subscription's id.
 const SUBSCRIPTION_ID_LEN: usize = 16;
 
+/// How long connections may take to end before they are left to themselves.
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);
+
 /// What every method can reach.
 #[derive(Debug)]
 pub(crate) struct Context {
     pub(crate) node: Arc<Node>,
+    pub(crate) orders: mpsc::Sender<Order>,
     pub(crate) stop: CancellationToken,
 }
 
 /// The open door.
 #[derive(Debug)]
 pub(crate) struct Door {
-    pub(crate) handle: ServerHandle,
-    pub(crate) address: SocketAddr,
+    handle: ServerHandle,
+    stop: CancellationToken,
+}
+
+impl Door {
+    /// Ends every connection.
+    pub(crate) async fn close(&self) {
+        self.stop.cancel();
+        // Fails only if the server is gone already.
+        if self.handle.stop().is_ok()
+            && tokio::time::timeout(CLOSE_LIMIT, self.handle.clone().stopped()).await.is_err()
+        {
+            tracing::warn!("a connection did not end in time");
+        }
+    }
 }
 
 /// Why the door could not be opened.
@@ -61,11 +87,18 @@ pub(crate) enum DoorError {
     Register(#[source] RegisterMethodError),
 }
 
+/// Takes the port.
+pub(crate) fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let listener = TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
 /// Begins to answer.
-pub(crate) async fn open(
-    listen: SocketAddr,
-    node: Arc<Node>,
-    stop: CancellationToken,
+pub(crate) fn open(
+    listener: TcpListener,
+    context: Context,
+    gate: Arc<Gate>,
 ) -> Result<Door, DoorError> {
     let config = ServerConfig::builder()
         .max_connections(CONNECTIONS_MAX)
@@ -76,23 +109,22 @@ pub(crate) async fn open(
         .set_message_buffer_capacity(MESSAGE_BUFFER)
         .set_id_provider(RandomStringIdProvider::new(SUBSCRIPTION_ID_LEN))
         .build();
-    let server = Server::builder().set_config(config).build(listen).await;
-    let server = server.map_err(DoorError::Listen)?;
-    let address = server.local_addr().map_err(DoorError::Listen)?;
-    let methods = methods(node, stop).map_err(DoorError::Register)?;
-    Ok(Door { handle: server.start(methods), address })
+    let held = RpcServiceBuilder::new().layer_fn(move |inner| Held::new(inner, Arc::clone(&gate)));
+    let builder = Server::builder().set_config(config).set_rpc_middleware(held);
+    let server = builder.build_from_tcp(listener).map_err(DoorError::Listen)?;
+    let stop = context.stop.clone();
+    let methods = methods(context).map_err(DoorError::Register)?;
+    Ok(Door { handle: server.start(methods), stop })
 }
 
-fn methods(
-    node: Arc<Node>,
-    stop: CancellationToken,
-) -> Result<RpcModule<Context>, RegisterMethodError> {
-    let mut module = RpcModule::new(Context { node, stop });
+fn methods(context: Context) -> Result<RpcModule<Context>, RegisterMethodError> {
+    let mut module = RpcModule::new(context);
     system::register(&mut module)?;
     state::register(&mut module)?;
     chain::register(&mut module)?;
     author::register(&mut module)?;
     beacon::register(&mut module)?;
+    control::register(&mut module)?;
     let mut names: Vec<&'static str> = module.method_names().collect();
     names.push("rpc_methods");
     names.sort_unstable();
@@ -102,7 +134,7 @@ fn methods(
 }
 
 /// Bytes as clients write them.
-pub(super) fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     format!("0x{}", hex::encode(bytes))
 }
 

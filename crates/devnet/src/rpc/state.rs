@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::{Context, error, hash, hex, send, unhex};
 use crate::api;
+use crate::face::Face;
 use crate::hash::H256;
 use crate::node::{Inner, Node};
 use crate::state::{Past, Read as _};
@@ -23,8 +24,12 @@ const UNPAGED_KEYS_MAX: usize = 65_536;
 const WATCHED_KEYS_MAX: usize = 4_096;
 
 pub(super) fn register(module: &mut RpcModule<Context>) -> Result<(), RegisterMethodError> {
-    module.register_method("state_getMetadata", |_, context, _| hex(&context.node.metadata.v14))?;
-    module.register_method("state_getRuntimeVersion", |_, _, _| version::json())?;
+    module.register_method("state_getMetadata", |params, context, _| {
+        face(&params, context).map(|face| hex(&face.metadata.v14))
+    })?;
+    module.register_method("state_getRuntimeVersion", |params, context, _| {
+        face(&params, context).map(|face| version::json(face.runtime.spec_version))
+    })?;
     module.register_alias("chain_getRuntimeVersion", "state_getRuntimeVersion")?;
     module.register_blocking_method("state_call", |params, context, _| {
         let mut params = params.sequence();
@@ -120,6 +125,13 @@ fn at<'i>(
     Ok((at, state.ok_or_else(|| error::unknown_block(&hex(&at)))?))
 }
 
+/// The runtime of the block that the only parameter names.
+fn face(params: &Params<'_>, context: &Context) -> Result<Arc<Face>, error::RpcError> {
+    let inner = context.node.read();
+    let (_, state) = at(&inner, &mut params.sequence())?;
+    Ok(context.node.face_of(&state))
+}
+
 fn key_list(keys: &[String]) -> Result<Vec<Vec<u8>>, error::RpcError> {
     if keys.len() > WATCHED_KEYS_MAX {
         return Err(error::params("too many keys"));
@@ -182,13 +194,22 @@ fn newest(node: &Node, keys: &[Vec<u8>]) -> (H256, Vec<Option<Vec<u8>>>) {
     (inner.ledger.head().hash, keys.iter().map(|key| state.get(key).cloned()).collect())
 }
 
-/// The version once; it never changes while this program runs.
+/// The version, and again whenever the newest block brings another.
 async fn follow_version(pending: PendingSubscriptionSink, context: Arc<Context>) {
+    let mut heads = context.node.heads();
     let Ok(sink) = pending.accept().await else { return };
-    if send(&sink, &version::json()).await {
+    let mut known = None;
+    loop {
+        heads.mark_unchanged();
+        let version = context.node.current().runtime.spec_version;
+        if known != Some(version) && !send(&sink, &version::json(version)).await {
+            return;
+        }
+        known = Some(version);
         tokio::select! {
-            () = sink.closed() => {}
-            () = context.stop.cancelled() => {}
+            () = sink.closed() => return,
+            () = context.stop.cancelled() => return,
+            changed = heads.changed() => if changed.is_err() { return },
         }
     }
 }

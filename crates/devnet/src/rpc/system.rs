@@ -6,11 +6,9 @@ use nicompute_market::AccountId;
 use serde_json::json;
 
 use super::{Context, error};
+use crate::CHAIN_NAME;
 use crate::runtime::balances;
 use crate::state::Overlay;
-
-/// The chain's name; not the main network's, so that nobody takes it for that.
-const CHAIN_NAME: &str = "nicompute-devnet";
 
 pub(super) fn register(module: &mut RpcModule<Context>) -> Result<(), RegisterMethodError> {
     module.register_method("system_chain", |_, _, _| CHAIN_NAME)?;

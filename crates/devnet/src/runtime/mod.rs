@@ -13,6 +13,7 @@ pub(crate) mod registration;
 pub(crate) mod reveal;
 pub(crate) mod serving;
 pub(crate) mod stake;
+pub(crate) mod upgrade;
 pub(crate) mod validity;
 pub(crate) mod weights;
 

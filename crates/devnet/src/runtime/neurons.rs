@@ -9,6 +9,9 @@ use crate::state::{Overlay, Read};
 /// How many subnets there can be; the real chain allows 128.
 pub(crate) const NETUIDS_MAX: usize = 129;
 
+/// What lies between the storage indices of one subnet's mechanisms.
+const INDEX_STEP: u16 = 4_096;
+
 /// The subnets that exist, in order.
 pub(crate) fn netuids(state: &impl Read) -> Vec<u16> {
     let prefix = items::NETWORKS_ADDED.0.prefix();
@@ -28,6 +31,16 @@ pub(crate) fn netuids(state: &impl Read) -> Vec<u16> {
 /// How many neurons a subnet has.
 pub(crate) fn count(state: &impl Read, netuid: u16) -> u16 {
     items::SUBNETWORK_N.get(state, &netuid).unwrap_or_default()
+}
+
+/// How many mechanisms a subnet has.
+pub(crate) fn mechanisms(state: &impl Read, netuid: u16) -> u8 {
+    items::MECHANISM_COUNT.get(state, &netuid).unwrap_or(1)
+}
+
+/// The key under which weights, bonds and incentives of a mechanism are stored; that of mechanism 0 is the netuid.
+pub(crate) fn storage_index(netuid: u16, mecid: u8) -> u16 {
+    u16::from(mecid).saturating_mul(INDEX_STEP).saturating_add(netuid)
 }
 
 /// The hotkey of a uid.

@@ -6,7 +6,7 @@ use crate::extrinsic::{Era, Signature, Signed};
 use crate::hash::H256;
 use crate::items::{self, Account};
 use crate::runtime::reveal::{self, Revealed, SealedCommit};
-use crate::runtime::{SPEC_VERSION, TRANSACTION_VERSION, balances, fees, serving, weights};
+use crate::runtime::{TRANSACTION_VERSION, balances, fees, serving, weights};
 use crate::state::Read;
 
 /// Why an extrinsic is not taken, with Substrate's names and Subtensor's custom numbers.
@@ -41,6 +41,7 @@ pub(crate) struct Tip {
     pub(crate) number: u64,
     pub(crate) hash: H256,
     pub(crate) genesis: H256,
+    pub(crate) spec_version: u32,
 }
 
 /// Checks everything but the nonce against the state after the newest block.
@@ -61,7 +62,7 @@ pub(crate) fn check(
         }
     };
     if signed.signature == Signature::Ecdsa
-        || !signed.is_signed_for((SPEC_VERSION, TRANSACTION_VERSION), &tip.genesis, &birth)
+        || !signed.is_signed_for((tip.spec_version, TRANSACTION_VERSION), &tip.genesis, &birth)
     {
         return Err(Invalid::BadProof);
     }

@@ -12,9 +12,15 @@ mod walk;
 use std::collections::BTreeMap;
 use std::fmt;
 
+use parity_scale_codec::{Decode, Encode};
+
 pub(crate) use metadata::MetadataSet;
 pub(crate) use registry::Interface;
 pub(crate) use walk::skip;
+
+/// The pallet of subnets, and the type of its calls.
+const SUBTENSOR: u8 = 7;
+const SUBTENSOR_CALLS: &str = "PalletSubtensorCall";
 
 const TABLES: [(&str, &str); 5] = [
     ("types.txt", include_str!("../../schema/types.txt")),
@@ -25,7 +31,7 @@ const TABLES: [(&str, &str); 5] = [
 ];
 
 /// How the single-field wrappers of today's runtime are shown to clients.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Encode, Decode)]
 pub enum Profile {
     /// As their primitives, with the few storage items that clients of other runtime versions ask for. Every known client
     /// works with it.
@@ -232,6 +238,27 @@ impl Schema {
             parse::table(&mut schema, table, text)?;
         }
         Ok(schema)
+    }
+
+    /// Renumbers Subtensor's calls and adds a storage item, as an upgrade of the runtime may.
+    pub(crate) fn upgrade(&mut self, calls_moved_by: u8, added: Option<(&str, &str)>) {
+        let calls = self.types.get_mut(SUBTENSOR_CALLS).map(|decl| &mut decl.shape);
+        if let Some(Shape::Enum(variants)) = calls {
+            for variant in variants {
+                variant.index = variant.index.wrapping_add(calls_moved_by);
+            }
+        }
+        let Some((name, ty)) = added else { return };
+        if let Some(pallet) = self.pallets.iter_mut().find(|pallet| pallet.index == SUBTENSOR) {
+            pallet.storage.push(Storage {
+                name: name.to_owned(),
+                keys: Vec::new(),
+                value: Ty::Name(ty.to_owned()),
+                optional: false,
+                default: None,
+                superset: false,
+            });
+        }
     }
 
     /// A storage item by its names.

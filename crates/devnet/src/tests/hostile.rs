@@ -1,17 +1,20 @@
 //! Bytes from outside that mean harm.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::vectors::{bytes, recorded};
 use crate::call::Call;
-use crate::devnet;
 use crate::extrinsic::{EXTRINSIC_BYTES_MAX, ExtrinsicError, Signed};
+use crate::face::Face;
+use crate::runtime::upgrade::Runtime;
 use crate::schema::{Interface, Profile};
 
-fn interface() -> &'static Interface {
+pub(super) fn interface() -> &'static Interface {
     static INTERFACE: std::sync::OnceLock<Interface> = std::sync::OnceLock::new();
     INTERFACE.get_or_init(|| {
-        devnet::interface(Profile::Flat, std::time::Duration::from_secs(1)).unwrap().0
+        Face::new(Runtime::first(Profile::Flat), Duration::from_secs(1)).unwrap().interface
     })
 }
 
@@ -19,9 +22,9 @@ fn take_apart(raw: &[u8]) {
     if let Ok(signed) = Signed::decode(raw) {
         let verified = signed.is_signed_for((461, 1), &[0; 32], &[0; 32]);
         assert!(!verified, "random bytes carry no signature for this chain");
-        drop(Call::decode(interface(), &signed.call));
+        drop(Call::decode(interface(), 0, &signed.call));
     }
-    drop(Call::decode(interface(), raw));
+    drop(Call::decode(interface(), 0, raw));
 }
 
 proptest! {
@@ -59,7 +62,7 @@ proptest! {
     ) {
         let mut raw = vec![pallet, call];
         raw.extend(body);
-        drop(Call::decode(interface(), &raw));
+        drop(Call::decode(interface(), 0, &raw));
     }
 }
 
@@ -68,14 +71,14 @@ proptest! {
 fn deeply_nested_calls_are_refused() {
     let mut raw = [12, 0].repeat(20_000);
     raw.extend([0, 0, 0]);
-    assert!(Call::decode(interface(), &raw).is_err());
+    assert!(Call::decode(interface(), 0, &raw).is_err());
 }
 
 /// A length that promises more than there is must not reserve memory for it.
 #[test]
 fn promised_lengths_are_not_believed() {
     let raw = [7, 0, 27, 0, 0xfe, 0xff, 0xff, 0xff, 1, 0];
-    assert!(Call::decode(interface(), &raw).is_err());
+    assert!(Call::decode(interface(), 0, &raw).is_err());
     let long = vec![0; EXTRINSIC_BYTES_MAX + 1];
     assert_eq!(Signed::decode(&long), Err(ExtrinsicError::TooLong));
     assert_eq!(Signed::decode(&long[..EXTRINSIC_BYTES_MAX]), Err(ExtrinsicError::Length));

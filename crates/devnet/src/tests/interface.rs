@@ -24,13 +24,14 @@ fn node(profile: Profile) -> (Node, tempfile::TempDir) {
 #[test]
 fn every_stored_value_decodes() {
     let (node, _dir) = node(Profile::Flat);
+    let face = node.current();
     let inner = node.read();
     let mut checked = 0;
     for (key, value) in inner.ledger.state() {
         if key.starts_with(b":") {
             continue;
         }
-        let item = node
+        let item = face
             .interface
             .schema
             .pallets
@@ -43,9 +44,9 @@ fn every_stored_value_decodes() {
                 key.starts_with(&name)
             });
         let (pallet, item) = item.unwrap_or_else(|| panic!("{} is not listed", hex::encode(key)));
-        let id = node.interface.id(&item.value).unwrap();
+        let id = face.interface.id(&item.value).unwrap();
         let mut rest = value.as_slice();
-        let walked = skip(&node.interface.registry, id, &mut rest);
+        let walked = skip(&face.interface.registry, id, &mut rest);
         assert!(walked.is_ok() && rest.is_empty(), "{}.{}", pallet.name, item.name);
         checked += 1;
     }
@@ -57,9 +58,10 @@ fn every_stored_value_decodes() {
 fn every_runtime_call_answers_as_listed() {
     for profile in [Profile::Flat, Profile::Modern] {
         let (node, _dir) = node(profile);
+        let face = node.current();
         let inner = node.read();
         let state = inner.ledger.state_after(&inner.ledger.head().hash).unwrap();
-        for method in &node.interface.schema.apis {
+        for method in &face.interface.schema.apis {
             let name = format!("{}_{}", method.api, method.name);
             if method.api == "TransactionPaymentApi" {
                 continue;
@@ -67,9 +69,9 @@ fn every_runtime_call_answers_as_listed() {
             let input: Vec<u8> = method.inputs.iter().flat_map(argument).collect();
             let answer = api::call(&node, &state, &name, &input);
             let answer = answer.unwrap_or_else(|error| panic!("{name}: {error}"));
-            let id = node.interface.id(&method.output).unwrap();
+            let id = face.interface.id(&method.output).unwrap();
             let mut rest = answer.as_slice();
-            let walked = skip(&node.interface.registry, id, &mut rest);
+            let walked = skip(&face.interface.registry, id, &mut rest);
             assert!(walked.is_ok(), "{name} does not decode");
             assert!(rest.is_empty(), "{name} leaves {} bytes", rest.len());
             let mut more = input.clone();
@@ -104,7 +106,8 @@ fn argument(field: &Field) -> Vec<u8> {
 fn the_extrinsic_names_its_address_and_signature() {
     let (node, _dir) = node(Profile::Flat);
     let path = ["sp_runtime", "generic", "unchecked_extrinsic", "UncheckedExtrinsic"];
-    let registry = &node.interface.registry;
+    let face = node.current();
+    let registry = &face.interface.registry;
     let known = registry.types.iter().find(|known| known.ty.path.segments == path).unwrap();
     for name in ["Address", "Call", "Signature", "Extra"] {
         let parameter = known.ty.type_params.iter().find(|parameter| parameter.name == name);
@@ -118,6 +121,6 @@ fn the_extrinsic_names_its_address_and_signature() {
 fn the_account_is_the_first_type() {
     for profile in [Profile::Flat, Profile::Modern] {
         let (node, _dir) = node(profile);
-        assert_eq!(node.interface.named("AccountId32").unwrap(), 0);
+        assert_eq!(node.current().interface.named("AccountId32").unwrap(), 0);
     }
 }

@@ -1,5 +1,6 @@
 //! Tests of the chain's rules, without clock, network or server.
 
+mod chaos;
 mod disk;
 mod epochs;
 mod hostile;

@@ -17,7 +17,7 @@ use crate::runtime::validity::Invalid;
 use crate::shield;
 use crate::state::Overlay;
 
-fn bob() -> Keypair {
+pub(super) fn bob() -> Keypair {
     Keypair::from_uri("//Bob", Scheme::Sr25519).unwrap()
 }
 
@@ -30,21 +30,21 @@ fn node() -> (Node, tempfile::TempDir) {
 }
 
 /// A transfer of one coin to nobody in particular.
-fn transfer() -> Vec<u8> {
+pub(super) fn transfer() -> Vec<u8> {
     let mut call = vec![5, 3, 0];
     call.extend([9; 32]);
     Compact(COIN).encode_to(&mut call);
     call
 }
 
-fn signed(node: &Node, call: &[u8], nonce: u32, era: (&[u8], [u8; 32])) -> Vec<u8> {
+pub(super) fn signed(node: &Node, call: &[u8], nonce: u32, era: (&[u8], [u8; 32])) -> Vec<u8> {
     let key = bob();
     let mut extra = era.0.to_vec();
     Compact(nonce).encode_to(&mut extra);
     extra.extend([0, 0]);
     let mut payload = [call, &extra].concat();
     let genesis = node.read().ledger.genesis;
-    (461_u32, 1_u32, genesis, era.1, 0_u8).encode_to(&mut payload);
+    (node.current().runtime.spec_version, 1_u32, genesis, era.1, 0_u8).encode_to(&mut payload);
     if payload.len() > 256 {
         payload = crate::hash::blake2_256(&payload).to_vec();
     }
@@ -57,7 +57,7 @@ fn signed(node: &Node, call: &[u8], nonce: u32, era: (&[u8], [u8; 32])) -> Vec<u
     body.encode()
 }
 
-fn immortal(node: &Node, call: &[u8], nonce: u32) -> Vec<u8> {
+pub(super) fn immortal(node: &Node, call: &[u8], nonce: u32) -> Vec<u8> {
     let genesis = node.read().ledger.genesis;
     signed(node, call, nonce, (&[0], genesis))
 }

@@ -11,6 +11,7 @@ use timelock::engines::drand::TinyBLS381;
 use timelock::ibe::fullident::Identity;
 use timelock::tlock::tle;
 
+use super::hostile::interface;
 use super::{NETUID, OWNER_HOT, RICH, VALIDATOR_HOT, World, first_state};
 use crate::call::{Call, SubtensorCall};
 use crate::config::{Beacon, Genesis};
@@ -260,13 +261,10 @@ fn sealed_commits_are_refused_as_on_the_real_chain() {
 /// A commit of any length would let one neuron fill the chain's state.
 #[test]
 fn a_commit_has_a_longest_length() {
-    let (interface, _) =
-        crate::devnet::interface(crate::schema::Profile::Flat, std::time::Duration::from_secs(1))
-            .unwrap();
     for (len, fits) in [(COMMIT_BYTES_MAX, true), (COMMIT_BYTES_MAX + 1, false)] {
         let mut bytes = vec![7];
         sealed(vec![1; len], 1).encode_to(&mut bytes);
-        assert_eq!(Call::decode(&interface, &bytes).is_ok(), fits, "{len}");
+        assert_eq!(Call::decode(interface(), 0, &bytes).is_ok(), fits, "{len}");
     }
 }
 

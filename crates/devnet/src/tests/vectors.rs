@@ -2,10 +2,9 @@
 
 use serde_json::Value;
 
+use super::hostile::interface;
 use crate::call::{Call, SubtensorCall};
-use crate::devnet;
 use crate::extrinsic::{Era, Signed};
-use crate::schema::Profile;
 
 pub(super) fn recorded() -> Vec<Value> {
     let text = include_str!("../../testdata/extrinsics.json");
@@ -20,8 +19,6 @@ pub(super) fn bytes(text: &Value) -> Vec<u8> {
 /// A real client's transaction that does not verify here could never be sent by that client.
 #[test]
 fn recorded_extrinsics_decode_and_verify() {
-    let time = std::time::Duration::from_secs(1);
-    let (interface, _) = devnet::interface(Profile::Flat, time).unwrap();
     let all = recorded();
     assert_eq!(all.len(), 11);
     for recorded in &all {
@@ -44,7 +41,7 @@ fn recorded_extrinsics_decode_and_verify() {
                 assert_eq!(Some(signed.era.birth(era[1].as_u64().unwrap())), era[2].as_u64());
             }
         }
-        let call = Call::decode(&interface, &signed.call).unwrap();
+        let call = Call::decode(interface(), 0, &signed.call).unwrap();
         let name = recorded["call_name"].as_str().unwrap();
         let expected = match call {
             Call::Subtensor(SubtensorCall::BurnedRegister { .. }) => "burned_register",

@@ -1,5 +1,6 @@
 //! The devnet from outside: over its RPC, and over its folder.
 
+mod chaos;
 mod durability;
 mod harness;
 mod metadata;

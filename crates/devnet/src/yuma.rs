@@ -4,6 +4,8 @@
 //! one (bonds of weights, "Yuma 3"), with and without liquid alpha. A pure function: it owns no storage, knows no block
 //! and pays nobody. Stakes below a subnet's threshold are the caller's to leave out.
 
+#[cfg(test)]
+mod cases;
 mod fixed;
 mod matrix;
 #[cfg(test)]

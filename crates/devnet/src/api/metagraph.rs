@@ -96,6 +96,8 @@ fn commitments<S: Read>(subnet: &Subnet<'_, S>) -> Vec<u8> {
 struct Rows<'s, S> {
     state: &'s S,
     netuid: u16,
+    /// The key of what each mechanism has for itself.
+    index: u16,
     hotkeys: Vec<Account>,
 }
 
@@ -104,7 +106,8 @@ impl<'s, S: Read> Rows<'s, S> {
         let (state, netuid) = (subnet.state, subnet.netuid);
         let hotkey = |uid| neurons::hotkey(state, netuid, uid).unwrap_or_default();
         let hotkeys = (0..neurons::count(state, netuid)).map(hotkey).collect();
-        Self { state, netuid, hotkeys }
+        let index = neurons::storage_index(netuid, subnet.mecid);
+        Self { state, netuid, index, hotkeys }
     }
 
     fn coldkeys(&self) -> Vec<Account> {
@@ -125,14 +128,14 @@ impl<'s, S: Read> Rows<'s, S> {
         flags.encode()
     }
 
-    fn shares(&self, item: &Map1<u16, Vec<u16>>) -> Vec<u8> {
-        let mut shares = item.get(self.state, &self.netuid).unwrap_or_default();
+    fn shares(&self, item: &Map1<u16, Vec<u16>>, index: u16) -> Vec<u8> {
+        let mut shares = item.get(self.state, &index).unwrap_or_default();
         shares.resize(self.hotkeys.len(), 0);
         shares.into_iter().map(Compact).collect::<Vec<_>>().encode()
     }
 
-    fn numbers(&self, item: &Map1<u16, Vec<u64>>) -> Vec<u8> {
-        let mut numbers = item.get(self.state, &self.netuid).unwrap_or_default();
+    fn numbers(&self, item: &Map1<u16, Vec<u64>>, index: u16) -> Vec<u8> {
+        let mut numbers = item.get(self.state, &index).unwrap_or_default();
         numbers.resize(self.hotkeys.len(), 0);
         numbers.into_iter().map(Compact).collect::<Vec<_>>().encode()
     }
@@ -150,11 +153,11 @@ impl<'s, S: Read> Rows<'s, S> {
             self.flags(&items::ACTIVE),
             self.flags(&items::VALIDATOR_PERMIT),
             retired.clone(),
-            self.numbers(&items::LAST_UPDATE),
-            self.numbers(&items::EMISSION),
-            self.shares(&items::DIVIDENDS),
-            self.shares(&items::INCENTIVE),
-            self.shares(&items::CONSENSUS),
+            self.numbers(&items::LAST_UPDATE, self.index),
+            self.numbers(&items::EMISSION, self.netuid),
+            self.shares(&items::DIVIDENDS, self.netuid),
+            self.shares(&items::INCENTIVE, self.index),
+            self.shares(&items::CONSENSUS, self.netuid),
             retired.clone(),
             retired,
             registered.encode(),

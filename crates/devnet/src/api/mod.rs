@@ -195,22 +195,23 @@ impl<'q> Question<'q> {
         Ok(self.of_mechanism(self.input()?, 0, answer))
     }
 
-    /// Every subnet has one mechanism, number 0.
+    /// The answer for one mechanism of a subnet; none for one that it does not have.
     fn of_mechanism(
         &self,
         netuid: u16,
         mecid: u8,
         answer: impl Fn(&Subnet<'q, Past<'q>>) -> Vec<u8>,
     ) -> Vec<u8> {
-        let found = subnet::exists(self.state, netuid) && mecid == 0;
-        option(found.then(|| answer(&Subnet { state: self.state, netuid })))
+        let known = mecid < runtime::neurons::mechanisms(self.state, netuid);
+        let found = subnet::exists(self.state, netuid) && known;
+        option(found.then(|| answer(&Subnet { state: self.state, netuid, mecid })))
     }
 
     fn of_all(&self, answer: impl Fn(&Subnet<'q, Past<'q>>) -> Vec<u8>) -> Vec<u8> {
         let netuids = runtime::neurons::netuids(self.state);
         let all: Vec<Vec<u8>> = netuids
             .into_iter()
-            .map(|netuid| option(Some(answer(&Subnet { state: self.state, netuid }))))
+            .map(|netuid| option(Some(answer(&Subnet { state: self.state, netuid, mecid: 0 }))))
             .collect();
         sequence(&all)
     }

@@ -17,6 +17,8 @@ pub(super) fn exists(state: &impl Read, netuid: u16) -> bool {
 pub(super) struct Subnet<'s, S> {
     pub(super) state: &'s S,
     pub(super) netuid: u16,
+    /// The mechanism whose incentives are asked for.
+    pub(super) mecid: u8,
 }
 
 impl<S: Read> Subnet<'_, S> {

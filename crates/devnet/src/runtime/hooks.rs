@@ -3,8 +3,9 @@
 use crate::events::{DispatchInfo, Event, SubtensorEvent, SystemEvent};
 use crate::hash::H256;
 use crate::items::{self, Account};
+use crate::runtime::reveal::Target;
 use crate::runtime::{Exec, ROOT, neurons, registration, reveal, stake};
-use crate::state::Read;
+use crate::state::{Overlay, Read};
 use crate::yuma::{self, EpochInput, EpochOutput, LiquidAlpha};
 
 /// How many block hashes the state keeps; extrinsics may be mortal for at most as many blocks.
@@ -87,18 +88,68 @@ fn run_epoch(exec: &mut Exec<'_>, netuid: u16) {
     let owner_cut = take(exec, &items::PENDING_OWNER_CUT);
     let pools =
         take(exec, &items::PENDING_SERVER).saturating_add(take(exec, &items::PENDING_VALIDATOR));
-    let input = input(&exec.state, exec.block, netuid, pools);
-    match yuma::epoch(&input) {
-        Ok(output) => {
-            store(exec, netuid, &input, &output);
-            distribute(exec, netuid, owner_cut, &output);
+    let mechanisms = neurons::mechanisms(&exec.state, netuid).max(1);
+    let share = pools.checked_div(u64::from(mechanisms)).unwrap_or(pools);
+    let mut outputs = Vec::new();
+    let mut stakes = Vec::new();
+    for mecid in 0..mechanisms {
+        // What does not divide goes to the first.
+        let others = share.saturating_mul(u64::from(mechanisms.saturating_sub(1)));
+        let emission = if mecid == 0 { pools.saturating_sub(others) } else { share };
+        let input = input(&exec.state, exec.block, (netuid, mecid), emission);
+        match yuma::epoch(&input) {
+            Ok(output) => {
+                store_mechanism(&mut exec.state, neurons::storage_index(netuid, mecid), &output);
+                stakes = input.stake;
+                outputs.push(output);
+            }
+            // The input is made of this chain's own state: a mismatch is a bug, and the epoch pays nobody.
+            Err(error) => tracing::error!(netuid, error = %error, "epoch could not be computed"),
         }
-        // The input is made of this chain's own state: a mismatch is a bug, and the epoch pays nobody.
-        Err(error) => tracing::error!(netuid, error = %error, "epoch could not be computed"),
     }
+    let Some(whole) = together(&outputs) else { return };
+    store(exec, netuid, &stakes, &whole);
+    distribute(exec, netuid, owner_cut, &whole);
 }
 
-fn input(state: &impl Read, block: u64, netuid: u16, emission_rao: u64) -> EpochInput {
+/// A subnet's epoch from those of its mechanisms: what is given out is added up, and shares are averaged, since each
+/// mechanism gives out the same. Who is active and permitted does not depend on the mechanism.
+fn together(outputs: &[EpochOutput]) -> Option<EpochOutput> {
+    let mut whole = outputs.first()?.clone();
+    let count = u32::try_from(outputs.len()).unwrap_or(u32::MAX);
+    let average = |of: fn(&EpochOutput) -> &Vec<u16>| -> Vec<u16> {
+        let share = |uid: usize| {
+            let all = outputs.iter().filter_map(|output| of(output).get(uid).copied());
+            let sum: u32 = all.map(u32::from).sum();
+            u16::try_from(sum.checked_div(count).unwrap_or_default()).unwrap_or(u16::MAX)
+        };
+        (0..whole.active.len()).map(share).collect()
+    };
+    let sum = |of: fn(&EpochOutput) -> &Vec<u64>| -> Vec<u64> {
+        let total = |uid: usize| {
+            let all = outputs.iter().filter_map(|output| of(output).get(uid).copied());
+            all.fold(0_u64, u64::saturating_add)
+        };
+        (0..whole.active.len()).map(total).collect()
+    };
+    let dividends = average(|output| &output.dividends);
+    let consensus = average(|output| &output.consensus);
+    let validator_trust = average(|output| &output.validator_trust);
+    let emission = sum(|output| &output.emission);
+    let server_emission = sum(|output| &output.server_emission);
+    let validator_emission = sum(|output| &output.validator_emission);
+    whole.dividends = dividends;
+    whole.consensus = consensus;
+    whole.validator_trust = validator_trust;
+    whole.emission = emission;
+    whole.server_emission = server_emission;
+    whole.validator_emission = validator_emission;
+    Some(whole)
+}
+
+fn input(state: &impl Read, block: u64, target: Target, emission_rao: u64) -> EpochInput {
+    let (netuid, mecid) = target;
+    let index = neurons::storage_index(netuid, mecid);
     let n = neurons::count(state, netuid);
     let threshold = items::STAKE_THRESHOLD.get(state).unwrap_or_default();
     let hotkeys: Vec<Account> =
@@ -110,7 +161,7 @@ fn input(state: &impl Read, block: u64, netuid: u16, emission_rao: u64) -> Epoch
     };
     let per_uid = |item: &items::Map2<u16, u16, Vec<(u16, u16)>>| {
         let row = |uid: u16| {
-            let row = item.get(state, &netuid, &uid).unwrap_or_default();
+            let row = item.get(state, &index, &uid).unwrap_or_default();
             row.into_iter().filter(|(to, _)| *to < n).collect()
         };
         (0..n).map(row).collect::<Vec<Vec<(u16, u16)>>>()
@@ -125,11 +176,7 @@ fn input(state: &impl Read, block: u64, netuid: u16, emission_rao: u64) -> Epoch
         |uid: u16| items::BLOCK_AT_REGISTRATION.get(state, &netuid, &uid).unwrap_or_default();
     let registered_at: Vec<u64> = (0..n).map(registered_at).collect();
     let mut weights = per_uid(&items::WEIGHTS);
-    drop_unmeant(
-        &mut weights,
-        &reveal::waiting_since(state, block, (netuid, 0), n),
-        &registered_at,
-    );
+    drop_unmeant(&mut weights, &reveal::waiting_since(state, block, target, n), &registered_at);
     EpochInput {
         block,
         tempo: u64::from(items::TEMPO.get(state, &netuid).unwrap_or_default()),
@@ -137,7 +184,7 @@ fn input(state: &impl Read, block: u64, netuid: u16, emission_rao: u64) -> Epoch
         stake: hotkeys.iter().map(weight).collect(),
         weights,
         bonds: per_uid(&items::BONDS),
-        last_update: sized(items::LAST_UPDATE.get(state, &netuid).unwrap_or_default()),
+        last_update: sized(items::LAST_UPDATE.get(state, &index).unwrap_or_default()),
         registered_at,
         permits,
         kappa: items::KAPPA.get(state, &netuid).unwrap_or_default(),
@@ -173,19 +220,23 @@ fn liquid_alpha(state: &impl Read, netuid: u16) -> Option<LiquidAlpha> {
     Some(LiquidAlpha { low, high, steepness: u16::try_from(steepness).unwrap_or_default() })
 }
 
-fn store(exec: &mut Exec<'_>, netuid: u16, input: &EpochInput, output: &EpochOutput) {
+/// What each mechanism keeps for itself.
+fn store_mechanism(state: &mut Overlay<'_>, index: u16, output: &EpochOutput) {
+    items::INCENTIVE.put(state, &index, &output.incentive);
+    for (uid, bonds) in (0_u16..).zip(&output.bonds) {
+        items::BONDS.put(state, &index, &uid, bonds);
+    }
+}
+
+fn store(exec: &mut Exec<'_>, netuid: u16, stakes: &[u64], output: &EpochOutput) {
     let state = &mut exec.state;
-    items::INCENTIVE.put(state, &netuid, &output.incentive);
     items::DIVIDENDS.put(state, &netuid, &output.dividends);
     items::CONSENSUS.put(state, &netuid, &output.consensus);
     items::VALIDATOR_TRUST.put(state, &netuid, &output.validator_trust);
     items::EMISSION.put(state, &netuid, &output.emission);
     items::VALIDATOR_PERMIT.put(state, &netuid, &output.new_permits);
     items::ACTIVE.put(state, &netuid, &output.active);
-    items::STAKE_WEIGHT.put(state, &netuid, &stake_weights(&input.stake));
-    for (uid, bonds) in (0_u16..).zip(&output.bonds) {
-        items::BONDS.put(state, &netuid, &uid, bonds);
-    }
+    items::STAKE_WEIGHT.put(state, &netuid, &stake_weights(stakes));
     let event = SubtensorEvent::IncentiveAlphaEmittedToMiners {
         netuid,
         emissions: output.server_emission.clone(),

@@ -112,16 +112,16 @@ fn occupy(exec: &mut Exec<'_>, netuid: u16, uid: u16, hotkey: &Account) {
     items::IS_NETWORK_MEMBER.put(state, hotkey, &netuid, &true);
     items::BLOCK_AT_REGISTRATION.put(state, &netuid, &uid, &block);
     set_entry(state, &items::ACTIVE, netuid, uid, true);
-    set_entry(state, &items::LAST_UPDATE, netuid, uid, block);
+    for mecid in 0..mechanisms(state, netuid) {
+        let index = storage_index(netuid, mecid);
+        set_entry(state, &items::LAST_UPDATE, index, uid, block);
+        set_entry(state, &items::INCENTIVE, index, uid, 0);
+    }
     set_entry(state, &items::EMISSION, netuid, uid, 0);
     set_entry(state, &items::VALIDATOR_PERMIT, netuid, uid, false);
-    for item in [
-        &items::CONSENSUS,
-        &items::INCENTIVE,
-        &items::DIVIDENDS,
-        &items::VALIDATOR_TRUST,
-        &items::STAKE_WEIGHT,
-    ] {
+    for item in
+        [&items::CONSENSUS, &items::DIVIDENDS, &items::VALIDATOR_TRUST, &items::STAKE_WEIGHT]
+    {
         set_entry(state, item, netuid, uid, 0);
     }
 }
@@ -134,8 +134,11 @@ fn vacate(state: &mut Overlay<'_>, netuid: u16, uid: u16) {
     items::AXONS.remove(state, &netuid, &old);
     items::PROMETHEUS.remove(state, &netuid, &old);
     items::NEURON_CERTIFICATES.remove(state, &netuid, &old);
-    items::WEIGHTS.remove(state, &netuid, &uid);
-    items::BONDS.remove(state, &netuid, &uid);
+    for mecid in 0..mechanisms(state, netuid) {
+        let index = storage_index(netuid, mecid);
+        items::WEIGHTS.remove(state, &index, &uid);
+        items::BONDS.remove(state, &index, &uid);
+    }
 }
 
 /// The slot to give away: lowest emission, then oldest registration, then lowest uid, among those that may go. A neuron

@@ -213,7 +213,7 @@ pub(crate) fn open_matured(exec: &mut Exec<'_>) {
     let mut left = OPENED_PER_BLOCK_MAX;
     for netuid in neurons::netuids(&exec.state) {
         if netuid != ROOT {
-            for mecid in 0..weights::mechanisms(&exec.state, netuid) {
+            for mecid in 0..neurons::mechanisms(&exec.state, netuid) {
                 open_subnet(exec, (netuid, mecid), &mut left);
             }
         }

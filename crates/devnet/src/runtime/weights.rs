@@ -6,7 +6,7 @@ use crate::call::WeightVector;
 use crate::events::{self, DispatchError, Event, SubtensorEvent};
 use crate::items::{self, Account};
 use crate::runtime::reveal::{self, Target};
-use crate::runtime::{Exec, ROOT, genesis, neurons, stake};
+use crate::runtime::{Exec, ROOT, neurons, stake};
 use crate::state::Read;
 
 /// `set_weights` and `set_mechanism_weights`: in the clear, which a subnet with commit-reveal refuses.
@@ -42,11 +42,6 @@ pub(crate) fn apply(
     Ok(())
 }
 
-/// How many mechanisms of a subnet take weights here.
-pub(crate) const fn mechanisms(_state: &impl Read, _netuid: u16) -> u8 {
-    1
-}
-
 /// Whether a subnet and its mechanism exist.
 pub(crate) fn ensure_mechanism(
     state: &impl Read,
@@ -54,7 +49,7 @@ pub(crate) fn ensure_mechanism(
     mecid: u8,
 ) -> Result<(), DispatchError> {
     let exists = items::NETWORKS_ADDED.get(state, &netuid).unwrap_or_default();
-    if exists && mecid < mechanisms(state, netuid) {
+    if exists && mecid < neurons::mechanisms(state, netuid) {
         Ok(())
     } else {
         Err(events::MECHANISM_DOES_NOT_EXIST)
@@ -63,7 +58,7 @@ pub(crate) fn ensure_mechanism(
 
 /// The key of a mechanism's weights: `mechanism · 4096 + netuid`.
 pub(crate) fn index((netuid, mecid): Target) -> u16 {
-    u16::from(mecid).saturating_mul(genesis::NETUID_MAX.saturating_add(1)).saturating_add(netuid)
+    neurons::storage_index(netuid, mecid)
 }
 
 /// Whether a neuron's last weights or commit are long enough ago. One that never said anything need not wait.

@@ -5,6 +5,7 @@ mod disk;
 mod epochs;
 mod hostile;
 mod interface;
+mod market;
 mod pool;
 mod reveal;
 mod rules;
@@ -129,6 +130,18 @@ impl World {
 
     pub(super) fn free(&self, who: &Account) -> u64 {
         items::ACCOUNT.get(&self.state(), who).unwrap_or_default().free
+    }
+
+    /// Writes a value of the whole chain as if governance had.
+    pub(super) fn set_value<V: parity_scale_codec::Codec>(
+        &mut self,
+        item: &items::Value<V>,
+        value: &V,
+    ) {
+        let mut overlay = Overlay::new(&self.map);
+        item.put(&mut overlay, value);
+        let changes = overlay.into_changes();
+        state::apply(&mut self.map, changes);
     }
 
     /// Writes a value as if governance had.

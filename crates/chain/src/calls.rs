@@ -1,17 +1,16 @@
-//! What a client can say to the chain. Each call returns when it stands in a block and the chain did not undo it.
+//! What a client can say to the chain in one word. Each returns when it stands in a block and the chain did not undo it.
 
 use nicompute_keys::Keypair;
 use nicompute_market::{AccountId, Hotkey, Netuid, Rao, Uid};
-use scale_value::{Composite, Value};
 
+use crate::call::Call;
 use crate::chain::Chain;
 use crate::error::SubmitError;
 use crate::neurons::Endpoint;
-use crate::runtime::{SUBTENSOR, account_value, number_value};
-use crate::submit::{Call, Included};
+use crate::runtime::SUBTENSOR;
+use crate::submit::{Depth, Included};
+use crate::subnets::WeightsWay;
 
-/// The protocol number that axons announce; the SDK's constant.
-const AXON_PROTOCOL: u8 = 4;
 /// The mechanism that a subnet has when it has one.
 const FIRST_MECHANISM: u8 = 0;
 
@@ -26,8 +25,50 @@ impl Chain {
         hotkey: &Hotkey,
         coldkey: &Keypair,
     ) -> Result<Included, SubmitError> {
-        let fields = [("netuid", number_value(netuid.0)), ("hotkey", account_value(&hotkey.0))];
-        self.submit(&Call::new(SUBTENSOR, "burned_register", fields), coldkey).await
+        self.submit(&Call::burned_register(netuid, hotkey), coldkey, Depth::Included).await
+    }
+
+    /// The same, for no more than a limit. Where the runtime knows limits, the chain itself keeps this one.
+    ///
+    /// # Errors
+    /// [`SubmitError::TooExpensive`] before anything is sent when the price is above the limit now, and otherwise when the
+    /// chain cannot be reached, does not take it or undoes it.
+    pub async fn burned_register_within(
+        &self,
+        netuid: Netuid,
+        hotkey: &Hotkey,
+        limit: Rao,
+        coldkey: &Keypair,
+    ) -> Result<Included, SubmitError> {
+        let price = self.burn(netuid).await?;
+        if price > limit {
+            return Err(SubmitError::TooExpensive { netuid, price, limit });
+        }
+        let call = if self.has_call(SUBTENSOR, "register_limit").await? {
+            Call::register_limit(netuid, hotkey, limit)
+        } else {
+            Call::burned_register(netuid, hotkey)
+        };
+        match self.submit(&call, coldkey, Depth::Included).await {
+            Err(SubmitError::Dispatch(error)) if error.name == "RegistrationPriceLimitExceeded" => {
+                let price = self.burn(netuid).await?;
+                Err(SubmitError::TooExpensive { netuid, price, limit })
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Says why a hotkey cannot be registered by proof of work.
+    ///
+    /// # Errors
+    /// Always: [`SubmitError::NoProofOfWork`] where the subnet takes none, and [`SubmitError::ProofOfWorkNotOffered`] where
+    /// it does, since this program makes none.
+    pub async fn pow_register(&self, netuid: Netuid) -> Result<Included, SubmitError> {
+        if self.hyperparameters(netuid).await?.pow_registration_allowed {
+            Err(SubmitError::ProofOfWorkNotOffered)
+        } else {
+            Err(SubmitError::NoProofOfWork(netuid))
+        }
     }
 
     /// Announces where the neuron's API is.
@@ -40,18 +81,7 @@ impl Chain {
         endpoint: Endpoint,
         hotkey: &Keypair,
     ) -> Result<Included, SubmitError> {
-        let (ip, ip_type) = endpoint.ip_number();
-        let fields = [
-            ("netuid", number_value(netuid.0)),
-            ("version", number_value(endpoint.version)),
-            ("ip", number_value(ip)),
-            ("port", number_value(endpoint.port)),
-            ("ip_type", number_value(ip_type)),
-            ("protocol", number_value(AXON_PROTOCOL)),
-            ("placeholder1", number_value(0_u8)),
-            ("placeholder2", number_value(0_u8)),
-        ];
-        self.submit(&Call::new(SUBTENSOR, "serve_axon", fields), hotkey).await
+        self.submit(&Call::serve_axon(netuid, endpoint), hotkey, Depth::Included).await
     }
 
     /// Announces where the neuron's metrics are.
@@ -64,15 +94,24 @@ impl Chain {
         endpoint: Endpoint,
         hotkey: &Keypair,
     ) -> Result<Included, SubmitError> {
-        let (ip, ip_type) = endpoint.ip_number();
-        let fields = [
-            ("netuid", number_value(netuid.0)),
-            ("version", number_value(endpoint.version)),
-            ("ip", number_value(ip)),
-            ("port", number_value(endpoint.port)),
-            ("ip_type", number_value(ip_type)),
-        ];
-        self.submit(&Call::new(SUBTENSOR, "serve_prometheus", fields), hotkey).await
+        self.submit(&Call::serve_prometheus(netuid, endpoint), hotkey, Depth::Included).await
+    }
+
+    /// The call that sets a validator's weights in the clear: for the first mechanism where the runtime knows mechanisms.
+    ///
+    /// # Errors
+    /// When the chain cannot be read.
+    pub async fn weights_call(
+        &self,
+        netuid: Netuid,
+        weights: &[(Uid, u16)],
+        version_key: u64,
+    ) -> Result<Call, SubmitError> {
+        Ok(if self.has_call(SUBTENSOR, "set_mechanism_weights").await? {
+            Call::set_mechanism_weights(netuid, FIRST_MECHANISM, weights, version_key)
+        } else {
+            Call::set_weights(netuid, weights, version_key)
+        })
     }
 
     /// Sets a validator's weights as they are given; bringing them into shape is the market's work.
@@ -87,25 +126,11 @@ impl Chain {
         version_key: u64,
         hotkey: &Keypair,
     ) -> Result<Included, SubmitError> {
-        let at = self.at().await?;
-        let enabled = self.subnet_values(&at, netuid, &["CommitRevealWeightsEnabled"]).await?;
-        if enabled.first().is_some_and(|enabled| enabled.bool().unwrap_or(false)) {
+        if self.weights_way(netuid).await? != WeightsWay::Plain {
             return Err(SubmitError::CommitRevealRequired(netuid));
         }
-        let list =
-            |numbers: Vec<u16>| Value::unnamed_composite(numbers.into_iter().map(number_value));
-        let mut fields = vec![
-            ("netuid", number_value(netuid.0)),
-            ("dests", list(weights.iter().map(|(uid, _)| uid.0).collect())),
-            ("weights", list(weights.iter().map(|(_, weight)| *weight).collect())),
-            ("version_key", number_value(version_key)),
-        ];
-        let mut name = "set_weights";
-        if at.runtime.has_call(SUBTENSOR, "set_mechanism_weights") {
-            name = "set_mechanism_weights";
-            fields.push(("mecid", number_value(FIRST_MECHANISM)));
-        }
-        match self.submit(&Call::new(SUBTENSOR, name, fields), hotkey).await {
+        let call = self.weights_call(netuid, weights, version_key).await?;
+        match self.submit(&call, hotkey, Depth::Included).await {
             Err(SubmitError::Dispatch(error)) if error.name == "CommitRevealEnabled" => {
                 Err(SubmitError::CommitRevealRequired(netuid))
             }
@@ -123,9 +148,7 @@ impl Chain {
         amount: Rao,
         from: &Keypair,
     ) -> Result<Included, SubmitError> {
-        let dest = Value::unnamed_variant("Id", [account_value(to)]);
-        let fields = [("dest", dest), ("value", number_value(amount.0))];
-        self.submit(&Call::new("Balances", "transfer_keep_alive", fields), from).await
+        self.submit(&Call::transfer_keep_alive(to, amount), from, Depth::Included).await
     }
 
     /// Stakes coins on a hotkey of a subnet.
@@ -139,21 +162,20 @@ impl Chain {
         amount: Rao,
         coldkey: &Keypair,
     ) -> Result<Included, SubmitError> {
-        let fields = [
-            ("hotkey", account_value(&hotkey.0)),
-            ("netuid", number_value(netuid.0)),
-            ("amount_staked", number_value(amount.0)),
-        ];
-        self.submit(&Call::new(SUBTENSOR, "add_stake", fields), coldkey).await
+        self.submit(&Call::add_stake(netuid, hotkey, amount), coldkey, Depth::Included).await
     }
-}
 
-impl Call {
-    fn new(
-        pallet: &'static str,
-        name: &'static str,
-        fields: impl IntoIterator<Item = (&'static str, Value)>,
-    ) -> Self {
-        Self { pallet, name, fields: Composite::named(fields) }
+    /// Takes stake back from a hotkey of a subnet, counted in the subnet's alpha.
+    ///
+    /// # Errors
+    /// When the chain cannot be reached, does not take it or undoes it.
+    pub async fn remove_stake(
+        &self,
+        netuid: Netuid,
+        hotkey: &Hotkey,
+        alpha: Rao,
+        coldkey: &Keypair,
+    ) -> Result<Included, SubmitError> {
+        self.submit(&Call::remove_stake(netuid, hotkey, alpha), coldkey, Depth::Included).await
     }
 }

@@ -1,19 +1,24 @@
 //! The client itself: one connection, one runtime, and the head of the chain.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nicompute_daemon::{OnError, SharedClock, Tasks};
 use nicompute_market::BlockNumber;
 use subxt::config::Header as _;
+use subxt::rpcs::methods::legacy::{RuntimeVersion, StateGetMetadataResponse};
 use tokio::sync::watch;
 
 use crate::error::{ConnectError, ReadError, ShapeError};
 use crate::heads;
-use crate::link::{Hash, Link};
+use crate::link::{Hash, Link, Rpc};
+use crate::nonces::Nonces;
 use crate::reads::Head;
 use crate::runtime::{Runtime, encode_u32};
 use crate::url::NodeUrl;
+
+/// The most runtimes that are kept: the one before an upgrade, the one after it, and that of an old block.
+const RUNTIMES_MAX: usize = 3;
 
 /// A client of one Subtensor node. Cheap to clone; all clones share the connection.
 #[derive(Debug, Clone)]
@@ -45,7 +50,9 @@ impl Limits {
 pub(crate) struct Shared {
     pub(crate) link: Link,
     pub(crate) limits: Limits,
-    runtime: Mutex<Option<Arc<Runtime>>>,
+    pub(crate) nonces: Arc<Nonces>,
+    /// The runtimes that were met, the latest last.
+    runtimes: Mutex<Vec<Arc<Runtime>>>,
     heads: watch::Sender<Head>,
 }
 
@@ -91,7 +98,8 @@ impl Chain {
         let shared = Arc::new(Shared {
             link: Link::new(url.clone(), clock),
             limits,
-            runtime: Mutex::new(None),
+            nonces: Arc::default(),
+            runtimes: Mutex::default(),
             heads: watch::Sender::new(first),
         });
         let chain = Self { shared };
@@ -127,7 +135,7 @@ impl Chain {
     /// One try to connect; the metadata may then take the rest of the limit.
     async fn first_contact(&self) -> Result<At, ReadError> {
         let limit = self.shared.limits.connect;
-        let reach = |rpc: crate::link::Rpc| async move { rpc.system_chain().await };
+        let reach = |rpc: Rpc| async move { rpc.system_chain().await };
         drop(self.shared.link.ask_once(limit, "system_chain", reach).await?);
         self.shared.at_best(limit).await
     }
@@ -136,7 +144,7 @@ impl Chain {
 impl Shared {
     /// The best block, and the runtime at it.
     pub(crate) async fn at_best(&self, limit: Duration) -> Result<At, ReadError> {
-        let ask = |rpc: crate::link::Rpc| async move {
+        let ask = |rpc: Rpc| async move {
             let Some(hash) = rpc.chain_get_block_hash(None).await? else { return Ok(None) };
             let Some(header) = rpc.chain_get_header(Some(hash)).await? else { return Ok(None) };
             let version = rpc.state_get_runtime_version(Some(hash)).await?;
@@ -145,41 +153,81 @@ impl Shared {
         let found = self.link.ask(limit, "chain_getHeader", ask).await?;
         let (hash, number, version) = found.ok_or_else(no_head)?;
         let head = Head { number: BlockNumber(number), hash: hash.0 };
-        let known = self.runtime.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let runtime = match known.filter(|known| known.spec_version == version.spec_version) {
-            Some(runtime) => runtime,
-            None => {
-                let versions = (version.spec_version, version.transaction_version);
-                self.fetch_runtime(limit, hash, versions).await?
-            }
-        };
+        let runtime = self.runtime(limit, hash, &version).await?;
         Ok(At { head, runtime })
     }
 
-    /// Forgets the runtime, so that the next read asks for it anew.
-    pub(crate) fn forget_runtime(&self) {
-        *self.runtime.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    /// The runtime that carries out what comes after a block.
+    pub(crate) async fn runtime_at(
+        &self,
+        hash: Hash,
+        limit: Duration,
+    ) -> Result<Arc<Runtime>, ReadError> {
+        let ask = |rpc: Rpc| async move { rpc.state_get_runtime_version(Some(hash)).await };
+        let version = self.link.ask(limit, "state_getRuntimeVersion", ask).await?;
+        self.runtime(limit, hash, &version).await
     }
 
-    pub(crate) fn heads(&self) -> &watch::Sender<Head> {
+    /// Forgets the runtimes, so that the next read asks for one anew.
+    pub(crate) fn forget_runtimes(&self) {
+        self.known_runtimes().clear();
+    }
+
+    pub(crate) const fn heads(&self) -> &watch::Sender<Head> {
         &self.heads
     }
 
-    async fn fetch_runtime(
+    /// The runtime of that version: a known one, or the one at that block.
+    async fn runtime(
         &self,
         limit: Duration,
         at: Hash,
-        (spec_version, transaction_version): (u32, u32),
+        version: &RuntimeVersion,
     ) -> Result<Arc<Runtime>, ReadError> {
-        let versions = self.call_raw(limit, "Metadata_metadata_versions", &[], at).await?;
-        let version = encode_u32(Runtime::metadata_version(&versions)?);
-        let answer = self.call_raw(limit, "Metadata_metadata_at_version", &version, at).await?;
-        let metadata = Runtime::unwrap_metadata(&answer)?;
+        let versions = (version.spec_version, version.transaction_version);
+        let is_it =
+            |known: &&Arc<Runtime>| (known.spec_version, known.transaction_version) == versions;
+        if let Some(known) = self.known_runtimes().iter().find(is_it) {
+            return Ok(Arc::clone(known));
+        }
+        let metadata = self.fetch_metadata(limit, at).await?;
         let genesis = self.link.genesis().unwrap_or_default();
-        let runtime =
-            Arc::new(Runtime::new(spec_version, transaction_version, genesis, &metadata)?);
-        *self.runtime.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&runtime));
+        let runtime = Arc::new(Runtime::new(versions, genesis, &metadata)?);
+        let mut known = self.known_runtimes();
+        if known.iter().any(|known| is_it(&known)) {
+            return Ok(runtime);
+        }
+        if !known.is_empty() {
+            tracing::info!(spec = versions.0, "the chain has another runtime now");
+        }
+        if known.len() >= RUNTIMES_MAX {
+            known.remove(0);
+        }
+        known.push(Arc::clone(&runtime));
         Ok(runtime)
+    }
+
+    /// The metadata at a block: the newest version that both sides know, or the old fourteenth.
+    async fn fetch_metadata(&self, limit: Duration, at: Hash) -> Result<Vec<u8>, ReadError> {
+        let versions = match self.call_raw(limit, "Metadata_metadata_versions", &[], at).await {
+            Ok(versions) => Some(Runtime::metadata_version(&versions)?),
+            // A runtime that cannot list them has the fourteenth.
+            Err(ReadError::Refused { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        if let Some(version) = versions {
+            let version = encode_u32(version);
+            let answer = self.call_raw(limit, "Metadata_metadata_at_version", &version, at).await?;
+            return Runtime::unwrap_metadata(&answer);
+        }
+        let ask = |rpc: Rpc| async move {
+            rpc.state_get_metadata(Some(at)).await.map(StateGetMetadataResponse::into_raw)
+        };
+        self.link.ask(limit, "state_getMetadata", ask).await
+    }
+
+    fn known_runtimes(&self) -> MutexGuard<'_, Vec<Arc<Runtime>>> {
+        self.runtimes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Calls a runtime API by its wire name.
@@ -190,9 +238,8 @@ impl Shared {
         arguments: &[u8],
         at: Hash,
     ) -> Result<Vec<u8>, ReadError> {
-        let ask = |rpc: crate::link::Rpc| async move {
-            rpc.state_call(function, Some(arguments), Some(at)).await
-        };
+        let ask =
+            |rpc: Rpc| async move { rpc.state_call(function, Some(arguments), Some(at)).await };
         self.link.ask(limit, function, ask).await
     }
 }

@@ -1,9 +1,10 @@
 //! What can go wrong on the way to the chain and back.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use nicompute_daemon::Kind;
-use nicompute_market::Netuid;
+use nicompute_market::{BlockNumber, Netuid, Rao};
 use subxt::rpcs;
 
 use crate::dispatch::ModuleError;
@@ -113,17 +114,39 @@ pub enum ReadError {
     /// There is no such subnet.
     #[error("subnet {0} does not exist")]
     NoSubnet(Netuid),
+    /// The node has forgotten the block, or the state after it.
+    #[error("the node does not keep block 0x{} any more", hex::encode(block))]
+    Pruned {
+        /// The block's hash.
+        block: [u8; 32],
+    },
+    /// The chain is not that high.
+    #[error("there is no block {0}")]
+    NoBlock(BlockNumber),
 }
 
 impl ReadError {
+    /// The same error, or what it means when the block was asked about.
+    pub(crate) fn at_block(self, block: [u8; 32]) -> Self {
+        match self {
+            Self::Refused { source, .. } if source.is_about_pruned_state() => {
+                Self::Pruned { block }
+            }
+            other => other,
+        }
+    }
+
     /// Who can do something about it.
     #[must_use]
     pub const fn kind(&self) -> Kind {
         match self {
             Self::Gone { .. } | Self::Refused { .. } => Kind::Elsewhere,
-            Self::OtherChain { .. } | Self::Missing(_) | Self::Shape { .. } | Self::NoSubnet(_) => {
-                Kind::Caller
-            }
+            Self::OtherChain { .. }
+            | Self::Missing(_)
+            | Self::Shape { .. }
+            | Self::NoSubnet(_)
+            | Self::Pruned { .. }
+            | Self::NoBlock(_) => Kind::Caller,
         }
     }
 
@@ -135,9 +158,24 @@ impl ReadError {
             Self::OtherChain { .. } => "restart, so that nothing of the old chain is used",
             Self::Missing(_) | Self::Shape { .. } => "check the endpoint, or upgrade this program",
             Self::NoSubnet(_) => "check the netuid and the network",
+            Self::Pruned { .. } => "use an archive node, such as `archive`",
+            Self::NoBlock(_) => "use the number of a block that exists",
             Self::Refused { .. } => return None,
         })
     }
+}
+
+/// Why something cannot be said to any chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// More bytes than the chain takes.
+    #[error("{len} bytes are too many: the chain takes {len_max}")]
+    TooLong {
+        /// How many there are.
+        len: usize,
+        /// How many there may be.
+        len_max: usize,
+    },
 }
 
 /// Why something could not be said to the chain, or what became of it.
@@ -158,6 +196,40 @@ pub enum SubmitError {
     /// It is in a block, and the chain undid it: only the fee is gone.
     #[error("the chain undid the extrinsic")]
     Dispatch(#[from] ModuleError),
+    /// It is in no block and can be in none any more: nothing has changed.
+    #[error("the extrinsic 0x{} has expired without being carried out", hex::encode(hash))]
+    Expired {
+        /// The extrinsic's hash.
+        hash: [u8; 32],
+    },
+    /// Registration costs more than the caller wants to pay. Nothing was sent.
+    #[error("registration on subnet {netuid} costs {price} rao, and the limit is {limit} rao")]
+    TooExpensive {
+        /// The subnet.
+        netuid: Netuid,
+        /// The price now.
+        price: Rao,
+        /// The caller's limit.
+        limit: Rao,
+    },
+    /// The subnet takes no proof of work for a registration.
+    #[error("subnet {0} takes no registration by proof of work")]
+    NoProofOfWork(Netuid),
+    /// The subnet takes proofs of work, and this program makes none.
+    #[error("this program registers by payment only, not by proof of work")]
+    ProofOfWorkNotOffered,
+    /// A rate limit of the chain has not passed. Nothing was sent.
+    #[error("the chain takes this again in {blocks} blocks")]
+    TooSoon {
+        /// Blocks until then.
+        blocks: u64,
+    },
+    /// Nobody else could reach the address. Nothing was sent.
+    #[error("{ip} cannot be reached by others on this network")]
+    Unreachable {
+        /// The address.
+        ip: IpAddr,
+    },
     /// It was sent, and no block with it was seen in time. It may still be included.
     #[error("the extrinsic 0x{} was sent, and not seen in a block", hex::encode(hash))]
     Unknown {
@@ -175,10 +247,15 @@ impl SubmitError {
     pub fn kind(&self) -> Kind {
         match self {
             Self::Read(error) => error.kind(),
-            Self::CommitRevealRequired(_) | Self::Encode(_) => Kind::Caller,
+            Self::CommitRevealRequired(_)
+            | Self::Encode(_)
+            | Self::TooExpensive { .. }
+            | Self::NoProofOfWork(_)
+            | Self::ProofOfWorkNotOffered
+            | Self::Unreachable { .. } => Kind::Caller,
             Self::Pool(rejection) => rejection.kind(),
             Self::Dispatch(error) => error.kind(),
-            Self::Unknown { .. } => Kind::Elsewhere,
+            Self::Unknown { .. } | Self::Expired { .. } | Self::TooSoon { .. } => Kind::Elsewhere,
         }
     }
 
@@ -193,6 +270,17 @@ impl SubmitError {
             Self::Encode(_) => Some("upgrade this program, or check the network"),
             Self::Pool(rejection) => rejection.remedy(),
             Self::Dispatch(error) => error.remedy(),
+            Self::Expired { .. } => Some("do it again"),
+            Self::TooExpensive { .. } => {
+                Some("raise the limit, or wait: the price falls while nobody registers")
+            }
+            Self::NoProofOfWork(_) | Self::ProofOfWorkNotOffered => {
+                Some("register by payment: `nicompute subnet register`")
+            }
+            Self::TooSoon { .. } => Some("wait so many blocks and try again"),
+            Self::Unreachable { .. } => {
+                Some("announce the address at which the internet reaches this machine")
+            }
             Self::Unknown { .. } => Some("look at the chain before it is tried again"),
         }
     }
@@ -206,6 +294,13 @@ impl NodeError {
     /// Whether the connection is of no use any more. What the node itself answered is no such case.
     pub(crate) const fn lost(&self) -> bool {
         !matches!(self.0, rpcs::Error::User(_) | rpcs::Error::Deserialization(_))
+    }
+
+    /// Whether the node says that it has forgotten the state of a block.
+    fn is_about_pruned_state(&self) -> bool {
+        let rpcs::Error::User(error) = &self.0 else { return false };
+        let says = |words: &str| error.message.contains(words);
+        says("State already discarded") || says("UnknownBlock") || says("Unknown block")
     }
 
     /// The pool's verdict, if this is one.

@@ -6,26 +6,40 @@
 //!
 //! Every call has an end: a deadline after which [`ReadError::Gone`] or [`SubmitError::Unknown`] says what is known.
 
+mod call;
 mod calls;
 mod chain;
 mod dispatch;
 mod error;
+mod follow;
 mod heads;
 mod link;
+mod metagraph;
 mod neurons;
+mod nonces;
+mod now;
 mod plain;
 mod pool;
+mod prepared;
 mod reads;
 mod runtime;
 mod submit;
+mod subnets;
 pub mod timelock;
 mod url;
+mod view;
 
+pub use call::{COMMITMENT_LEN_MAX, Call};
 pub use chain::{Chain, Limits};
 pub use dispatch::ModuleError;
-pub use error::{ConnectError, NodeError, ReadError, ShapeError, SubmitError};
-pub use neurons::{Endpoint, Metagraph, Neuron};
+pub use error::{CallError, ConnectError, NodeError, ReadError, ShapeError, SubmitError};
+pub use follow::Fate;
+pub use metagraph::Metagraph;
+pub use neurons::{Endpoint, Neuron};
 pub use pool::{PoolRejection, Refusal};
-pub use reads::{Head, Hyperparameters};
-pub use submit::Included;
+pub use prepared::{Prepared, PreparedError};
+pub use reads::{Announced, Head, Identity, StakePosition};
+pub use submit::{Depth, Included};
+pub use subnets::{Beacon, HashCommit, Hyperparameters, SubnetInfo, TimelockedCommit, WeightsWay};
 pub use url::{NodeUrl, ParseNodeUrlError};
+pub use view::View;

@@ -84,7 +84,7 @@ impl Link {
             if left.is_zero() {
                 return Err(self.gone(limit, last));
             }
-            match self.within(left, self.attempt(request, &op)).await {
+            match self.within(left, Box::pin(self.attempt(request, &op))).await {
                 None => {
                     // A node that is silent for a whole deadline may sit behind a dead connection.
                     self.close(None).await;
@@ -111,7 +111,7 @@ impl Link {
         F: Fn(Rpc) -> Fut,
         Fut: Future<Output = Result<T, rpcs::Error>>,
     {
-        match self.within(limit, self.attempt(request, &op)).await {
+        match self.within(limit, Box::pin(self.attempt(request, &op))).await {
             None => Err(self.gone(limit, None)),
             Some(Try::Done(value)) => Ok(value),
             Some(Try::Over(error)) => Err(error),

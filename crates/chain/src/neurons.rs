@@ -6,15 +6,7 @@ use nicompute_market::{BlockNumber, Coldkey, Hotkey, Rao, Uid};
 
 use crate::error::ShapeError;
 use crate::plain::Plain;
-
-/// All neurons of a subnet at one block.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Metagraph {
-    /// The block.
-    pub block: BlockNumber,
-    /// The neurons, by uid.
-    pub neurons: Vec<Neuron>,
-}
+use crate::reads::Identity;
 
 /// One neuron: a hotkey in a slot of a subnet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,10 +19,13 @@ pub struct Neuron {
     pub coldkey: Coldkey,
     /// Where it says it can be reached.
     pub axon: Option<Endpoint>,
-    /// Where it says its metrics are.
-    pub prometheus: Option<Endpoint>,
-    /// Its stake weight: what is staked on it here, and its part of what is staked on the root.
+    /// Its stake weight: what is staked on it here, and its part of what is staked on the root, moved between parents and
+    /// children as the chain moves it.
     pub stake: Rao,
+    /// What is staked on it here, in the subnet's alpha.
+    pub alpha_stake: Rao,
+    /// What is staked on it on the root.
+    pub tao_stake: Rao,
     /// Whether it may set weights on others.
     pub validator_permit: bool,
     /// Whether it set weights recently enough.
@@ -47,6 +42,10 @@ pub struct Neuron {
     pub validator_trust: u16,
     /// What it earned in the last epoch.
     pub emission: Rao,
+    /// The block at which it took its slot.
+    pub registered_at: BlockNumber,
+    /// What it says about itself.
+    pub identity: Option<Identity>,
 }
 
 /// An announced address. Anybody may announce anything: it is a claim.
@@ -70,7 +69,7 @@ impl Endpoint {
     }
 
     /// An announced address; none if nothing usable was announced.
-    fn read(info: &Plain) -> Result<Option<Self>, ShapeError> {
+    pub(crate) fn read(info: &Plain) -> Result<Option<Self>, ShapeError> {
         let number = info.field("ip")?.number()?;
         let port = info.field("port")?.u16()?;
         let version = info.field("version")?.u32()?;
@@ -85,56 +84,28 @@ impl Endpoint {
 }
 
 impl Neuron {
-    pub(crate) fn read(info: &Plain) -> Result<Self, ShapeError> {
-        let mut stake = 0_u64;
-        for entry in info.field("stake")?.list()? {
-            stake = stake.saturating_add(entry.pair()?.1.u64()?);
-        }
-        Ok(Self {
-            uid: Uid(info.field("uid")?.u16()?),
-            hotkey: Hotkey(info.field("hotkey")?.account()?),
-            coldkey: Coldkey(info.field("coldkey")?.account()?),
-            axon: Endpoint::read(info.field("axon_info")?)?,
-            prometheus: Endpoint::read(info.field("prometheus_info")?)?,
-            stake: Rao(stake),
-            validator_permit: info.field("validator_permit")?.bool()?,
-            active: info.field("active")?.bool()?,
-            last_update: BlockNumber(info.field("last_update")?.u64()?),
-            incentive: info.field("incentive")?.u16()?,
-            dividends: info.field("dividends")?.u16()?,
-            consensus: info.field("consensus")?.u16()?,
-            validator_trust: info.field("validator_trust")?.u16()?,
-            emission: Rao(info.field("emission")?.u64()?),
-        })
-    }
-}
-
-impl Metagraph {
-    /// Reads the list of neurons, and the stake weights where the runtime tells them.
-    pub(crate) fn read(
-        block: BlockNumber,
-        list: &Plain,
-        stake: Option<&Plain>,
-    ) -> Result<Self, ShapeError> {
-        let neurons: Result<Vec<Neuron>, ShapeError> =
-            list.list()?.iter().map(Neuron::read).collect();
-        let mut neurons = neurons?;
-        if let Some(weights) = stake {
-            let weights = weights.field("total_stake")?.list()?;
-            for neuron in &mut neurons {
-                if let Some(weight) = weights.get(usize::from(neuron.uid.0)) {
-                    neuron.stake = Rao(weight.u64()?);
-                }
-            }
-        }
-        neurons.sort_by_key(|neuron| neuron.uid);
-        Ok(Self { block, neurons })
-    }
-
-    /// The neuron of a hotkey.
+    /// A neuron that has done nothing yet.
     #[must_use]
-    pub fn neuron(&self, hotkey: &Hotkey) -> Option<&Neuron> {
-        self.neurons.iter().find(|neuron| neuron.hotkey == *hotkey)
+    pub const fn new(uid: Uid, hotkey: Hotkey, coldkey: Coldkey) -> Self {
+        Self {
+            uid,
+            hotkey,
+            coldkey,
+            axon: None,
+            stake: Rao(0),
+            alpha_stake: Rao(0),
+            tao_stake: Rao(0),
+            validator_permit: false,
+            active: false,
+            last_update: BlockNumber(0),
+            incentive: 0,
+            dividends: 0,
+            consensus: 0,
+            validator_trust: 0,
+            emission: Rao(0),
+            registered_at: BlockNumber(0),
+            identity: None,
+        }
     }
 }
 

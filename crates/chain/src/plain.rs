@@ -98,6 +98,18 @@ impl Plain {
         }
     }
 
+    /// Text as owners write it: bytes that are UTF-8, or nearly.
+    pub(crate) fn text(&self) -> Result<String, ShapeError> {
+        match self {
+            Self::Text(text) => Ok(text.clone()),
+            Self::List(items) => {
+                let bytes: Result<Vec<u8>, ShapeError> = items.iter().map(Self::u8).collect();
+                Ok(String::from_utf8_lossy(&bytes?).into_owned())
+            }
+            other => Ok(String::from_utf8_lossy(other.bytes()?).into_owned()),
+        }
+    }
+
     pub(crate) fn account(&self) -> Result<AccountId, ShapeError> {
         let bytes = self.bytes()?.try_into().map_err(|_| ShapeError::Kind("32 bytes"))?;
         Ok(AccountId::from_bytes(bytes))

@@ -219,7 +219,7 @@ impl PoolRejection {
         }
     }
 
-    fn other(code: i32, message: &str, data: &str) -> Self {
+    pub(crate) fn other(code: i32, message: &str, data: &str) -> Self {
         let text = format!("{message} {data}");
         Self::Other { code, text: text.trim().chars().take(TEXT_LEN_MAX).collect() }
     }

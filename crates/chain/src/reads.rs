@@ -1,18 +1,15 @@
-//! What a client can ask the chain. Every answer is of one block, the best one unless it says otherwise.
+//! What a client asks about accounts and hotkeys.
 
-use nicompute_market::{AccountId, BlockNumber, Hotkey, Netuid, Rao, Uid};
-use scale_value::Value;
-use subxt::config::Header as _;
+use nicompute_market::{AccountId, BlockNumber, Coldkey, Hotkey, Netuid, Rao, Uid};
 
-use crate::chain::{At, Chain, no_head};
 use crate::error::{ReadError, ShapeError};
-use crate::link::{Hash, Rpc};
-use crate::neurons::Metagraph;
+use crate::neurons::Endpoint;
 use crate::plain::Plain;
-use crate::runtime::{SUBTENSOR, account_value, number_value};
+use crate::runtime::{COMMITMENTS, SUBTENSOR, account_value, number_value};
+use crate::view::{View, shape};
 
-const NEURONS_API: &str = "NeuronInfoRuntimeApi";
-const SUBNET_API: &str = "SubnetInfoRuntimeApi";
+/// The most commitments or positions of one answer that are read.
+const LIST_LEN_MAX: usize = 65_536;
 
 /// A block by its number and its hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -23,144 +20,52 @@ pub struct Head {
     pub hash: [u8; 32],
 }
 
-/// The rules of a subnet that its miners and validators live by.
+/// What a coldkey has staked on one hotkey of one subnet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Hyperparameters {
-    /// Blocks of an epoch.
-    pub tempo: u16,
-    /// Blocks between two settings of weights.
-    pub weights_rate_limit: u64,
-    /// The lowest version key that weights must carry; zero accepts any.
-    pub weights_version_key: u64,
-    /// The fewest neurons that weights must name.
-    pub min_allowed_weights: u16,
-    /// The largest share of one neuron, of 65535; 65535 is no limit.
-    pub max_weight_limit: u16,
-    /// Whether weights go through commit and reveal.
-    pub commit_reveal: bool,
-    /// Blocks for which a new neuron cannot be replaced.
-    pub immunity_period: u16,
-    /// Blocks between two announcements of an address.
-    pub serving_rate_limit: u64,
-    /// How many neurons the subnet has room for.
-    pub max_neurons: u16,
-    /// How many validators it has room for.
-    pub max_validators: u16,
+pub struct StakePosition {
+    /// The hotkey.
+    pub hotkey: Hotkey,
+    /// The subnet; 0 is the root, whose alpha is the coin itself.
+    pub netuid: Netuid,
+    /// How much, in the subnet's alpha.
+    pub alpha: Rao,
 }
 
-impl Chain {
-    /// The best block.
-    ///
-    /// # Errors
-    /// When the chain cannot be read.
-    pub async fn head(&self) -> Result<Head, ReadError> {
-        let ask = |rpc: Rpc| async move {
-            let Some(hash) = rpc.chain_get_block_hash(None).await? else { return Ok(None) };
-            Ok(rpc.chain_get_header(Some(hash)).await?.map(|header| (hash, header.number())))
-        };
-        self.head_by("chain_getBlockHash", ask).await
-    }
+/// What somebody says about himself. Anybody may say anything: it is a claim.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// The name.
+    pub name: String,
+    /// A web page.
+    pub url: String,
+    /// A repository.
+    pub github_repo: String,
+    /// A contact.
+    pub discord: String,
+    /// A few words.
+    pub description: String,
+}
 
-    /// The newest block that will never be undone.
-    ///
-    /// # Errors
-    /// When the chain cannot be read.
-    pub async fn finalized(&self) -> Result<Head, ReadError> {
-        let ask = |rpc: Rpc| async move {
-            let hash = rpc.chain_get_finalized_head().await?;
-            Ok(rpc.chain_get_header(Some(hash)).await?.map(|header| (hash, header.number())))
-        };
-        self.head_by("chain_getFinalizedHead", ask).await
-    }
+/// An announcement on the chain, with the block in which it was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Announced {
+    /// What was announced.
+    pub endpoint: Endpoint,
+    /// When.
+    pub block: BlockNumber,
+}
 
-    async fn head_by<F, Fut>(&self, request: &'static str, ask: F) -> Result<Head, ReadError>
-    where
-        F: Fn(Rpc) -> Fut,
-        Fut: Future<Output = Result<Option<(Hash, u64)>, subxt::rpcs::Error>>,
-    {
-        let found = self.shared.link.ask(self.shared.limits.read, request, ask).await?;
-        let (hash, number) = found.ok_or_else(no_head)?;
-        Ok(Head { number: BlockNumber(number), hash: hash.0 })
-    }
-
-    /// The hash of a block by its height; none if the chain is not that high.
-    ///
-    /// # Errors
-    /// When the chain cannot be read.
-    pub async fn block_hash(&self, number: BlockNumber) -> Result<Option<[u8; 32]>, ReadError> {
-        let ask = |rpc: Rpc| async move { rpc.chain_get_block_hash(Some(number.0.into())).await };
-        let limit = self.shared.limits.read;
-        let hash = self.shared.link.ask(limit, "chain_getBlockHash", ask).await?;
-        Ok(hash.map(|hash| hash.0))
-    }
-
-    /// All neurons of a subnet.
-    ///
-    /// # Errors
-    /// When the subnet does not exist or the chain cannot be read.
-    pub async fn metagraph(&self, netuid: Netuid) -> Result<Metagraph, ReadError> {
-        let at = self.at().await?;
-        let arguments = vec![number_value(netuid.0)];
-        if !self.subnet_exists(&at, netuid).await? {
-            return Err(ReadError::NoSubnet(netuid));
-        }
-        let list = self.api(&at, NEURONS_API, "get_neurons_lite", arguments.clone()).await?;
-        let stake = if at.runtime.has_api(SUBNET_API, "get_subnet_state") {
-            Some(self.api(&at, SUBNET_API, "get_subnet_state", arguments).await?)
-        } else {
-            None
-        };
-        let about = "the neurons of a subnet";
-        let shape = |source| ReadError::Shape { about, source };
-        let stake = match &stake {
-            Some(answer) => answer.option().map_err(shape)?,
-            None => None,
-        };
-        Metagraph::read(at.head.number, &list, stake).map_err(shape)
-    }
-
-    /// The rules of a subnet.
-    ///
-    /// # Errors
-    /// When the subnet does not exist or the chain cannot be read.
-    pub async fn hyperparameters(&self, netuid: Netuid) -> Result<Hyperparameters, ReadError> {
-        const NAMES: [&str; 11] = [
-            "NetworksAdded",
-            "Tempo",
-            "WeightsSetRateLimit",
-            "WeightsVersionKey",
-            "MinAllowedWeights",
-            "MaxWeightsLimit",
-            "CommitRevealWeightsEnabled",
-            "ImmunityPeriod",
-            "ServingRateLimit",
-            "MaxAllowedUids",
-            "MaxAllowedValidators",
-        ];
-        let at = self.at().await?;
-        let values = self.subnet_values(&at, netuid, &NAMES).await?;
-        let [added, values @ ..] = values.as_slice() else {
-            return Err(ReadError::NoSubnet(netuid));
-        };
-        if !added.bool().unwrap_or(false) {
-            return Err(ReadError::NoSubnet(netuid));
-        }
-        read_hyperparameters(values)
-            .map_err(|source| ReadError::Shape { about: "a subnet's hyperparameters", source })
-    }
-
+impl View {
     /// An account's free coins.
     ///
     /// # Errors
     /// When the chain cannot be read.
     pub async fn balance(&self, account: &AccountId) -> Result<Rao, ReadError> {
-        let at = self.at().await?;
         let about = "an account";
-        let keys = vec![account_value(account)];
-        let info = self.storage(&at, about, ("System", "Account"), keys).await?;
+        let info = self.item(about, ("System", "Account"), vec![account_value(account)]).await?;
         let Some(info) = info else { return Ok(Rao(0)) };
         let free = info.field("data").and_then(|data| data.field("free")).and_then(Plain::u64);
-        free.map(Rao).map_err(|source| ReadError::Shape { about, source })
+        free.map(Rao).map_err(shape(about))
     }
 
     /// The slot of a hotkey on a subnet; none if it is not registered there.
@@ -168,28 +73,10 @@ impl Chain {
     /// # Errors
     /// When the chain cannot be read.
     pub async fn uid_of(&self, netuid: Netuid, hotkey: &Hotkey) -> Result<Option<Uid>, ReadError> {
-        let at = self.at().await?;
         let about = "a neuron's uid";
         let keys = vec![number_value(netuid.0), account_value(&hotkey.0)];
-        let uid = self.storage(&at, about, (SUBTENSOR, "Uids"), keys).await?;
-        let uid = uid.map(|uid| uid.u16().map(Uid)).transpose();
-        uid.map_err(|source| ReadError::Shape { about, source })
-    }
-
-    /// The price of a registration now.
-    ///
-    /// # Errors
-    /// When the subnet does not exist or the chain cannot be read.
-    pub async fn burn(&self, netuid: Netuid) -> Result<Rao, ReadError> {
-        let at = self.at().await?;
-        let values = self.subnet_values(&at, netuid, &["NetworksAdded", "Burn"]).await?;
-        match values.as_slice() {
-            [added, burn] if added.bool().unwrap_or(false) => burn
-                .u64()
-                .map(Rao)
-                .map_err(|source| ReadError::Shape { about: "the registration's price", source }),
-            _ => Err(ReadError::NoSubnet(netuid)),
-        }
+        let uid = self.item(about, (SUBTENSOR, "Uids"), keys).await?;
+        uid.map(|uid| uid.u16().map(Uid)).transpose().map_err(shape(about))
     }
 
     /// The hotkey of the subnet's owner, which burns what it earns; none if the subnet has none.
@@ -197,12 +84,10 @@ impl Chain {
     /// # Errors
     /// When the chain cannot be read.
     pub async fn owner_hotkey(&self, netuid: Netuid) -> Result<Option<Hotkey>, ReadError> {
-        let at = self.at().await?;
         let about = "the subnet's owner";
         let keys = vec![number_value(netuid.0)];
-        let owner = self.storage(&at, about, (SUBTENSOR, "SubnetOwnerHotkey"), keys).await?;
-        let owner = owner.map(|owner| owner.account().map(Hotkey)).transpose();
-        owner.map_err(|source| ReadError::Shape { about, source })
+        let owner = self.item(about, (SUBTENSOR, "SubnetOwnerHotkey"), keys).await?;
+        owner.map(|owner| owner.account().map(Hotkey)).transpose().map_err(shape(about))
     }
 
     /// The weights that a neuron has set.
@@ -210,10 +95,9 @@ impl Chain {
     /// # Errors
     /// When the chain cannot be read.
     pub async fn weights_of(&self, netuid: Netuid, uid: Uid) -> Result<Vec<(Uid, u16)>, ReadError> {
-        let at = self.at().await?;
         let about = "a neuron's weights";
         let keys = vec![number_value(netuid.0), number_value(uid.0)];
-        let row = self.storage(&at, about, (SUBTENSOR, "Weights"), keys).await?;
+        let row = self.item(about, (SUBTENSOR, "Weights"), keys).await?;
         let Some(row) = row else { return Ok(Vec::new()) };
         let entry = |entry: &Plain| {
             let (uid, weight) = entry.pair()?;
@@ -221,107 +105,138 @@ impl Chain {
         };
         let read: Result<Vec<_>, ShapeError> =
             row.list().and_then(|row| row.iter().map(entry).collect());
-        read.map_err(|source| ReadError::Shape { about, source })
+        read.map_err(shape(about))
     }
 
-    pub(crate) async fn at(&self) -> Result<At, ReadError> {
-        self.shared.at_best(self.shared.limits.read).await
-    }
-
-    pub(crate) async fn subnet_exists(&self, at: &At, netuid: Netuid) -> Result<bool, ReadError> {
-        let values = self.subnet_values(at, netuid, &["NetworksAdded"]).await?;
-        Ok(values.first().is_some_and(|added| added.bool().unwrap_or(false)))
-    }
-
-    /// One storage item.
-    pub(crate) async fn storage(
+    /// Where a hotkey's API is said to be; none if nothing usable was announced.
+    ///
+    /// # Errors
+    /// When the chain cannot be read.
+    pub async fn axon_of(
         &self,
-        at: &At,
-        about: &'static str,
-        (pallet, name): (&str, &str),
-        keys: Vec<Value>,
-    ) -> Result<Option<Plain>, ReadError> {
-        let entry = at.runtime.entry(pallet, name, keys)?;
-        let (key, hash) = (&*entry.key, at.hash());
-        let ask = |rpc: Rpc| async move { rpc.state_get_storage(key, Some(hash)).await };
-        let limit = self.shared.limits.read;
-        let stored = self.shared.link.ask(limit, "state_getStorage", ask).await?;
-        at.runtime.value(about, &entry, stored.as_deref())
-    }
-
-    /// Several items of a subnet in one request, each with its default where nothing is stored.
-    pub(crate) async fn subnet_values(
-        &self,
-        at: &At,
         netuid: Netuid,
-        names: &[&str],
-    ) -> Result<Vec<Plain>, ReadError> {
-        let about = "a subnet's storage";
-        let entry = |name: &&str| at.runtime.entry(SUBTENSOR, name, vec![number_value(netuid.0)]);
-        let entries: Vec<_> = names.iter().map(entry).collect::<Result<_, _>>()?;
-        let (keys, hash) = (&entries, at.hash());
-        let ask = |rpc: Rpc| async move {
-            let keys = keys.iter().map(|entry| &*entry.key);
-            rpc.state_query_storage_at(keys, Some(hash)).await
-        };
-        let limit = self.shared.limits.read;
-        let sets = self.shared.link.ask(limit, "state_queryStorageAt", ask).await?;
-        let stored = |key: &[u8]| {
-            let mut changes = sets.iter().flat_map(|set| &set.changes);
-            changes.find(|(known, _)| &**known == key).and_then(|(_, value)| value.as_ref())
-        };
-        let missing = || ReadError::Shape { about, source: ShapeError::Kind("a value") };
-        let value = |entry: &crate::runtime::Entry| {
-            let stored = stored(&entry.key).map(|bytes| &**bytes);
-            at.runtime.value(about, entry, stored)?.ok_or_else(missing)
-        };
-        entries.iter().map(value).collect()
+        hotkey: &Hotkey,
+    ) -> Result<Option<Announced>, ReadError> {
+        self.announced("Axons", netuid, hotkey).await
     }
 
-    /// A runtime API's answer.
-    async fn api(
+    /// Where a hotkey's metrics are said to be; none if nothing usable was announced.
+    ///
+    /// # Errors
+    /// When the chain cannot be read.
+    pub async fn prometheus_of(
         &self,
-        at: &At,
-        api: &str,
-        method: &'static str,
-        arguments: Vec<Value>,
-    ) -> Result<Plain, ReadError> {
-        let arguments = at.runtime.api_arguments(api, method, arguments)?;
-        let (arguments, hash) = (&arguments, at.hash());
-        let function = &format!("{api}_{method}");
-        let ask =
-            |rpc: Rpc| async move { rpc.state_call(function, Some(arguments), Some(hash)).await };
-        let bytes = self.shared.link.ask(self.shared.limits.read, method, ask).await?;
-        at.runtime.api_answer(api, method, &bytes)
+        netuid: Netuid,
+        hotkey: &Hotkey,
+    ) -> Result<Option<Announced>, ReadError> {
+        self.announced("Prometheus", netuid, hotkey).await
+    }
+
+    async fn announced(
+        &self,
+        name: &str,
+        netuid: Netuid,
+        hotkey: &Hotkey,
+    ) -> Result<Option<Announced>, ReadError> {
+        let about = "an announced address";
+        let keys = vec![number_value(netuid.0), account_value(&hotkey.0)];
+        let Some(info) = self.item(about, (SUBTENSOR, name), keys).await? else { return Ok(None) };
+        let block = info.field("block").and_then(Plain::u64).map(BlockNumber);
+        let block = block.map_err(shape(about))?;
+        let endpoint = Endpoint::read(&info).map_err(shape(about))?;
+        Ok(endpoint.map(|endpoint| Announced { endpoint, block }))
+    }
+
+    /// Everything that a coldkey has staked.
+    ///
+    /// # Errors
+    /// When the chain cannot be read.
+    pub async fn stakes_of(&self, coldkey: &Coldkey) -> Result<Vec<StakePosition>, ReadError> {
+        const API: &str = "StakeInfoRuntimeApi";
+        let arguments = vec![account_value(&coldkey.0)];
+        let list = self.api(API, "get_stake_info_for_coldkey", arguments).await?;
+        let position = |info: &Plain| {
+            Ok(StakePosition {
+                hotkey: Hotkey(info.field("hotkey")?.account()?),
+                netuid: Netuid(info.field("netuid")?.u16()?),
+                alpha: Rao(info.field("stake")?.u64()?),
+            })
+        };
+        let list = list.list().map_err(shape("a coldkey's stakes"))?;
+        let positions: Result<Vec<_>, ShapeError> =
+            list.iter().take(LIST_LEN_MAX).map(position).collect();
+        let mut positions = positions.map_err(shape("a coldkey's stakes"))?;
+        positions.retain(|position| position.alpha > Rao(0));
+        Ok(positions)
+    }
+
+    /// The owner of a hotkey; none if the chain does not know it.
+    ///
+    /// # Errors
+    /// When the chain cannot be read.
+    pub async fn owner_of(&self, hotkey: &Hotkey) -> Result<Option<Coldkey>, ReadError> {
+        let about = "a hotkey's owner";
+        let owner = self.item(about, (SUBTENSOR, "Owner"), vec![account_value(&hotkey.0)]).await?;
+        let owner = owner.map(|owner| owner.account()).transpose().map_err(shape(about))?;
+        // The item's default is the account of zeros, which nobody has.
+        Ok(owner.filter(|owner| *owner.as_bytes() != [0; 32]).map(Coldkey))
+    }
+
+    /// The bytes that a hotkey has published on a subnet; none if it has published none in the clear.
+    ///
+    /// # Errors
+    /// When the chain cannot be read.
+    pub async fn commitment_of(
+        &self,
+        netuid: Netuid,
+        hotkey: &Hotkey,
+    ) -> Result<Option<Vec<u8>>, ReadError> {
+        let about = "a commitment";
+        let keys = vec![number_value(netuid.0), account_value(&hotkey.0)];
+        let of = (COMMITMENTS, "CommitmentOf");
+        let Some(registration) = self.item(about, of, keys).await? else { return Ok(None) };
+        let info = registration.field("info").map_err(shape(about))?;
+        Ok(plain_bytes(info))
+    }
+
+    /// What an account says about itself; none if it says nothing.
+    ///
+    /// # Errors
+    /// When the chain cannot be read.
+    pub async fn identity_of(&self, account: &AccountId) -> Result<Option<Identity>, ReadError> {
+        let about = "an identity";
+        let keys = vec![account_value(account)];
+        let mut items = self.items(about, vec![((SUBTENSOR, "IdentitiesV2"), keys)]).await?;
+        let info = items.pop().flatten();
+        info.as_ref().map(Identity::read).transpose().map_err(shape(about))
     }
 }
 
-fn read_hyperparameters(values: &[Plain]) -> Result<Hyperparameters, ShapeError> {
-    let [
-        tempo,
-        weights_rate_limit,
-        weights_version_key,
-        min_allowed_weights,
-        max_weight_limit,
-        commit_reveal,
-        immunity_period,
-        serving_rate_limit,
-        max_neurons,
-        max_validators,
-    ] = values
-    else {
-        return Err(ShapeError::Kind("ten values"));
+// === impl Identity ===
+
+impl Identity {
+    pub(crate) fn read(info: &Plain) -> Result<Self, ShapeError> {
+        let text = |name| info.field(name)?.text();
+        Ok(Self {
+            name: text("name")?,
+            url: text("url")?,
+            github_repo: text("github_repo")?,
+            discord: text("discord")?,
+            description: text("description")?,
+        })
+    }
+}
+
+/// The first field of a commitment that is plain bytes.
+fn plain_bytes(info: &Plain) -> Option<Vec<u8>> {
+    let first = match info {
+        // A list of one field reads as that list, and the struct around it is transparent.
+        Plain::List(fields) => fields.first()?,
+        other => other,
     };
-    Ok(Hyperparameters {
-        tempo: tempo.u16()?,
-        weights_rate_limit: weights_rate_limit.u64()?,
-        weights_version_key: weights_version_key.u64()?,
-        min_allowed_weights: min_allowed_weights.u16()?,
-        max_weight_limit: max_weight_limit.u16()?,
-        commit_reveal: commit_reveal.bool()?,
-        immunity_period: immunity_period.u16()?,
-        serving_rate_limit: serving_rate_limit.u64()?,
-        max_neurons: max_neurons.u16()?,
-        max_validators: max_validators.u16()?,
-    })
+    let (kind, data) = first.variant().ok()?;
+    if !kind.contains("Raw") {
+        return None;
+    }
+    data.bytes().ok().map(<[u8]>::to_vec)
 }

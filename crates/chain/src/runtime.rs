@@ -15,11 +15,14 @@ use crate::plain::Plain;
 const METADATA_VERSION_MAX: u32 = 16;
 /// The pallet of nearly everything that Subtensor is.
 pub(crate) const SUBTENSOR: &str = "SubtensorModule";
+/// The pallet of what hotkeys publish.
+pub(crate) const COMMITMENTS: &str = "Commitments";
 
 /// One version of the node's runtime.
 #[derive(Debug)]
 pub(crate) struct Runtime {
     pub(crate) spec_version: u32,
+    pub(crate) transaction_version: u32,
     pub(crate) offline: OfflineClientAtBlock<SubstrateConfig>,
     metadata: ArcMetadata,
 }
@@ -34,8 +37,7 @@ pub(crate) struct Entry {
 
 impl Runtime {
     pub(crate) fn new(
-        spec_version: u32,
-        transaction_version: u32,
+        (spec_version, transaction_version): (u32, u32),
         genesis: Hash,
         metadata: &[u8],
     ) -> Result<Self, ReadError> {
@@ -55,7 +57,7 @@ impl Runtime {
         let offline = OfflineClient::new_with_config(config)
             .at_block(0_u64)
             .map_err(|error| metadata_error(ShapeError::Decode(error.to_string())))?;
-        Ok(Self { spec_version, offline, metadata })
+        Ok(Self { spec_version, transaction_version, offline, metadata })
     }
 
     /// The version to ask the node for, of those that it has.
@@ -63,7 +65,7 @@ impl Runtime {
         let versions = Vec::<u32>::decode(&mut &*answer)
             .map_err(|error| metadata_error(ShapeError::Decode(error.to_string())))?;
         let readable = versions.into_iter().filter(|version| *version <= METADATA_VERSION_MAX);
-        readable.max().ok_or_else(|| ReadError::Missing("metadata version 15 or 16".to_owned()))
+        readable.max().ok_or_else(|| ReadError::Missing("metadata version 14, 15 or 16".to_owned()))
     }
 
     /// The metadata inside the node's answer to `Metadata_metadata_at_version`.
@@ -95,6 +97,37 @@ impl Runtime {
             .map_err(|_| missing())?;
         let default = known.default_value().map(<[u8]>::to_vec);
         Ok(Entry { key, value_type: known.value_ty(), default })
+    }
+
+    /// The beginning of the keys of all values of a storage item under its first keys.
+    pub(crate) fn prefix(
+        &self,
+        pallet: &str,
+        name: &str,
+        keys: Vec<Value>,
+    ) -> Result<Vec<u8>, ReadError> {
+        let address = subxt::storage::dynamic::<Vec<Value>, Value>(pallet, name);
+        self.offline
+            .storage()
+            .entry(address)
+            .and_then(|entry| entry.iter_key(keys))
+            .map_err(|_| ReadError::Missing(format!("storage {pallet}.{name}")))
+    }
+
+    /// A constant of a pallet.
+    pub(crate) fn constant(
+        &self,
+        about: &'static str,
+        pallet: &str,
+        name: &str,
+    ) -> Result<Plain, ReadError> {
+        let constant = self
+            .metadata
+            .pallet_by_name(pallet)
+            .and_then(|pallet| pallet.constant_by_name(name))
+            .ok_or_else(|| ReadError::Missing(format!("constant {pallet}.{name}")))?;
+        Plain::decode(constant.value(), constant.ty(), self.metadata.types())
+            .map_err(|source| ReadError::Shape { about, source })
     }
 
     /// The value of a storage item, or its default; none if it has neither.

@@ -1,36 +1,34 @@
-//! One extrinsic from signing to the block it is in.
+//! From a call to the pool: encoding, the nonce, the signature, and handing it over.
 //!
-//! It is sent once; after that the blocks themselves are searched for it, from the best one back to where it was born, so
-//! that a lost connection or a restarted node loses no outcome. Sent again are the very same bytes, which the chain takes
-//! at most once; signed anew is only what the pool did not take.
+//! What the pool took is never signed anew: from then on the very same bytes are followed, and sent again where a pool
+//! lost them. Signed anew is only what the pool did not take because of a race.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use nicompute_daemon::{Backoff, ErrorChain};
 use nicompute_keys::{Keypair, Scheme};
-use nicompute_market::BlockNumber;
-use scale_value::{Composite, Value};
+use nicompute_market::{AccountId, BlockNumber, Rao};
 use subxt::SubstrateConfig;
-use subxt::config::substrate::{AccountId32, BlakeTwo256, MultiSignature};
-use subxt::config::{DefaultExtrinsicParamsBuilder, Hasher as _, Header as _};
+use subxt::config::DefaultExtrinsicParamsBuilder;
+use subxt::config::substrate::{AccountId32, MultiSignature};
 use subxt::transactions::Signer;
 
+use crate::call::Call;
 use crate::chain::{At, Chain};
 use crate::error::{ReadError, ShapeError, SubmitError};
+use crate::follow::Delivery;
 use crate::link::{Hash, Rpc};
-use crate::plain::Plain;
 use crate::pool::PoolRejection;
+use crate::prepared::{Facts, Prepared};
 use crate::reads::Head;
+use crate::runtime::{Runtime, encode_u32};
 
-/// Blocks for which a signed extrinsic may be included.
-const ERA_BLOCKS: u64 = 128;
-/// The longest wait for a new head before the node is asked for one.
-const HEAD_WAIT_MAX: Duration = Duration::from_secs(15);
-/// Blocks without the extrinsic after which the same bytes are sent again: the node may have lost its pool.
-const SEND_AGAIN_BLOCKS: u64 = 5;
 /// How often an extrinsic is signed anew when the pool did not take it because of a race.
 const SIGN_ANEW: Backoff =
-    Backoff { first: Duration::from_millis(250), cap: Duration::from_secs(3), tries_max: 5 };
+    Backoff { first: Duration::from_millis(250), cap: Duration::from_secs(3), tries_max: 8 };
+/// How long an extrinsic waits for those of lower nonces that are signed and not sent yet.
+const TURN_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// Where an extrinsic ended up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,38 +39,13 @@ pub struct Included {
     pub hash: [u8; 32],
 }
 
-/// A call by name.
-#[derive(Debug)]
-pub(crate) struct Call {
-    pub(crate) pallet: &'static str,
-    pub(crate) name: &'static str,
-    pub(crate) fields: Composite<()>,
-}
-
-/// A signed extrinsic on its way.
-#[derive(Debug)]
-struct Sent {
-    at: At,
-    bytes: Vec<u8>,
-    hash: Hash,
-}
-
-/// What is known after the bytes were sent.
+/// How deep in the chain an extrinsic must be before its caller goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Delivery {
-    /// The pool has them.
-    Taken,
-    /// The connection broke: they may or may not have arrived.
-    Lost,
-}
-
-/// How far the search has come.
-#[derive(Debug)]
-struct Search {
-    /// The best block that was looked at.
-    head: BlockNumber,
-    /// Blocks without it, at most an era of them.
-    without: Vec<Hash>,
+pub enum Depth {
+    /// In the best block or below. A fork may still undo it.
+    Included,
+    /// In a block that will never be undone.
+    Finalized,
 }
 
 struct KeySigner<'a>(&'a Keypair);
@@ -91,62 +64,153 @@ impl Signer<SubstrateConfig> for KeySigner<'_> {
     }
 }
 
+// === impl Chain ===
+
 impl Chain {
-    /// Signs a call, sends it and waits for the block with it.
-    pub(crate) async fn submit(
+    /// A call's bytes under the node's metadata, before they are signed.
+    ///
+    /// # Errors
+    /// When the chain cannot be read, or its runtime has no such call.
+    pub async fn call_bytes(&self, call: &Call) -> Result<Vec<u8>, SubmitError> {
+        encode(&self.at().await?.runtime, call)
+    }
+
+    /// Whether the node's runtime has a call of this name.
+    ///
+    /// # Errors
+    /// When the chain cannot be read.
+    pub async fn has_call(&self, pallet: &str, name: &str) -> Result<bool, ReadError> {
+        Ok(self.at().await?.runtime.has_call(pallet, name))
+    }
+
+    /// What the chain would take for carrying this out, besides what the call itself moves.
+    ///
+    /// # Errors
+    /// When the chain cannot be read, or its runtime has no such call.
+    pub async fn estimate_fee(&self, call: &Call, signer: &Keypair) -> Result<Rao, SubmitError> {
+        const API: &str = "TransactionPaymentApi";
+        let at = self.at().await?;
+        let nonce = self.next_nonce(&signer.account()).await?;
+        let mut arguments = self.sign(&at, call, signer, (nonce, at.head))?;
+        let length = u32::try_from(arguments.len()).unwrap_or(u32::MAX);
+        arguments.extend(encode_u32(length));
+        let limit = self.shared.limits.read;
+        let function = "TransactionPaymentApi_query_info";
+        let bytes = self.shared.call_raw(limit, function, &arguments, at.hash()).await?;
+        let answer = at.runtime.api_answer(API, "query_info", &bytes)?;
+        let fee = answer.field("partial_fee").and_then(crate::plain::Plain::u64);
+        let shape = |source: ShapeError| ReadError::Shape { about: "a fee", source };
+        Ok(Rao(fee.map_err(shape)?))
+    }
+
+    /// Signs a call with the signer's next nonce, and sends nothing. Until what it returns is dropped, no other extrinsic
+    /// of this client gets that nonce.
+    ///
+    /// # Errors
+    /// When the chain cannot be read, or its runtime has no such call.
+    pub async fn prepare(&self, call: &Call, signer: &Keypair) -> Result<Prepared, SubmitError> {
+        let at = self.at().await?;
+        let birth = self.birth(&at, call.era_blocks).await?;
+        let account = signer.account();
+        let next = self.next_nonce(&account).await?;
+        let slot = self.shared.nonces.take(account, next);
+        let nonce = slot.nonce();
+        let bytes = self.sign(&at, call, signer, (nonce, birth))?;
+        let facts = Facts {
+            genesis: self.genesis_hash(),
+            signer: account,
+            nonce,
+            birth,
+            era_blocks: call.era_blocks,
+            spec_version: at.runtime.spec_version,
+            transaction_version: at.runtime.transaction_version,
+        };
+        Ok(Prepared::new(facts, bytes, Some(Arc::new(slot))))
+    }
+
+    /// Signs a call, sends it and waits until it is as deep in the chain as asked. Several at once are fine: each gets its
+    /// own nonce, and each is carried out once.
+    ///
+    /// # Errors
+    /// When the chain cannot be reached, does not take it or undoes it. Only [`SubmitError::Unknown`] leaves open whether
+    /// it is carried out; one that must be known after that is made with [`Chain::prepare`].
+    pub async fn submit(
         &self,
         call: &Call,
         signer: &Keypair,
+        depth: Depth,
     ) -> Result<Included, SubmitError> {
         let clock = self.shared.link.clock();
-        let until = clock.monotonic().saturating_add(self.shared.limits.submit);
         let mut attempt = 1;
-        let (sent, delivery) = loop {
-            let sent = self.sign(call, signer).await?;
-            match self.send(&sent).await {
-                Ok(delivery) => break (sent, delivery),
-                Err(rejection)
-                    if rejection.cured_by_signing_anew() && attempt < SIGN_ANEW.tries_max =>
-                {
-                    tracing::debug!(call = call.name, %rejection, "extrinsic is signed anew");
-                    self.shared.forget_runtime();
-                    clock.sleep(SIGN_ANEW.delay(attempt)).await;
-                    attempt += 1;
-                }
-                Err(rejection) => return Err(rejection.into()),
+        loop {
+            let prepared = self.prepare(call, signer).await?;
+            let rejection = match self.hand_over(&prepared).await {
+                Ok(delivery) => return self.follow(&prepared, delivery, depth).await,
+                Err(rejection) => rejection,
+            };
+            if !rejection.cured_by_signing_anew() || attempt >= SIGN_ANEW.tries_max {
+                return Err(rejection.into());
             }
-        };
-        let (block, index) = self.find(&sent, delivery, until).await?;
-        self.verdict(&sent, block, index).await?;
-        Ok(Included { block, hash: sent.hash.0 })
+            tracing::debug!(call = call.name, %rejection, "extrinsic is signed anew");
+            // Its nonce is free again for whoever signs next.
+            drop(prepared);
+            self.shared.forget_runtimes();
+            clock.sleep(SIGN_ANEW.delay(attempt)).await;
+            attempt += 1;
+        }
     }
 
-    async fn sign(&self, call: &Call, signer: &Keypair) -> Result<Sent, SubmitError> {
-        let at = self.at().await?;
-        let signer = KeySigner(signer);
-        let account = &signer.account_id();
-        let ask = |rpc: Rpc| async move { rpc.system_account_next_index(account).await };
-        let limit = self.shared.limits.read;
-        let nonce = self.shared.link.ask(limit, "system_accountNextIndex", ask).await?;
-        let params = DefaultExtrinsicParamsBuilder::new()
-            .nonce(nonce)
-            .mortal_from_unchecked(ERA_BLOCKS, at.head.number.0, at.hash())
-            .build();
-        let payload = subxt::transactions::dynamic(call.pallet, call.name, call.fields.clone());
-        let encode = |error: subxt::error::ExtrinsicError| SubmitError::Encode(error.to_string());
-        let mut signable = at
-            .runtime
-            .offline
-            .transactions()
-            .create_signable_offline(&payload, params)
-            .map_err(encode)?;
-        let signed = signable.sign(&signer).map_err(encode)?;
-        Ok(Sent { at, hash: signed.hash(), bytes: signed.into_encoded() })
+    /// Carries out what was prepared, be it just now or by an earlier process: looks for it on the chain, sends the same
+    /// bytes where they are missing, follows forks, and waits until it is as deep as asked.
+    ///
+    /// # Errors
+    /// [`SubmitError::Pool`] when the pool did not take it: nothing has changed, and a new one may be prepared.
+    /// [`SubmitError::Expired`] when it can never be carried out any more. [`SubmitError::Dispatch`] when the chain undid
+    /// it. [`SubmitError::Unknown`] when the chain was silent for too long: ask [`Chain::fate`] later.
+    pub async fn carry_out(
+        &self,
+        prepared: &Prepared,
+        depth: Depth,
+    ) -> Result<Included, SubmitError> {
+        self.check_chain(prepared)?;
+        if prepared.slot.as_ref().is_some_and(|slot| !slot.is_sent()) {
+            let delivery = self.hand_over(prepared).await?;
+            return self.follow(prepared, delivery, depth).await;
+        }
+        let facts = &prepared.facts;
+        let hold = match prepared.slot {
+            Some(_) => None,
+            None => self.shared.nonces.take_sent(facts.signer, facts.nonce),
+        };
+        let outcome = self.follow(prepared, Delivery::Unsent, depth).await;
+        drop(hold);
+        outcome
+    }
+
+    /// An extrinsic of another chain must not be looked for here: it would seem to have expired.
+    pub(crate) fn check_chain(&self, prepared: &Prepared) -> Result<(), ReadError> {
+        if prepared.facts.genesis == self.genesis_hash() {
+            return Ok(());
+        }
+        Err(ReadError::OtherChain { endpoint: self.endpoint().to_string() })
+    }
+
+    /// The first sending: after everything of a lower nonce, and once.
+    async fn hand_over(&self, prepared: &Prepared) -> Result<Delivery, PoolRejection> {
+        if let Some(slot) = &prepared.slot {
+            let turn = slot.turn(self.shared.link.clock(), TURN_WAIT_MAX).await;
+            turn.map_err(|_| PoolRejection::Future)?;
+        }
+        let delivery = self.send(prepared).await?;
+        if let Some(slot) = &prepared.slot {
+            slot.sent();
+        }
+        Ok(delivery)
     }
 
     /// Hands it to the pool. A connection that breaks meanwhile is no verdict: the search will tell.
-    async fn send(&self, sent: &Sent) -> Result<Delivery, PoolRejection> {
-        let bytes = &sent.bytes;
+    pub(crate) async fn send(&self, prepared: &Prepared) -> Result<Delivery, PoolRejection> {
+        let bytes = &prepared.bytes;
         let ask = |rpc: Rpc| async move { rpc.author_submit_extrinsic(bytes).await };
         let limit = self.shared.limits.read;
         match self.shared.link.ask_once(limit, "author_submitExtrinsic", ask).await {
@@ -154,7 +218,7 @@ impl Chain {
             Err(ReadError::Refused { source, .. }) => match source.pool_rejection() {
                 Some(PoolRejection::AlreadyImported) => Ok(Delivery::Taken),
                 Some(rejection) => Err(rejection),
-                None => Err(PoolRejection::Other { code: 0, text: source.to_string() }),
+                None => Err(PoolRejection::other(0, &source.to_string(), "")),
             },
             Err(error) => {
                 tracing::debug!(error = %ErrorChain(&error), "connection lost while sending");
@@ -163,107 +227,55 @@ impl Chain {
         }
     }
 
-    /// Searches the chain until the extrinsic is found or the time is up.
-    async fn find(
-        &self,
-        sent: &Sent,
-        mut delivery: Delivery,
-        until: Duration,
-    ) -> Result<(Head, u32), SubmitError> {
-        let clock = self.shared.link.clock();
-        let mut heads = self.subscribe_heads();
-        let mut search = Search { head: sent.at.head.number, without: Vec::new() };
-        let mut sent_at = search.head.0;
-        let mut last = None;
-        while clock.monotonic() < until {
-            match self.search(sent, &mut search).await {
-                Ok(Some(found)) => return Ok(found),
-                Ok(None) => last = None,
-                Err(error) => {
-                    last = Some(error);
-                    delivery = Delivery::Lost;
-                }
-            }
-            let waiting = search.head.0.saturating_sub(sent_at);
-            if delivery == Delivery::Lost || waiting >= SEND_AGAIN_BLOCKS {
-                sent_at = search.head.0;
-                // The chain takes the same bytes once: a refusal says that they are, or cannot be, in a block.
-                delivery = self.send(sent).await.unwrap_or(Delivery::Taken);
-            }
-            let left = until.saturating_sub(clock.monotonic());
-            tokio::select! {
-                biased;
-                changed = heads.changed() => {
-                    if changed.is_err() {
-                        break;
-                    }
-                }
-                () = clock.sleep(HEAD_WAIT_MAX.min(left)) => {}
-            }
+    /// The block that a signature refers to: a final one, so that no fork takes it away, unless finality has fallen so far
+    /// behind that half of the extrinsic's life would be over.
+    async fn birth(&self, at: &At, era_blocks: u64) -> Result<Head, ReadError> {
+        let finalized = self.finalized().await?;
+        let oldest = at.head.number.0.saturating_sub(era_blocks / 2);
+        if finalized.number.0 >= oldest {
+            return Ok(finalized);
         }
-        Err(SubmitError::Unknown { hash: sent.hash.0, source: last })
+        let number = BlockNumber(oldest);
+        let hash = self.block_hash(number).await?.ok_or_else(crate::chain::no_head)?;
+        Ok(Head { number, hash })
     }
 
-    /// Looks into the blocks from the best one back to the one that it was signed at.
-    async fn search(
-        &self,
-        sent: &Sent,
-        search: &mut Search,
-    ) -> Result<Option<(Head, u32)>, ReadError> {
-        let head = self.head().await?;
-        let mut next = Hash::from(head.hash);
-        let mut without = Vec::new();
-        let birth = sent.at.head.number.0;
-        while next != sent.at.hash() && !search.without.contains(&next) {
-            let ask = |rpc: Rpc| async move { rpc.chain_get_block(Some(next)).await };
-            let limit = self.shared.limits.read;
-            let block = self.shared.link.ask(limit, "chain_getBlock", ask).await?;
-            let Some(block) = block.map(|details| details.block) else { break };
-            let number = block.header.number();
-            if number <= birth || number > birth.saturating_add(ERA_BLOCKS) {
-                break;
-            }
-            let same = |bytes: &[u8]| BlakeTwo256.hash(bytes) == sent.hash;
-            if let Some(index) = block.extrinsics.iter().position(|bytes| same(bytes)) {
-                let head = Head { number: BlockNumber(number), hash: next.0 };
-                return Ok(Some((head, u32::try_from(index).unwrap_or(u32::MAX))));
-            }
-            without.push(next);
-            next = block.header.parent_hash;
-        }
-        search.head = head.number;
-        search.without.extend(without);
-        Ok(None)
+    async fn next_nonce(&self, account: &AccountId) -> Result<u64, ReadError> {
+        let account = &AccountId32(*account.as_bytes());
+        let ask = |rpc: Rpc| async move { rpc.system_account_next_index(account).await };
+        self.shared.link.ask(self.shared.limits.read, "system_accountNextIndex", ask).await
     }
 
-    /// Whether the chain carried it out, from the events of its block.
-    async fn verdict(&self, sent: &Sent, block: Head, index: u32) -> Result<(), SubmitError> {
-        let about = "the events of a block";
-        let at = At { head: block, runtime: sent.at.runtime.clone() };
-        let events = self.storage(&at, about, ("System", "Events"), Vec::<Value>::new()).await;
-        let unknown = |source| SubmitError::Unknown { hash: sent.hash.0, source: Some(source) };
-        let events = events.map_err(unknown)?;
-        let failed = events.as_ref().map_or(Ok(None), |events| failure(events, index));
-        let shape = |source| unknown(ReadError::Shape { about, source });
-        match failed.map_err(shape)? {
-            Some(error) => Err(at.runtime.dispatch_error(error).map_err(shape)?.into()),
-            None => Ok(()),
-        }
+    fn sign(
+        &self,
+        at: &At,
+        call: &Call,
+        signer: &Keypair,
+        (nonce, birth): (u64, Head),
+    ) -> Result<Vec<u8>, SubmitError> {
+        let params = DefaultExtrinsicParamsBuilder::new()
+            .nonce(nonce)
+            .mortal_from_unchecked(call.era_blocks, birth.number.0, Hash::from(birth.hash))
+            .build();
+        let payload = subxt::transactions::dynamic(call.pallet, call.name, call.fields.clone());
+        let mut signable = at
+            .runtime
+            .offline
+            .transactions()
+            .create_signable_offline(&payload, params)
+            .map_err(|error| no_call(call, &error))?;
+        let signed = signable.sign(&KeySigner(signer)).map_err(|error| no_call(call, &error))?;
+        Ok(signed.into_encoded())
     }
 }
 
-/// What undid the extrinsic of that index, if something did.
-fn failure(events: &Plain, index: u32) -> Result<Option<&Plain>, ShapeError> {
-    for record in events.list()? {
-        let (phase, of) = record.field("phase")?.variant()?;
-        if phase != "ApplyExtrinsic" || of.u32()? != index {
-            continue;
-        }
-        let (pallet, event) = record.field("event")?.variant()?;
-        let (name, contents) = event.variant()?;
-        if pallet == "System" && name == "ExtrinsicFailed" {
-            return contents.field("dispatch_error").map(Some);
-        }
-    }
-    Ok(None)
+/// A call's bytes under a runtime's metadata.
+pub(crate) fn encode(runtime: &Runtime, call: &Call) -> Result<Vec<u8>, SubmitError> {
+    let payload = subxt::transactions::dynamic(call.pallet, call.name, call.fields.clone());
+    let bytes = runtime.offline.transactions().call_data(&payload);
+    bytes.map_err(|error| no_call(call, &error))
+}
+
+fn no_call(call: &Call, error: &subxt::error::ExtrinsicError) -> SubmitError {
+    SubmitError::Encode(format!("{}.{}: {error}", call.pallet, call.name))
 }

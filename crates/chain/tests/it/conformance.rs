@@ -142,8 +142,16 @@ async fn neurons(world: &World) {
     let neuron = graph.neuron(&hotkey.hotkey()).expect("the new neuron");
     assert_eq!((neuron.uid, neuron.coldkey), (uid, coldkey.coldkey()));
     assert_eq!(neuron.axon, Some(axon));
-    assert_eq!(neuron.prometheus.map(|metrics| metrics.port), Some(7091));
-    assert!(neuron.last_update <= graph.block);
+    assert!(neuron.last_update <= graph.block && neuron.registered_at <= graph.block);
+    assert!(neuron.alpha_stake > Rao(0), "{neuron:?}");
+    let view = chain.now().await.unwrap();
+    let metrics = view.prometheus_of(netuid, &hotkey.hotkey()).await.unwrap().expect("metrics");
+    assert_eq!(metrics.endpoint.port, 7091);
+    let announced = view.axon_of(netuid, &hotkey.hotkey()).await.unwrap().expect("an axon");
+    assert_eq!(announced.endpoint, axon);
+    assert_eq!(view.owner_of(&hotkey.hotkey()).await.unwrap(), Some(coldkey.coldkey()));
+    let stakes = view.stakes_of(&coldkey.coldkey()).await.unwrap();
+    assert_eq!(stakes.iter().map(|stake| stake.netuid).collect::<Vec<_>>(), [netuid]);
 }
 
 async fn weights(world: &World) {

@@ -125,14 +125,10 @@ mod tests {
             rules: Hyperparameters {
                 tempo: 10,
                 weights_rate_limit: 5,
-                weights_version_key: 0,
-                min_allowed_weights: 1,
-                max_weight_limit: u16::MAX,
                 commit_reveal: false,
                 immunity_period: 100,
                 serving_rate_limit: 0,
-                max_neurons: 256,
-                max_validators: 64,
+                ..Hyperparameters::NEW_SUBNET
             },
         }
     }

@@ -106,20 +106,11 @@ fn neuron(uid: u16, hotkey: Hotkey, provider: Option<&Provider>) -> Neuron {
         version: 1,
     };
     Neuron {
-        uid: Uid(uid),
-        hotkey,
-        coldkey: Coldkey::from_bytes([9; 32]),
         axon: provider.map(endpoint),
-        prometheus: None,
         stake: Rao(1),
         validator_permit: provider.is_none(),
         active: true,
-        last_update: BlockNumber(0),
-        incentive: 0,
-        dividends: 0,
-        consensus: 0,
-        validator_trust: 0,
-        emission: Rao(0),
+        ..Neuron::new(Uid(uid), hotkey, Coldkey::from_bytes([9; 32]))
     }
 }
 
@@ -131,14 +122,10 @@ pub(crate) fn subnet(providers: &[&Provider], door: Arc<ProverDoor>) -> StillSub
     let rules = Hyperparameters {
         tempo: 10,
         weights_rate_limit: 1,
-        weights_version_key: 0,
-        min_allowed_weights: 1,
-        max_weight_limit: u16::MAX,
         commit_reveal: false,
         immunity_period: 100,
         serving_rate_limit: 0,
-        max_neurons: 256,
-        max_validators: 64,
+        ..Hyperparameters::NEW_SUBNET
     };
     StillSubnet {
         metagraph: Metagraph { block: BlockNumber(7), neurons },

@@ -1,6 +1,7 @@
 //! The one binary of the project, and its only composition root: here settings become daemons and commands.
 
 mod args;
+mod axon_args;
 mod catalogue_args;
 mod commands;
 mod daemons;

@@ -3,14 +3,15 @@
 use std::net::SocketAddr;
 
 use async_trait::async_trait;
-use nicompute_chain::{Chain, Endpoint, ReadError, SubmitError};
+use nicompute_chain::{Chain, Endpoint, Neuron, ReadError, SubmitError};
 use nicompute_keys::Keypair;
 use nicompute_market::Netuid;
 
 use crate::subnet::{Member, Subnet, SubnetError};
 
-/// Announced with the address: this program's version as one number, 100 × major + 10 × minor + patch.
-const AXON_VERSION: u32 = 10;
+/// Announced with the address of a node without the v1.9.0 door: this program's version as one number, 100 × major +
+/// 10 × minor + patch.
+pub(crate) const AXON_VERSION: u32 = 10;
 
 /// One subnet of a chain, seen by one hotkey.
 #[derive(Debug)]
@@ -18,22 +19,33 @@ pub(crate) struct ChainSubnet {
     pub(crate) chain: Chain,
     pub(crate) netuid: Netuid,
     pub(crate) hotkey: Keypair,
+    /// Announced with the address: peers of 1.9.0 pass over nodes that announce less than theirs.
+    pub(crate) version: u32,
 }
 
 #[async_trait]
 impl Subnet for ChainSubnet {
     async fn members(&self) -> Result<Vec<Member>, SubnetError> {
         let metagraph = self.chain.metagraph(self.netuid).await?;
+        let me = self.hotkey.hotkey();
+        // Our own entry with another version is not the one that we want there.
+        let shown = |neuron: &Neuron| {
+            let axon =
+                neuron.axon.filter(|axon| neuron.hotkey != me || axon.version == self.version);
+            axon.map(|axon| SocketAddr::new(axon.ip, axon.port))
+        };
         let members = metagraph.neurons.iter().map(|neuron| Member {
             hotkey: neuron.hotkey,
-            endpoint: neuron.axon.map(|axon| SocketAddr::new(axon.ip, axon.port)),
+            coldkey: neuron.coldkey,
+            stake: neuron.stake,
+            endpoint: shown(neuron),
             validator_permit: neuron.validator_permit,
         });
         Ok(members.collect())
     }
 
     async fn announce(&self, at: SocketAddr) -> Result<(), SubnetError> {
-        let endpoint = Endpoint { ip: at.ip(), port: at.port(), version: AXON_VERSION };
+        let endpoint = Endpoint { ip: at.ip(), port: at.port(), version: self.version };
         let included = self.chain.serve_axon(self.netuid, endpoint, &self.hotkey).await?;
         tracing::debug!(?included, "the address is in a block");
         Ok(())

@@ -8,7 +8,7 @@ use nicompute_host::runtime::Runtime;
 use nicompute_keys::Keypair;
 use nicompute_market::{MicroUsd, Netuid};
 
-use crate::KillPoint;
+use crate::{AccessList, KillPoint};
 
 /// Everything that a provider decides about a node.
 #[derive(Debug, Clone)]
@@ -37,6 +37,8 @@ pub struct MinerConfig {
     pub masked_host_paths: Vec<PathBuf>,
     /// Whether a runtime that does not hold tenants to their share may be used.
     pub unenforced_limits: UnenforcedLimits,
+    /// The v1.9.0 axon door and whom it lets in; `None` keeps it shut.
+    pub axon: Option<AccessList>,
     /// What becomes of open leases when the node is shut down.
     pub on_shutdown: OnShutdown,
     /// Tests only: the process kills itself right after this step of a lease.

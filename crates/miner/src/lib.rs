@@ -7,6 +7,7 @@
 //! It never believes a request before its signature is checked, never runs what a caller names except an image of its own
 //! list, and knows nothing about proofs, scores or weights.
 
+mod axon;
 mod chain_subnet;
 mod config;
 mod dir_lock;
@@ -19,6 +20,10 @@ mod routes;
 mod store;
 mod subnet;
 
+pub use axon::{
+    AXON_ARRIVALS_MAX, AXON_RUNNING_MAX, AXON_WAITING_MAX, AccessList, AccessListError,
+    BLOCKED_MAX, MIN_STAKE,
+};
 pub use config::{MinerConfig, OnShutdown, UnenforcedLimits};
 pub use dir_lock::LockError;
 pub use fuse::{KillPoint, UnknownKillPoint};

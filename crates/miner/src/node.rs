@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use nicompute_chain::Chain;
 use nicompute_daemon::{CancellationToken, ErrorChain, Kind, OnError, SharedClock, Tasks};
 use nicompute_host::gateway::{
@@ -14,7 +15,8 @@ use nicompute_market::{EndReason, Hotkey, LeaseEvent, Netuid, UnixMillis};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::chain_subnet::ChainSubnet;
+use crate::axon::{self, DoorParts};
+use crate::chain_subnet::{AXON_VERSION, ChainSubnet};
 use crate::config::{MinerConfig, OnShutdown, UnenforcedLimits};
 use crate::dir_lock::{DirLock, LockError};
 use crate::fuse::Fuse;
@@ -163,8 +165,12 @@ impl Miner {
         tasks: Tasks,
     ) -> Result<Self, StartError> {
         let (netuid, hotkey) = (config.netuid, config.hotkey.clone());
+        let version = match config.axon {
+            Some(_) => nicompute_wire::axon::PROTOCOL_VERSION,
+            None => AXON_VERSION,
+        };
         let neighbours = Neighbours {
-            subnet: Box::new(ChainSubnet { chain, netuid, hotkey }),
+            subnet: Box::new(ChainSubnet { chain, netuid, hotkey, version }),
             routes: None,
             api_limits: ApiLimits::standard(),
         };
@@ -195,25 +201,14 @@ impl Miner {
         let inventory = read_inventory(&config).await?;
         let permits = Arc::new(Permits::new(neighbours.subnet, me, Arc::clone(&clock)));
         check_registered(&permits, me, config.netuid).await?;
-        let listen = |source| StartError::Listen { address: config.listen, source };
-        let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
-        let api_address = listener.local_addr().map_err(listen)?;
+        let (listener, api_address) = bind(config.listen).await?;
         let routes = match neighbours.routes {
             Some(routes) => routes,
             None => Arc::new(open_gateway(&config, &clock, &tasks).await?),
         };
         let (stop_api, stop_loop) = (tasks.token().child_token(), tasks.token().child_token());
-        let runtime = Arc::clone(&config.runtime);
-        let offers = Offers::new(&inventory, config.price_per_hour, runtime, Arc::clone(&clock));
-        let offers = Arc::new(offers);
-        let addresses = Addresses {
-            api: api_address,
-            ssh: SocketAddr::new(config.ssh_listen.ip(), routes.port()),
-            announced: SocketAddr::new(
-                config.announce_ip,
-                config.announce_port.unwrap_or_else(|| api_address.port()),
-            ),
-        };
+        let offers = offers(&config, &inventory, &clock);
+        let addresses = addresses(&config, api_address, routes.port());
         let api = Api::new(ApiParts {
             store: Arc::clone(&store),
             offers: Arc::clone(&offers),
@@ -227,6 +222,16 @@ impl Miner {
             stop: stop_api.clone(),
         })
         .await?;
+        let door = DoorParts {
+            key: config.hotkey,
+            clock: Arc::clone(&clock),
+            store: Arc::clone(&store),
+            offers: Arc::clone(&offers),
+            permits: Arc::clone(&permits),
+            ssh_port: routes.port(),
+            limits: neighbours.api_limits,
+        };
+        let router = axon::mount(node_api::router(Arc::new(api)), config.axon, door).await?;
         let reconciler = Reconciler {
             store: Arc::clone(&store),
             runtime: config.runtime,
@@ -250,7 +255,7 @@ impl Miner {
             stop_loop,
             loop_ended: CancellationToken::new(),
         };
-        miner.spawn(&tasks, reconciler, (listener, api), neighbours.api_limits);
+        miner.spawn(&tasks, reconciler, (listener, router), neighbours.api_limits);
         Ok(miner)
     }
 
@@ -317,7 +322,7 @@ impl Miner {
         &self,
         tasks: &Tasks,
         reconciler: Reconciler,
-        (listener, api): (TcpListener, Api),
+        (listener, router): (TcpListener, Router),
         limits: ApiLimits,
     ) {
         let (stop, ended, drives) =
@@ -327,7 +332,6 @@ impl Miner {
             Arc::new(reconciler).run(drives, stop).await;
             Ok(())
         });
-        let router = node_api::router(Arc::new(api));
         let (stop, with) = (self.stop_api.clone(), (Arc::clone(&self.clock), tasks.clone()));
         tasks.spawn("node API", OnError::Stop, async move {
             Ok(node_api::serve(listener, router, limits, with, stop).await?)
@@ -341,6 +345,27 @@ impl Miner {
             }
             Ok(())
         });
+    }
+}
+
+fn offers(config: &MinerConfig, inventory: &Inventory, clock: &SharedClock) -> Arc<Offers> {
+    let (price, runtime) = (config.price_per_hour, Arc::clone(&config.runtime));
+    Arc::new(Offers::new(inventory, price, runtime, Arc::clone(clock)))
+}
+
+async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let listen = |source| StartError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(listen)?;
+    let bound = listener.local_addr().map_err(listen)?;
+    Ok((listener, bound))
+}
+
+fn addresses(config: &MinerConfig, api: SocketAddr, ssh_port: u16) -> Addresses {
+    let port = config.announce_port.unwrap_or_else(|| api.port());
+    Addresses {
+        api,
+        ssh: SocketAddr::new(config.ssh_listen.ip(), ssh_port),
+        announced: SocketAddr::new(config.announce_ip, port),
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! The chain may be gone for hours. What was known last is used for a while; leases that run go on in any case.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use nicompute_daemon::{BoxError, ErrorChain, Kind, SharedClock};
-use nicompute_market::Hotkey;
+use nicompute_market::{Coldkey, Hotkey, Rao};
 use tokio::sync::watch;
 
 /// How often the subnet is read when nothing asks for it. A block of the real chain takes this long.
@@ -43,6 +43,10 @@ pub trait Subnet: Send + Sync + fmt::Debug + 'static {
 pub struct Member {
     /// Who it is.
     pub hotkey: Hotkey,
+    /// Who owns it.
+    pub coldkey: Coldkey,
+    /// Its stake weight.
+    pub stake: Rao,
     /// Where it says that it is reached.
     pub endpoint: Option<SocketAddr>,
     /// Whether it may act as a validator.
@@ -78,6 +82,25 @@ pub(crate) enum Permit {
     Unknown,
 }
 
+/// What is known about a hotkey that may be on the subnet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Known {
+    /// It is registered.
+    Member(KnownMember),
+    /// It is not.
+    Stranger,
+    /// The chain has been gone for too long to tell.
+    Unknown,
+}
+
+/// What is remembered of a member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct KnownMember {
+    pub(crate) coldkey: Coldkey,
+    pub(crate) stake: Rao,
+    pub(crate) permit: bool,
+}
+
 /// How this node itself stands on the subnet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Standing {
@@ -87,13 +110,13 @@ pub(crate) enum Standing {
     Member(Option<SocketAddr>),
 }
 
-/// The last known validators of the subnet.
+/// The last known members of the subnet.
 #[derive(Debug)]
 pub(crate) struct Permits {
     subnet: Box<dyn Subnet>,
     me: Hotkey,
     clock: SharedClock,
-    known: Mutex<Known>,
+    known: Mutex<Members>,
     /// One reader at a time; the others use what it found.
     reading: tokio::sync::Mutex<()>,
     /// What the chain says about our address, once it is right.
@@ -101,10 +124,10 @@ pub(crate) struct Permits {
 }
 
 #[derive(Debug, Default)]
-struct Known {
+struct Members {
     tried_at: Option<Duration>,
     read_at: Option<Duration>,
-    validators: BTreeSet<Hotkey>,
+    members: BTreeMap<Hotkey, KnownMember>,
 }
 
 // === impl Permits ===
@@ -121,14 +144,28 @@ impl Permits {
         if known == Permit::Yes || !self.may_try() {
             return known;
         }
+        self.look_again().await;
+        self.recall(hotkey)
+    }
+
+    /// What is known about this hotkey, after another look where it is not known as a member.
+    pub(crate) async fn member(&self, hotkey: &Hotkey) -> Known {
+        let known = self.recall_member(hotkey);
+        if matches!(known, Known::Member(_)) || !self.may_try() {
+            return known;
+        }
+        self.look_again().await;
+        self.recall_member(hotkey)
+    }
+
+    async fn look_again(&self) {
         let reading = self.reading.lock().await;
         if self.may_try()
             && let Err(error) = self.refresh_soon().await
         {
-            tracing::warn!(error = %ErrorChain(&error), "cannot look for a new validator");
+            tracing::warn!(error = %ErrorChain(&error), "cannot look for a new member");
         }
         drop(reading);
-        self.recall(hotkey)
     }
 
     /// Reads the subnet, gives up after a while, and says how this node stands on it.
@@ -183,20 +220,28 @@ impl Permits {
         let members = self.subnet.members().await?;
         let mut known = self.lock();
         known.read_at = Some(self.clock.monotonic());
-        known.validators =
-            members.iter().filter(|m| m.validator_permit).map(|m| m.hotkey).collect();
+        known.members = members.iter().map(|member| (member.hotkey, member.into())).collect();
         drop(known);
         let me = members.iter().find(|member| member.hotkey == self.me);
         Ok(me.map_or(Standing::Stranger, |member| Standing::Member(member.endpoint)))
     }
 
     fn recall(&self, hotkey: &Hotkey) -> Permit {
+        match self.recall_member(hotkey) {
+            Known::Member(member) if member.permit => Permit::Yes,
+            Known::Member(_) | Known::Stranger => Permit::No,
+            Known::Unknown => Permit::Unknown,
+        }
+    }
+
+    /// What is known about this hotkey without another look.
+    pub(crate) fn recall_member(&self, hotkey: &Hotkey) -> Known {
         let known = self.lock();
         match known.read_at {
             Some(at) if self.clock.monotonic().saturating_sub(at) <= PERMITS_AGE_MAX => {
-                if known.validators.contains(hotkey) { Permit::Yes } else { Permit::No }
+                known.members.get(hotkey).map_or(Known::Stranger, |member| Known::Member(*member))
             }
-            _ => Permit::Unknown,
+            _ => Known::Unknown,
         }
     }
 
@@ -205,7 +250,15 @@ impl Permits {
         tried_at.is_none_or(|at| self.clock.monotonic().saturating_sub(at) >= LOOK_AGAIN_AFTER)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Known> {
+    fn lock(&self) -> MutexGuard<'_, Members> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl KnownMember ===
+
+impl From<&Member> for KnownMember {
+    fn from(member: &Member) -> Self {
+        Self { coldkey: member.coldkey, stake: member.stake, permit: member.validator_permit }
     }
 }

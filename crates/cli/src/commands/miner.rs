@@ -13,6 +13,7 @@ use nicompute_miner::{KillPoint, Miner, MinerConfig, OnShutdown, UnenforcedLimit
 use serde_json::json;
 
 use crate::args::{DaemonArgs, KeyArgs, SubtensorArgs};
+use crate::axon_args::AxonArgs;
 use crate::daemons::{self, Setting};
 use crate::embedded;
 use crate::exit::{Exit, Failure};
@@ -44,6 +45,8 @@ pub(crate) struct MinerArgs {
     /// The asking price of the whole machine, in millionths of a US dollar an hour.
     #[arg(long, default_value_t = 0, value_name = "MICRO_USD")]
     price_per_hour: u64,
+    #[command(flatten)]
+    axon: AxonArgs,
     /// How tenants are run.
     #[arg(long, default_value = "auto", value_parser = ["auto", "docker", "sandbox"])]
     runtime: String,
@@ -107,6 +110,7 @@ async fn start(
         } else {
             UnenforcedLimits::Refuse
         },
+        axon: args.axon.door()?,
         on_shutdown: match &*args.on_shutdown {
             "end-leases" => OnShutdown::EndLeases,
             _ => OnShutdown::KeepLeases,

@@ -59,11 +59,7 @@ pub(super) async fn guard(State(api): State<Arc<Api>>, request: Request, next: N
 }
 
 async fn admit_and_run(api: &Api, request: Request, next: Next) -> Result<Response, Refusal> {
-    let header_bytes = request
-        .headers()
-        .iter()
-        .map(|(name, value)| name.as_str().len().saturating_add(value.len()));
-    if header_bytes.sum::<usize>() > HEADER_BYTES_MAX {
+    if header_bytes(request.headers()) > HEADER_BYTES_MAX {
         return Err(Refusal::new(Code::HeadersTooLarge, "the headers have more than 16 KiB"));
     }
     let (mut parts, body) = request.into_parts();
@@ -71,6 +67,14 @@ async fn admit_and_run(api: &Api, request: Request, next: Next) -> Result<Respon
     let Ok(_place) = api.requests.try_acquire() else { return Err(overloaded()) };
     parts.extensions.insert(caller);
     Ok(next.run(Request::from_parts(parts, Body::from(body))).await)
+}
+
+/// Bytes of all names and values.
+pub(crate) fn header_bytes(headers: &HeaderMap) -> usize {
+    let line = |(name, value): (&HeaderName, &HeaderValue)| {
+        name.as_str().len().saturating_add(value.len())
+    };
+    headers.iter().map(line).sum()
 }
 
 /// From the head to a request that is authentic and admitted. Until then it may be anybody's, so it waits among those

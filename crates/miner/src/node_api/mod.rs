@@ -27,11 +27,13 @@ use nicompute_wire::hostkey::{self, HostKeyError};
 use nicompute_wire::node::{LeaseView, NodeView, OffersView, SshAccessView, SshDoorView};
 use tokio::sync::Semaphore;
 
+use crate::axon::{AXON_ARRIVALS_MAX, AXON_RUNNING_MAX, AXON_WAITING_MAX};
 use crate::offers::Offers;
 use crate::routes::Routes;
 use crate::store::{Store, StoreError};
 use crate::subnet::Permits;
 use guard::guard;
+pub(crate) use guard::header_bytes;
 use refusal::{Refusal, json};
 pub(crate) use server::serve;
 
@@ -62,7 +64,7 @@ const STRANGER_REPLAYS_MAX: usize = 64;
 /// How far ahead of the clock the nonces of a process before may keep others out. A floor beyond it is left from a clock
 /// that was far ahead, which must not shut everybody out for ever.
 pub const FLOOR_AHEAD_MAX: Duration = Duration::from_secs(600);
-const FLOOR_AHEAD_MAX_NS: u64 = FLOOR_AHEAD_MAX.as_secs() * NANOS_PER_SECOND;
+pub(crate) const FLOOR_AHEAD_MAX_NS: u64 = FLOOR_AHEAD_MAX.as_secs() * NANOS_PER_SECOND;
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -83,6 +85,12 @@ pub struct ApiLimits {
     pub event_streams: usize,
     /// From a request's first byte to its answer.
     pub request: Duration,
+    /// Requests at the v1.9.0 door that are worked on at once.
+    pub axon_running: usize,
+    /// Requests at the v1.9.0 door that wait for that.
+    pub axon_waiting: usize,
+    /// Bodies that the v1.9.0 door reads at once.
+    pub axon_arrivals: usize,
 }
 
 /// What the handlers work on.
@@ -143,6 +151,9 @@ impl ApiLimits {
             lease_changes: LEASE_CHANGES_MAX,
             event_streams: EVENT_STREAMS_MAX,
             request: REQUEST_LIMIT,
+            axon_running: AXON_RUNNING_MAX,
+            axon_waiting: AXON_WAITING_MAX,
+            axon_arrivals: AXON_ARRIVALS_MAX,
         }
     }
 }

@@ -2,12 +2,15 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use nicompute_daemon::{CancellationToken, OnError, SharedClock, Tasks};
@@ -15,6 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::ApiLimits;
+use crate::axon::Peer;
 
 /// From a connection's first byte, or the last answer on it, to the end of the next head.
 const HEAD_LIMIT: Duration = Duration::from_secs(30);
@@ -30,6 +34,12 @@ const IPV6_HOST_BITS: u32 = 64;
 
 /// The open connections of each address that has any.
 type Open = Arc<Mutex<HashMap<IpAddr, usize>>>;
+
+/// The paths of the node, told who is at the other end.
+struct WithPeer {
+    inner: TowerToHyperService<Router>,
+    peer: Peer,
+}
 
 /// A connection's place among those of its address, until it is dropped.
 struct OfAddress {
@@ -56,14 +66,15 @@ pub(crate) async fn serve(
         };
         match accepted {
             Ok((socket, place, from)) => {
-                let Some(of_address) = OfAddress::take(&open, from, limits.connections_per_address)
+                let Some(of_address) =
+                    OfAddress::take(&open, from.ip(), limits.connections_per_address)
                 else {
                     tracing::debug!(%from, "an address has as many connections as it may have");
                     continue;
                 };
                 let (router, stop) = (router.clone(), stop.clone());
                 tasks.spawn("node API connection", OnError::Log, async move {
-                    converse(socket, router, stop).await;
+                    converse(socket, router, Peer(from), stop).await;
                     drop((place, of_address));
                     Ok(())
                 });
@@ -79,23 +90,24 @@ pub(crate) async fn serve(
 async fn accept(
     listener: &TcpListener,
     places: &Arc<Semaphore>,
-) -> std::io::Result<(TcpStream, OwnedSemaphorePermit, IpAddr)> {
+) -> std::io::Result<(TcpStream, OwnedSemaphorePermit, SocketAddr)> {
     let place = Arc::clone(places).acquire_owned().await.map_err(std::io::Error::other)?;
     let (socket, from) = listener.accept().await?;
-    Ok((socket, place, from.ip()))
+    Ok((socket, place, from))
 }
 
-async fn converse(socket: TcpStream, router: Router, stop: CancellationToken) {
+async fn converse(socket: TcpStream, router: Router, peer: Peer, stop: CancellationToken) {
     if let Err(error) = socket.set_nodelay(true) {
         tracing::debug!(%error, "a connection ended at once");
         return;
     }
+    let service = WithPeer { inner: TowerToHyperService::new(router), peer };
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_LIMIT)
         .max_buf_size(HEAD_BUFFER_BYTES)
         .max_headers(HEADERS_MAX)
-        .serve_connection(TokioIo::new(socket), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(socket), service);
     tokio::pin!(connection);
     let outcome = tokio::select! {
         outcome = &mut connection => outcome,
@@ -115,6 +127,17 @@ fn owner(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(long) => IpAddr::V6(Ipv6Addr::from_bits(long.to_bits() >> IPV6_HOST_BITS)),
         short @ IpAddr::V4(_) => short,
+    }
+}
+
+impl Service<Request<Incoming>> for WithPeer {
+    type Response = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Response;
+    type Error = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Error;
+    type Future = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        request.extensions_mut().insert(self.peer);
+        self.inner.call(request)
     }
 }
 

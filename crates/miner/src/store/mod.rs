@@ -310,6 +310,28 @@ impl Store {
             .map_err(query("store the nonce floor"))
     }
 
+    /// No nonce up to this may be accepted at the v1.9.0 door.
+    pub(crate) async fn axon_nonce_floor_ns(&self) -> Result<u64, StoreError> {
+        let row = sqlx::query("SELECT axon_nonce_floor_ns FROM node WHERE id = 1")
+            .fetch_one(&self.pool)
+            .await
+            .map_err(query("read the nonce floor of the v1.9.0 door"))?;
+        let floor: i64 = row.try_get(0).map_err(query("read the nonce floor"))?;
+        Ok(u64::try_from(floor).unwrap_or_default())
+    }
+
+    /// Remembers for the process after this one that nonces up to this may have been accepted at the v1.9.0 door.
+    pub(crate) async fn raise_axon_nonce_floor(&self, nonce_ns: u64) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE node SET axon_nonce_floor_ns = ?1 WHERE id = 1 AND axon_nonce_floor_ns < ?1",
+        )
+        .bind(number(nonce_ns, "nonce")?)
+        .execute(&self.pool)
+        .await
+        .map(drop)
+        .map_err(query("store the nonce floor of the v1.9.0 door"))
+    }
+
     /// Forgets the oldest finished leases beyond a number.
     pub(crate) async fn forget_finished(&self, keep: u32) -> Result<u64, StoreError> {
         sqlx::query(

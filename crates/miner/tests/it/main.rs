@@ -10,6 +10,7 @@
 mod http;
 mod world;
 
+mod axon;
 mod hostile;
 mod life;
 mod limits;

@@ -11,9 +11,9 @@ use nicompute_daemon::{Clock as _, Kind, ManualClock, SharedClock, Tasks};
 use nicompute_host::gateway::Route;
 use nicompute_host::runtime::{FakeMachine, FakeRuntime, RuntimeConfig, SandboxProgram};
 use nicompute_keys::{Keypair, Scheme};
-use nicompute_market::{LeaseId, MicroUsd, Netuid};
+use nicompute_market::{LeaseId, MicroUsd, Netuid, Rao};
 use nicompute_miner::{
-    ApiLimits, Member, Miner, MinerConfig, Neighbours, OnShutdown, RouteRefused, Routes,
+    ApiLimits, MIN_STAKE, Member, Miner, MinerConfig, Neighbours, OnShutdown, RouteRefused, Routes,
     StartError, Subnet, SubnetError, UnenforcedLimits,
 };
 use nicompute_wire::btauth::{self, Headers, sign_request, verify_response};
@@ -85,6 +85,8 @@ impl FakeSubnet {
     fn new() -> Self {
         let member = |name: &str, validator_permit| Member {
             hotkey: key(name).hotkey(),
+            coldkey: key(&format!("{name}//coldkey")).coldkey(),
+            stake: if validator_permit { MIN_STAKE } else { Rao(0) },
             endpoint: None,
             validator_permit,
         };
@@ -207,6 +209,7 @@ impl World {
             agent: "/agent".into(),
             masked_host_paths: vec!["/home".into()],
             unenforced_limits: UnenforcedLimits::Refuse,
+            axon: None,
             on_shutdown: OnShutdown::KeepLeases,
             kill_after: None,
         }

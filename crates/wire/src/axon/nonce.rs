@@ -69,7 +69,7 @@ pub struct NonceStore {
 type Dendrite = (AccountId, String);
 
 impl NonceStore {
-    /// An empty store of a process that accepts nothing up to this moment.
+    /// An empty store of a process that accepts nothing from before this moment.
     #[must_use]
     pub fn new(started_ns: u64) -> Self {
         Self::with_limits(started_ns, NONCES_MAX, NONCES_PER_SENDER_MAX)
@@ -106,7 +106,7 @@ impl NonceStore {
     /// Where it is a replay, or may be one for all that is remembered, or where there is no room.
     pub fn admit(&mut self, call: &Verified, now_ns: u64) -> Result<(), NotVerified> {
         self.forget_before(now_ns.saturating_sub(RETENTION_NS));
-        if call.nonce_ns <= self.floor_ns {
+        if call.nonce_ns < self.floor_ns {
             return Err(NotVerified::Forgotten);
         }
         let dendrite = (call.account, call.uuid.clone());
@@ -131,7 +131,7 @@ impl NonceStore {
     fn forget_before(&mut self, horizon_ns: u64) {
         self.floor_ns = self.floor_ns.max(horizon_ns);
         while let Some((nonce_ns, _)) = self.by_age.first() {
-            if *nonce_ns > horizon_ns {
+            if *nonce_ns >= horizon_ns {
                 break;
             }
             let Some((_, dendrite)) = self.by_age.pop_first() else { break };
@@ -186,7 +186,7 @@ mod tests {
         assert_eq!(store.admit(&call(1, "b", NOW - 1), NOW), Ok(()), "another dendrite");
         assert_eq!(store.admit(&call(2, "a", NOW - 1), NOW), Ok(()), "another sender");
         assert_eq!(store.admit(&call(1, "a", NOW + 1), NOW), Ok(()));
-        assert_eq!(store.admit(&call(3, "a", NOW - SECOND), NOW), Err(NotVerified::Forgotten));
+        assert_eq!(store.admit(&call(3, "a", NOW - SECOND - 1), NOW), Err(NotVerified::Forgotten));
         let later = NOW + RETENTION_NS + SECOND;
         assert_eq!(store.admit(&call(4, "a", later), later), Ok(()));
         assert_eq!(store.len(), 1, "what could not be fresh any more is forgotten");

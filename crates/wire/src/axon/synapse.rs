@@ -1,5 +1,7 @@
 //! The synapses of NI Compute 1.9.0: their fields, with the defaults that a peer fills in where one is absent.
 
+use std::fmt;
+
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Number, Value, json};
@@ -8,7 +10,7 @@ use crate::axon::requirement::{Requirement, RequirementError};
 use crate::axon::terminal::TerminalInfo;
 
 /// What a synapse of one name carries beside the fields that all have.
-pub trait Body: Serialize + DeserializeOwned + Default {
+pub trait Body: Serialize + DeserializeOwned + Default + fmt::Debug + Send + 'static {
     /// The name, which is the path too.
     const NAME: &'static str;
 }

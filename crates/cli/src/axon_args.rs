@@ -60,8 +60,7 @@ impl AxonArgs {
         ];
         for (accounts, reason) in blocked {
             for text in accounts {
-                list.block(account(text, "--blacklist")?, reason)
-                    .map_err(|error| refused(error))?;
+                list.block(account(text, "--blacklist")?, reason).map_err(refused)?;
             }
         }
         if let Some(file) = &self.blocked_file {
@@ -74,7 +73,7 @@ impl AxonArgs {
             }
             let text = std::fs::read_to_string(file)
                 .with_context(|| format!("read {} (--blacklist.file)", file.display()))?;
-            list.block_lines(&text, "Suspected exploiter").map_err(|error| refused(error))?;
+            list.block_lines(&text, "Suspected exploiter").map_err(refused)?;
         }
         Ok(self.v190.then_some(list))
     }

@@ -3,7 +3,7 @@
 //! The machine's numbers are read once at the start and are claims; images come from the runtime and are asked for again
 //! when they are old; whether the offer is free says the store.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use nicompute_daemon::{ErrorChain, SharedClock};
@@ -35,6 +35,8 @@ pub(crate) struct Offers {
     runtime: Arc<dyn Runtime>,
     clock: SharedClock,
     images: Mutex<Option<Images>>,
+    /// Whether a lease holds the machine, and the version of the store that said so.
+    held: std::sync::Mutex<Option<(u64, bool)>>,
 }
 
 #[derive(Debug, Clone)]
@@ -58,6 +60,7 @@ impl Offers {
             runtime,
             clock,
             images: Mutex::new(None),
+            held: std::sync::Mutex::new(None),
         }
     }
 
@@ -102,7 +105,7 @@ impl Offers {
             tracing::warn!(error = %ErrorChain(&error), "the runtime does not list its images");
             Vec::new()
         });
-        let held = store.holder_of(&self.id).await?.is_some();
+        let held = self.is_held(store).await?;
         Ok(Offer {
             id: self.id.clone(),
             machine: self.machine.clone(),
@@ -111,6 +114,19 @@ impl Offers {
             images,
             runtime: self.kind,
         })
+    }
+
+    /// Whether a lease holds the machine. The store is asked again when it was written since.
+    async fn is_held(&self, store: &Store) -> Result<bool, StoreError> {
+        // Before the question: an answer that is newer than its version is asked for once more, never the other way.
+        let version = store.version();
+        let known = *self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, held)) = known.filter(|(at, _)| *at == version) {
+            return Ok(held);
+        }
+        let held = store.holder_of(&self.id).await?.is_some();
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some((version, held));
+        Ok(held)
     }
 }
 

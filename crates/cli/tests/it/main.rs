@@ -7,6 +7,8 @@ mod devnet_up;
 #[cfg(test)]
 mod judges;
 #[cfg(test)]
+mod judges_axon;
+#[cfg(test)]
 mod judges_btauth;
 #[cfg(test)]
 mod judges_chain;

@@ -175,7 +175,8 @@ impl Door {
 
     /// What can be refused before there is a caller.
     async fn at_the_name(&self, parts: &Parts, body: Body) -> Result<answer::Served, Refused> {
-        let asked = parts.uri.path().trim_start_matches('/');
+        let path = parts.uri.path();
+        let asked = path.strip_prefix('/').unwrap_or(path);
         let Some(name) = Name::of(asked) else {
             let name = shown_name(asked);
             return Err(Refused::early(AxonError::UnknownName { name, available: NAMES }));

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use nicompute_market::{Hotkey, Lease, LeaseEvent, LeaseId, LeaseRefusal, OfferId, UnixMillis};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Row as _, Sqlite, SqlitePool, Transaction};
+use sqlx::{Row as _, Sqlite, SqliteConnection, SqlitePool, Transaction};
 use tokio::sync::watch;
 
 use crate::dir_lock::DirLock;
@@ -266,8 +266,13 @@ impl Store {
 
     /// Which lease holds the offer.
     pub(crate) async fn holder_of(&self, offer: &OfferId) -> Result<Option<String>, StoreError> {
-        let mut tx = self.begin().await?;
-        holder(&mut tx, offer).await
+        let mut connection = self.pool.acquire().await.map_err(query("reach the store"))?;
+        holder(&mut connection, offer).await
+    }
+
+    /// How many writes there were: what was read stays true as long as this stays the same.
+    pub(crate) fn version(&self) -> u64 {
+        *self.changed.borrow()
     }
 
     /// What happened to a lease after a generation, in order.
@@ -443,13 +448,16 @@ fn is_unique_violation(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some_and(sqlx::error::DatabaseError::is_unique_violation)
 }
 
-async fn holder(tx: &mut Tx, offer: &OfferId) -> Result<Option<String>, StoreError> {
+async fn holder(
+    connection: &mut SqliteConnection,
+    offer: &OfferId,
+) -> Result<Option<String>, StoreError> {
     let row = sqlx::query(
         "SELECT id FROM lease WHERE offer = ?
          AND state IN ('reserved', 'preparing', 'running', 'paused', 'ending')",
     )
     .bind(offer.as_str())
-    .fetch_optional(&mut **tx)
+    .fetch_optional(connection)
     .await
     .map_err(query("look for the offer's holder"))?;
     row.map(|row| row.try_get(0)).transpose().map_err(query("read the offer's holder"))

@@ -265,7 +265,7 @@ impl SubmitError {
         match self {
             Self::Read(error) => error.remedy(),
             Self::CommitRevealRequired(_) => {
-                Some("use a subnet without commit-reveal, or a validator that supports it")
+                Some("commit to the weights and reveal them, as `nicompute validator` does")
             }
             Self::Encode(_) => Some("upgrade this program, or check the network"),
             Self::Pool(rejection) => rejection.remedy(),

@@ -8,14 +8,21 @@
 use ark_serialize::{CanonicalDeserialize as _, CanonicalSerialize as _};
 use ark_std::rand::SeedableRng as _;
 use ark_std::rand::rngs::StdRng;
-use nicompute_market::{BlockNumber, Hotkey, Uid};
+use nicompute_market::{BlockNumber, Hotkey, Netuid, Uid};
 use parity_scale_codec::Encode as _;
 use sha2::{Digest as _, Sha256};
+use subxt::config::Hasher as _;
+use subxt::config::substrate::BlakeTwo256;
 use timelock::block_ciphers::AESGCMBlockCipherProvider;
 use timelock::engines::EngineBLS;
 use timelock::engines::drand::TinyBLS381;
 use timelock::ibe::fullident::Identity;
 use timelock::tlock::{TLECiphertext, tle};
+
+use crate::error::ReadError;
+use crate::runtime::SUBTENSOR;
+use crate::subnets::Beacon;
+use crate::view::View;
 
 /// The longest commit that the chain takes.
 pub const COMMIT_BYTES_MAX: usize = 5_000;
@@ -114,6 +121,45 @@ pub struct RevealClock {
     /// The beacon.
     pub beacon: BeaconClock,
 }
+
+// === impl View ===
+
+impl View {
+    /// When a commit that is sent now is opened, and by whose rounds; none on a chain without a beacon.
+    ///
+    /// # Errors
+    /// When the subnet does not exist or the chain cannot be read.
+    pub async fn reveal_clock(
+        &self,
+        netuid: Netuid,
+    ) -> Result<Option<(RevealClock, Beacon)>, ReadError> {
+        let Some(beacon) = self.beacon().await? else { return Ok(None) };
+        let rules = self.hyperparameters(netuid).await?;
+        let tempo = u64::from(rules.tempo);
+        let schedule = if self.at.runtime.has_storage(SUBTENSOR, "SubnetEpochIndex") {
+            let next = self.next_epoch_start(netuid).await?;
+            let last_epoch = BlockNumber(next.get().saturating_sub(tempo.max(1)));
+            EpochSchedule::Counted { last_epoch, tempo }
+        } else {
+            EpochSchedule::Modulo { netuid: netuid.0, tempo }
+        };
+        let clock = RevealClock {
+            block: self.head().number,
+            now_ms: self.timestamp_ms().await?,
+            block_ms: u64::try_from(self.block_time()?.as_millis()).unwrap_or(u64::MAX),
+            schedule,
+            reveal_period_epochs: rules.reveal_period_epochs,
+            beacon: BeaconClock {
+                genesis_s: beacon.genesis_s,
+                period_s: beacon.period_s,
+                last_stored: self.last_stored_round().await?,
+            },
+        };
+        Ok(Some((clock, beacon)))
+    }
+}
+
+// === impl EpochSchedule ===
 
 impl EpochSchedule {
     /// The first epoch at or after a block.
@@ -216,10 +262,23 @@ pub fn seal(
     Ok(sealed)
 }
 
+/// The hash that a commit promises weights with, where they are not sealed: blake2b-256 of who, where, the weights, a salt and
+/// the version key.
+#[must_use]
+pub fn commit_hash(netuid: Netuid, weights: Sealed<'_>, salt: &[u16]) -> [u8; 32] {
+    let (uids, values) = columns(weights);
+    let who = weights.hotkey.as_bytes();
+    let said = (who, netuid.0, uids, values, salt, weights.version_key).encode();
+    BlakeTwo256.hash(&said).0
+}
+
+fn columns(sealed: Sealed<'_>) -> (Vec<u16>, Vec<u16>) {
+    sealed.weights.iter().map(|(uid, value)| (uid.0, *value)).unzip()
+}
+
 /// `WeightsTlockPayload` of the chain.
 fn payload(sealed: Sealed<'_>) -> Vec<u8> {
-    let uids: Vec<u16> = sealed.weights.iter().map(|(uid, _)| uid.0).collect();
-    let values: Vec<u16> = sealed.weights.iter().map(|(_, value)| *value).collect();
+    let (uids, values) = columns(sealed);
     (sealed.hotkey.as_bytes().to_vec(), uids, values, sealed.version_key).encode()
 }
 
@@ -303,6 +362,20 @@ mod tests {
         assert_eq!(commit[commit.len() - 8..], *b"AES_GCM_");
         assert_eq!(hex::encode(open(&commit, SIGNATURE)), COMMIT_PAYLOAD);
         assert_ne!(commit, seal(&key(), 1_000, sealed).unwrap(), "the same secret twice");
+    }
+
+    /// A hash that the chain computes otherwise can never be revealed. The value is that of Bittensor's SDK 9.0.0.
+    #[test]
+    fn a_hash_commit_is_that_of_the_python_client() {
+        let alice = "d43593c715fdd31c61141abd04a99fd6822c8558854ccde39a5684e7a56da27d";
+        let hotkey = Hotkey::from_bytes(hex::decode(alice).unwrap().try_into().unwrap());
+        let weights = [(Uid(0), u16::MAX), (Uid(1), 100), (Uid(5), 3)];
+        let sealed = Sealed { hotkey: &hotkey, weights: &weights, version_key: 190 };
+        let hash = commit_hash(Netuid(27), sealed, &[1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(
+            hex::encode(hash),
+            "32b7a1ad22d7d843869d550f5442a77390bf540f7922bc76e88f60f8e0d8307e"
+        );
     }
 
     /// What another implementation wrote must be read, or ours and theirs are different formats.

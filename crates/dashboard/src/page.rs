@@ -4,7 +4,8 @@ use std::error::Error;
 
 use maud::{DOCTYPE, Markup, html};
 use nicompute_wire::market_api::{
-    MarketOfferView, MarketOffersView, MarketStatusView, ProofView, ProviderView,
+    MarketOfferView, MarketOffersView, MarketStatusView, PendingWeightsView, ProofView,
+    ProviderView,
 };
 
 /// Seconds until a browser asks again.
@@ -31,6 +32,7 @@ pub(crate) fn market(status: &MarketStatusView, offers: &MarketOffersView) -> Ma
             } }
             tbody { @for provider in &status.providers { (provider_row(provider, status)) } }
         }
+        @if let Some(pending) = &status.weights_pending { (pending_weights(pending)) }
         h2 { "Offers" }
         table {
             thead { tr {
@@ -40,6 +42,19 @@ pub(crate) fn market(status: &MarketStatusView, offers: &MarketOffersView) -> Ma
             tbody { @for offer in &offers.offers { (offer_row(offer)) } }
         }
     })
+}
+
+/// Weights that the chain does not have yet, or did not take.
+fn pending_weights(pending: &PendingWeightsView) -> Markup {
+    html! {
+        p.dim {
+            "Weights: " (pending.step) " (" (pending.way) ")"
+            @if let Some(block) = pending.block { ", in block " (block) }
+            @if let Some(block) = pending.reveal_block { ", opened from block " (block) }
+            @if let Some(round) = pending.reveal_round { " with round " (round) }
+            @if !pending.note.is_empty() { ": " (pending.note) }
+        }
+    }
 }
 
 /// The API did not answer.
@@ -154,8 +169,19 @@ mod tests {
             providers: Vec::new(),
             weights: Vec::new(),
             weights_block: None,
+            weights_pending: Some(PendingWeightsView {
+                way: "timelocked".to_owned(),
+                step: "committed".to_owned(),
+                decided_at_unix_ms: 1,
+                block: Some(7),
+                reveal_block: Some(20),
+                reveal_round: Some(33),
+                note: "<i>".to_owned(),
+            }),
         };
         let page = market(&status, &MarketOffersView { offers: vec![offer] }).into_string();
+        let pending = "committed (timelocked), in block 7, opened from block 20 with round 33";
+        assert!(page.contains(pending) && page.contains("&lt;i&gt;"), "{page}");
         assert!(page.contains("&lt;script&gt;") && !page.contains("<script>"), "{page}");
     }
 }

@@ -63,6 +63,9 @@ pub struct Genesis {
     pub subnets: Vec<SubnetGenesis>,
     /// The stake weight below which a neuron cannot set weights, on every subnet.
     pub stake_threshold: Rao,
+    /// The version of sealed weights that the chain says it takes, on every subnet: four if nothing is given. With another one
+    /// clients that know only four cannot seal any; at zero they commit by hash.
+    pub commit_reveal_version: Option<u16>,
     /// The randomness beacon. Without one a chain with a commit-reveal subnet gets one of its own.
     pub beacon: Option<Beacon>,
 }

@@ -21,6 +21,7 @@ use crate::face::Face;
 use crate::ledger::{Block, Ledger};
 use crate::node::{Node, Undone};
 use crate::rpc::{self, Context, Door, DoorError, Gate};
+use crate::runtime::beacon::PulseError;
 use crate::runtime::upgrade::Runtime;
 use crate::runtime::{beacon, genesis};
 use crate::schema::SchemaError;
@@ -142,6 +143,17 @@ impl Devnet {
     #[must_use]
     pub const fn genesis_hash(&self) -> [u8; 32] {
         self.genesis
+    }
+
+    /// Hands in a round of a recorded beacon, as `devnet_pulse` does.
+    ///
+    /// # Errors
+    /// When the chain's beacon is no recorded one, the signature is not its, or the round is past.
+    pub async fn offer_pulse(&self, round: u64, signature: &[u8]) -> Result<(), PulseError> {
+        let signature = signature.try_into().map_err(|_| PulseError::Signature)?;
+        let node = Arc::clone(&self.node);
+        let offered = tokio::task::spawn_blocking(move || node.offer_pulse(round, signature));
+        offered.await.unwrap_or(Err(PulseError::Full))
     }
 
     /// The number of the newest block.

@@ -43,6 +43,7 @@ pub use dump::{AccountDump, BlockDump, Dump, NeuronDump, SubnetDump, WaitingDump
 pub use rpc::{
     BATCH_MAX, CONNECTIONS_MAX, REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX, SUBSCRIPTIONS_MAX,
 };
+pub use runtime::beacon::PulseError;
 pub use schema::{Profile, SchemaError};
 pub use store::StoreError;
 pub use yuma::LiquidAlpha;

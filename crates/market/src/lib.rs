@@ -42,4 +42,4 @@ pub use placement::Wish;
 pub use score::{Evidence, Score, ScorePolicy, ScoreReason, Track, Verdict, score};
 pub use split::Split;
 pub use units::{BlockNumber, MicroUsd, Netuid, Rao, Uid, UnixMillis};
-pub use weights::{WeightPolicy, WeightsError, weights};
+pub use weights::{WeightLimits, WeightPolicy, WeightsError, weights};

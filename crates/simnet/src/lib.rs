@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use nicompute_keys::{Keypair, Scheme};
 use nicompute_market::{
     Capability, Catalogue, DeviceKind, Evidence, LeaseId, Score, ScorePolicy, Track, Uid,
-    UnixMillis, Verdict, WeightPolicy, WeightsError, score, weights,
+    UnixMillis, Verdict, WeightLimits, WeightPolicy, WeightsError, score, weights,
 };
 use nicompute_proof::{
     Binding, EntropyError, Limits, ProofParams, Refusal, SessionConfig, Transcript, VerifierSession,
@@ -120,7 +120,8 @@ impl World {
         }
         let pairs: Vec<(Uid, u64)> =
             scores.iter().map(|(uid, score)| (*uid, score.micro)).collect();
-        let weights = weights(&pairs, WeightPolicy { burn_share_ppm: 0, burn_uid: None });
+        let weights =
+            weights(&pairs, WeightPolicy { burn_share_ppm: 0, burn_uid: None }, WeightLimits::NONE);
         Round { refusals, scores, weights }
     }
 

@@ -196,33 +196,7 @@ impl Validator {
         clock: SharedClock,
         tasks: Tasks,
     ) -> Result<(Self, Handle), StartError> {
-        let dir = config.state_dir.join(TRANSCRIPTS_DIR);
-        fs::create_dir_all(&dir).map_err(|source| StartError::Transcripts { dir, source })?;
-        let (hotkey, netuid) = (config.hotkey.hotkey(), config.netuid);
-        let store = Store::open(&config.state_dir, lock, &hotkey, netuid).await?;
-        if let Some(origin) = &config.catalogue_origin {
-            check_catalogue(&store, origin, config.catalogue.version).await?;
-        }
-        let dialer = NodeDialer::new(config.hotkey.clone(), SharedClock::clone(&clock))?;
-        let sessions = Arc::new(Semaphore::new(config.policies.sessions_max));
-        let started_at = UnixMillis(clock.unix_ms());
-        let ctx = Arc::new(Context {
-            config,
-            clock,
-            tasks,
-            store,
-            dialer,
-            door: parts.door,
-            chain: parts.chain,
-            heads: parts.heads,
-            view: watch::Sender::new(parts.view),
-            board: Board::default(),
-            asking: Asking::default(),
-            started_at,
-            sessions,
-            nudges: Nudges::default(),
-            statuses: Mutex::default(),
-        });
+        let ctx = Arc::new(context(config, lock, parts, clock, tasks).await?);
         loops::start(&ctx);
         let handle = Handle::new(Arc::clone(&ctx));
         Ok((Self { ctx }, handle))
@@ -251,11 +225,48 @@ pub struct StillSubnet {
 }
 
 /// What differs between the product and a test.
-struct Parts {
-    chain: Option<Chain>,
-    heads: watch::Receiver<Head>,
-    view: Option<Arc<ChainView>>,
-    door: Arc<dyn ProofDoor>,
+pub(crate) struct Parts {
+    pub(crate) chain: Option<Chain>,
+    pub(crate) heads: watch::Receiver<Head>,
+    pub(crate) view: Option<Arc<ChainView>>,
+    pub(crate) door: Arc<dyn ProofDoor>,
+}
+
+/// What the loops and the handle share, with nothing running yet.
+pub(crate) async fn context(
+    config: ValidatorConfig,
+    lock: DirLock,
+    parts: Parts,
+    clock: SharedClock,
+    tasks: Tasks,
+) -> Result<Context, StartError> {
+    let dir = config.state_dir.join(TRANSCRIPTS_DIR);
+    fs::create_dir_all(&dir).map_err(|source| StartError::Transcripts { dir, source })?;
+    let (hotkey, netuid) = (config.hotkey.hotkey(), config.netuid);
+    let store = Store::open(&config.state_dir, lock, &hotkey, netuid).await?;
+    if let Some(origin) = &config.catalogue_origin {
+        check_catalogue(&store, origin, config.catalogue.version).await?;
+    }
+    let dialer = NodeDialer::new(config.hotkey.clone(), SharedClock::clone(&clock))?;
+    let sessions = Arc::new(Semaphore::new(config.policies.sessions_max));
+    let started_at = UnixMillis(clock.unix_ms());
+    Ok(Context {
+        config,
+        clock,
+        tasks,
+        store,
+        dialer,
+        door: parts.door,
+        chain: parts.chain,
+        heads: parts.heads,
+        view: watch::Sender::new(parts.view),
+        board: Board::default(),
+        asking: Asking::default(),
+        started_at,
+        sessions,
+        nudges: Nudges::default(),
+        statuses: Mutex::default(),
+    })
 }
 
 const fn check_burn_share(config: &ValidatorConfig) -> Result<(), StartError> {

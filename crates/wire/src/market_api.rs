@@ -169,6 +169,31 @@ pub struct MarketStatusView {
     /// The block in which they were set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weights_block: Option<u64>,
+    /// The weights that are on their way to the chain, or waited for there; none when everything is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights_pending: Option<PendingWeightsView>,
+}
+
+/// Weights on their way to the chain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PendingWeightsView {
+    /// How the subnet takes them: `plain`, `hash` (this validator reveals them) or `timelocked` (the chain opens them).
+    pub way: String,
+    /// `sending`, `committed` or `revealing`; `failed` until new ones are signed.
+    pub step: String,
+    /// When they were decided, on the validator's clock.
+    pub decided_at_unix_ms: u64,
+    /// The block with the commit, once it is final.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block: Option<u64>,
+    /// The block at which sealed weights are opened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reveal_block: Option<u64>,
+    /// The beacon's round that opens them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reveal_round: Option<u64>,
+    /// What holds them up, or why they failed; empty otherwise.
+    pub note: String,
 }
 
 /// One provider as the validator scores it.

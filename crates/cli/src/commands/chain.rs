@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use nicompute_devnet::{Devnet, DevnetConfig, Genesis, Profile, SubnetGenesis};
+use nicompute_devnet::{
+    Devnet, DevnetConfig, Genesis, Parameters, Profile, SubnetGenesis, Switches,
+};
 use nicompute_market::{Netuid, Rao};
 use serde_json::json;
 
@@ -65,7 +67,9 @@ fn genesis(file: GenesisFile) -> Genesis {
     let subnets = file.subnets.into_iter().map(|subnet| {
         let netuid = Netuid(subnet.netuid);
         let validators = subnet.validators.into_iter();
+        let switches = Switches { commit_reveal: subnet.commit_reveal, ..Switches::default() };
         SubnetGenesis {
+            parameters: Parameters { switches, ..Parameters::default() },
             tempo: subnet.tempo,
             validators: validators.map(|v| (v.hotkey, v.coldkey, Rao(v.stake_rao))).collect(),
             ..SubnetGenesis::new(netuid, subnet.owner_coldkey, subnet.owner_hotkey)

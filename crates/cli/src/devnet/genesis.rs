@@ -41,6 +41,9 @@ pub(crate) struct Subnet {
     pub(crate) owner_coldkey: Coldkey,
     pub(crate) owner_hotkey: Hotkey,
     pub(crate) tempo: u16,
+    /// Whether weights are committed first and revealed later.
+    #[serde(default)]
+    pub(crate) commit_reveal: bool,
     pub(crate) validators: Vec<Validator>,
 }
 

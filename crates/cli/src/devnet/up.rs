@@ -16,6 +16,7 @@ use crate::exit::{Exit, Failure};
 
 /// Options of `nicompute devnet up`.
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own on the command line")]
 pub(crate) struct UpArgs {
     /// The folder for everything; a new one under the temporary folder, removed at the end, when none is given.
     #[arg(long, value_name = "DIR")]
@@ -44,6 +45,9 @@ pub(crate) struct UpArgs {
     /// How many blocks the finalised head trails the best one, so that `devnet chaos fork` can undo them.
     #[arg(long, default_value_t = 0, value_name = "BLOCKS")]
     finality_lag: u32,
+    /// Weights are committed first, sealed for a round of the chain's own beacon, and revealed an epoch later.
+    #[arg(long)]
+    commit_reveal: bool,
     /// Prove an eighth of the machine's memory, at most 1 GiB, not only 64 MiB.
     #[arg(long)]
     full_proof: bool,
@@ -67,6 +71,7 @@ async fn up(args: &UpArgs) -> anyhow::Result<()> {
         block_time: args.block_time,
         profile: args.profile.clone(),
         finality_lag: args.finality_lag,
+        commit_reveal: args.commit_reveal,
         netuids: args.netuid.clone(),
     };
     let mut steps = Steps::new(SystemClock::shared());

@@ -51,6 +51,8 @@ pub(crate) struct Plan {
     pub(crate) block_time: Duration,
     pub(crate) profile: String,
     pub(crate) finality_lag: u32,
+    /// Whether weights are committed first and revealed later.
+    pub(crate) commit_reveal: bool,
     /// Subnets beside the market's own.
     pub(crate) netuids: Vec<u16>,
 }
@@ -179,6 +181,7 @@ impl Walk<'_> {
             owner_coldkey: owner.coldkey,
             owner_hotkey: owner.hotkey,
             tempo: TEMPO,
+            commit_reveal: self.plan.commit_reveal,
             validators: self.validators.iter().map(validator).collect(),
         };
         let others = self.plan.netuids.iter().copied().filter(|netuid| *netuid != NETUID);
@@ -335,7 +338,11 @@ impl Walk<'_> {
         let (validator, miner) = (first(&self.validators)?.hotkey, first(&self.miners)?.hotkey);
         let from = chain.uid_of(SUBNET, &validator).await?.context("the validator has a uid")?;
         let to = chain.uid_of(SUBNET, &miner).await?.context("the miner has a uid")?;
-        let weight = until("the weight on chain", STEP_MAX, || async {
+        let limit = match self.plan.commit_reveal {
+            true => self.epochs().saturating_add(STEP_MAX),
+            false => STEP_MAX,
+        };
+        let weight = until("the weight on chain", limit, || async {
             let on_chain = chain.weights_of(SUBNET, from).await?;
             Ok(on_chain.into_iter().find(|(uid, weight)| *uid == to && *weight > 0))
         })
@@ -346,12 +353,16 @@ impl Walk<'_> {
         Ok(())
     }
 
+    /// The epochs in which anything that an epoch decides must have been decided.
+    fn epochs(&self) -> Duration {
+        self.plan.block_time.saturating_mul(u32::from(TEMPO)).saturating_mul(EPOCHS_MAX)
+    }
+
     /// The epoch after the weights, and what it gave.
     async fn earned(&mut self, chain: &Chain) -> anyhow::Result<()> {
         self.steps.begin("epoch run");
         let miner = first(&self.miners)?.hotkey;
-        let epoch = self.plan.block_time.saturating_mul(u32::from(TEMPO));
-        let limit = epoch.saturating_mul(EPOCHS_MAX).saturating_add(STEP_MAX);
+        let limit = self.epochs().saturating_add(STEP_MAX);
         let metagraph = chain.metagraph(SUBNET).await?;
         let before = metagraph.block;
         // A folder that is used again has an incentive already: then a whole tempo must pass.

@@ -7,6 +7,8 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
+/// bittensor 9.0.0 with the packages that the original pins.
+pub(crate) const PYTHON_9: &str = "NICOMPUTE_TEST_PY9";
 /// bittensor 10 with bittensor-wallet 4 and btcli 9.
 pub(crate) const PYTHON_10: &str = "NICOMPUTE_TEST_PY10";
 /// bittensor 11.

@@ -13,6 +13,8 @@ mod judges_btauth;
 #[cfg(test)]
 mod judges_chain;
 #[cfg(test)]
+mod judges_reveal;
+#[cfg(test)]
 mod judges_wallet;
 #[cfg(test)]
 mod kill9;

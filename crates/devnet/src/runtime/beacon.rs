@@ -85,13 +85,17 @@ pub(crate) enum OpenError {
 
 /// Why a pulse is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum PulseError {
+pub enum PulseError {
+    /// The chain's rounds do not come from outside.
     #[error("this chain runs its own beacon, or none")]
     NotRecorded,
-    #[error("the round is not the next one")]
+    /// The chain has a later round already.
+    #[error("the round is past")]
     Round,
+    /// No signature of this round under the beacon's key.
     #[error("the signature is not the beacon's for this round")]
     Signature,
+    /// Rounds wait for one that is missing.
     #[error("too many pulses wait")]
     Full,
 }

@@ -41,7 +41,8 @@ pub(crate) fn build(genesis: &Genesis, nonce: [u8; 32]) -> Result<Changes, Genes
     items::NUMBER.put(&mut exec.state, &0);
     items::TAO_WEIGHT.put(&mut exec.state, &TAO_WEIGHT);
     items::SUBNET_OWNER_CUT.put(&mut exec.state, &OWNER_CUT);
-    items::COMMIT_REVEAL_VERSION.put(&mut exec.state, &reveal::COMMIT_REVEAL_VERSION);
+    let version = genesis.commit_reveal_version.unwrap_or(reveal::COMMIT_REVEAL_VERSION);
+    items::COMMIT_REVEAL_VERSION.put(&mut exec.state, &version);
     items::STAKE_THRESHOLD.put(&mut exec.state, &genesis.stake_threshold.0);
     for (who, coins) in &genesis.endowed {
         let held = balances::account(&exec.state, who.as_bytes()).free;

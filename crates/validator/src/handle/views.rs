@@ -1,9 +1,9 @@
 //! What is stored and known, in the shapes of the market API.
 
-use nicompute_market::Verdict;
+use nicompute_market::{BlockNumber, Verdict};
 use nicompute_wire::market_api::{
-    LegView, MarketOfferView, MarketOffersView, MarketStatusView, ProofView, ProviderView,
-    RentalView, SessionView, WeightView,
+    LegView, MarketOfferView, MarketOffersView, MarketStatusView, PendingWeightsView, ProofView,
+    ProviderView, RentalView, SessionView, WeightView,
 };
 use nicompute_wire::node::OfferView;
 
@@ -13,7 +13,7 @@ use crate::context::Context;
 use crate::denied::Denied;
 use crate::legs::LegFigure;
 use crate::loops::weights::{Standing, standings};
-use crate::store::{Rental, verdict_name};
+use crate::store::{Rental, Step, Submission, verdict_name};
 
 pub(super) async fn offers(ctx: &Context) -> Result<MarketOffersView, Denied> {
     let standings = standings(ctx).await?;
@@ -75,6 +75,25 @@ pub(super) async fn status(ctx: &Context) -> Result<MarketStatusView, Denied> {
         providers,
         weights,
         weights_block: last.map(|set| set.block.get()),
+        weights_pending: ctx.store.last_submission().await?.and_then(pending),
+    })
+}
+
+/// Weights whose last word is not spoken; those of the past only if they failed.
+fn pending(it: Submission) -> Option<PendingWeightsView> {
+    let is_said = match it.step {
+        Step::Done => true,
+        Step::Sending | Step::Committed | Step::Revealing | Step::Failed => false,
+    };
+    let opens = it.said.opens;
+    (!is_said).then(|| PendingWeightsView {
+        way: it.said.way.as_str().to_owned(),
+        step: it.step.as_str().to_owned(),
+        decided_at_unix_ms: it.said.decided_at.get(),
+        block: it.said_block.map(BlockNumber::get),
+        reveal_block: opens.map(|opens| opens.block.get()),
+        reveal_round: opens.map(|opens| opens.round),
+        note: it.note,
     })
 }
 

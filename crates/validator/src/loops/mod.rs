@@ -7,11 +7,13 @@ pub(crate) mod prove;
 pub(crate) mod prove_plan;
 pub(crate) mod rentals;
 pub(crate) mod session;
+pub(crate) mod submission;
 pub(crate) mod weights;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use nicompute_chain::timelock::{RoundError, SealError};
 use nicompute_chain::{ReadError, SubmitError};
 use nicompute_daemon::{ErrorChain, OnError};
 use nicompute_market::{UnixMillis, WeightsError};
@@ -44,6 +46,14 @@ pub(crate) enum LoopError {
     Submit(#[from] SubmitError),
     #[error("the weights do not follow from the scores")]
     Weights(#[from] WeightsError),
+    #[error("the weights could not be sealed")]
+    Seal(#[from] SealError),
+    #[error("no round of the beacon opens the weights in time")]
+    Round(#[from] RoundError),
+    #[error("the subnet asks for sealed weights, and the chain follows no beacon")]
+    NoBeacon,
+    #[error("the machine gave no random bytes")]
+    Random,
     #[error("the store failed")]
     Store(#[from] StoreError),
 }

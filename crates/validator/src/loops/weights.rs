@@ -4,13 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use nicompute_market::{
-    BlockNumber, Hotkey, Score, Track, Uid, WeightPolicy, WeightsError, score, weights,
+    BlockNumber, Hotkey, Score, Track, Uid, WeightLimits, WeightPolicy, WeightsError, score,
+    weights,
 };
 
 use crate::chain_view::ChainView;
 use crate::context::Context;
-use crate::loops::{LoopError, Outcome};
-use crate::store::{StoredEvidence, WeightSet};
+use crate::loops::{LoopError, Outcome, submission};
+use crate::store::{Step, StoredEvidence, WeightSet};
+
+/// Blocks after failed weights before new ones are signed: what made them fail may pass by itself.
+const FAILED_WAIT_BLOCKS: u64 = 5;
 
 /// What is known of one provider.
 #[derive(Debug, Clone)]
@@ -29,15 +33,29 @@ enum Decision {
 /// One look.
 pub(crate) async fn run(ctx: &Arc<Context>) -> Outcome {
     let Some(view) = ctx.view() else { return Ok("waiting for the chain".to_owned()) };
+    if let Some(chain) = &ctx.chain {
+        submission::note_opened(ctx, chain, &view).await?;
+        if let Some(open) = ctx.store.open_submission().await? {
+            return submission::follow(ctx, chain, &open).await;
+        }
+    }
     let standings = standings(ctx).await?;
     let scored = |hotkey| standings.get(hotkey).map_or(0, |standing| standing.score.micro);
     let scores: Vec<(Uid, u64)> =
         view.peers.iter().map(|peer| (peer.uid, scored(&peer.hotkey))).collect();
     let last = ctx.store.last_weight_set().await?;
+    let failed = ctx.store.last_submission().await?.filter(|it| it.step == Step::Failed);
+    let past = Past { set: last.as_ref(), failed_block: failed.and_then(|it| it.ended_block) };
     let share = ctx.config.policies.burn_share_ppm;
-    match decide(&view, ctx.head(), &scores, share, last.as_ref())? {
+    match decide(&view, ctx.head(), &scores, share, past)? {
         Decision::Wait(why) => Ok(why.to_owned()),
-        Decision::Set(weights) => set(ctx, &view, weights).await,
+        Decision::Set(weights) => match &ctx.chain {
+            None => Ok("no chain to set weights on".to_owned()),
+            Some(chain) => {
+                let version_key = view.rules.weights_version_key;
+                submission::begin(ctx, chain, version_key, weights).await
+            }
+        },
     }
 }
 
@@ -57,19 +75,40 @@ pub(crate) async fn standings(ctx: &Context) -> Result<BTreeMap<Hotkey, Standing
     Ok(latest.into_iter().map(standing).collect())
 }
 
+/// What this validator said before.
+#[derive(Debug, Clone, Copy, Default)]
+struct Past<'a> {
+    /// What the chain took last, in the clear or as a commit.
+    set: Option<&'a WeightSet>,
+    /// The block in which the newest weights failed, if they did.
+    failed_block: Option<BlockNumber>,
+}
+
 fn decide(
     view: &ChainView,
     head: BlockNumber,
     scores: &[(Uid, u64)],
     burn_share_ppm: u32,
-    last: Option<&WeightSet>,
+    past: Past<'_>,
 ) -> Result<Decision, WeightsError> {
     let Some(own) = view.own else { return Ok(Decision::Wait("this validator is not registered")) };
     if !own.has_permit {
         return Ok(Decision::Wait("waiting for a validator permit"));
     }
+    let passed = |since: BlockNumber| head.get().saturating_sub(since.get());
+    // A chain that began anew has a lower head.
+    let failed = past.failed_block.filter(|block| *block <= head);
+    if failed.is_some_and(|block| passed(block) < FAILED_WAIT_BLOCKS) {
+        return Ok(Decision::Wait("the last weights failed a moment ago"));
+    }
     let policy = WeightPolicy { burn_share_ppm, burn_uid: view.burn_uid };
-    let weights = match weights(scores, policy) {
+    let limits = WeightLimits {
+        count_min: view.rules.min_allowed_weights,
+        neurons: u16::try_from(view.peers.len().saturating_add(1)).unwrap_or(u16::MAX),
+        share_max: view.rules.max_weight_limit,
+        own: Some(own.uid),
+    };
+    let weights = match weights(scores, policy, limits) {
         Ok(weights) => weights,
         Err(WeightsError::Nothing) => {
             return Ok(Decision::Wait("no provider has a score above zero"));
@@ -77,34 +116,22 @@ fn decide(
         Err(error) => return Err(error),
     };
     // What was set counts only while the chain knows of it: a chain that began anew does not.
-    let stands = last.filter(|last| last.block <= head && own.last_update >= last.block);
-    let passed = |since: BlockNumber| head.get().saturating_sub(since.get());
+    let stands = past.set.filter(|last| last.block <= head && own.last_update >= last.block);
     let since = stands.map_or(own.last_update, |last| last.block.max(own.last_update));
     if passed(since) < view.rules.weights_rate_limit {
         return Ok(Decision::Wait("the subnet's rate limit"));
     }
+    let tempo = u64::from(view.rules.tempo).max(1);
     match stands {
-        Some(last) if last.weights == weights => {
-            let tempo = u64::from(view.rules.tempo).max(1);
-            if passed(last.block) < tempo {
-                return Ok(Decision::Wait("the weights on the chain are right"));
-            }
-            Ok(Decision::Set(weights))
+        Some(last) if last.weights == weights && passed(last.block) < tempo => {
+            Ok(Decision::Wait("the weights on the chain are right"))
+        }
+        // Of the commits of one epoch only the last one counts, and the chain holds few.
+        Some(last) if view.rules.commit_reveal && passed(last.block) < tempo => {
+            Ok(Decision::Wait("the weights of this epoch are committed"))
         }
         Some(_) | None => Ok(Decision::Set(weights)),
     }
-}
-
-async fn set(ctx: &Arc<Context>, view: &ChainView, weights: Vec<(Uid, u16)>) -> Outcome {
-    let Some(chain) = &ctx.chain else { return Ok("no chain to set weights on".to_owned()) };
-    let version_key = view.rules.weights_version_key;
-    let included =
-        chain.set_weights(ctx.config.netuid, &weights, version_key, &ctx.config.hotkey).await?;
-    let block = included.block.number;
-    tracing::info!(block = block.get(), count = weights.len(), "weights are set");
-    let text = format!("{} weights set in block {block}", weights.len());
-    ctx.store.add_weight_set(&WeightSet { at: ctx.now(), block, weights }).await?;
-    Ok(text)
 }
 
 #[cfg(test)]
@@ -144,7 +171,8 @@ mod tests {
         let right = vec![(Uid(1), u16::MAX)];
         let set = Decision::Set(right.clone());
         let at = |last_update: u64, head: u64, last: Option<&WeightSet>| {
-            decide(&view(last_update), BlockNumber(head), &scores, 0, last).unwrap()
+            let past = Past { set: last, failed_block: None };
+            decide(&view(last_update), BlockNumber(head), &scores, 0, past).unwrap()
         };
         assert_eq!(at(0, 4, None), Decision::Wait("the subnet's rate limit"));
         assert_eq!(at(0, 5, None), set);
@@ -162,14 +190,53 @@ mod tests {
     #[test]
     fn nothing_is_set_without_right_or_reason() {
         let head = BlockNumber(50);
-        let none = decide(&view(0), head, &[(Uid(1), 0)], 0, None).unwrap();
+        let none = decide(&view(0), head, &[(Uid(1), 0)], 0, Past::default()).unwrap();
         assert_eq!(none, Decision::Wait("no provider has a score above zero"));
-        let burned = decide(&view(0), head, &[(Uid(1), 0)], 1_000_000, None).unwrap();
+        let burned = decide(&view(0), head, &[(Uid(1), 0)], 1_000_000, Past::default()).unwrap();
         assert_eq!(burned, Decision::Set(vec![(Uid(9), u16::MAX)]));
         let ownerless = ChainView { burn_uid: None, ..view(0) };
-        let error = decide(&ownerless, head, &[(Uid(1), 1)], 1, None).unwrap_err();
+        let error = decide(&ownerless, head, &[(Uid(1), 1)], 1, Past::default()).unwrap_err();
         assert_eq!(error, WeightsError::NoBurnUid);
         let stranger = ChainView { own: None, ..view(0) };
-        assert!(matches!(decide(&stranger, head, &[], 0, None), Ok(Decision::Wait(_))));
+        assert!(matches!(decide(&stranger, head, &[], 0, Past::default()), Ok(Decision::Wait(_))));
+    }
+
+    /// Weights that fail would otherwise be signed again in every block; a chain that began anew knows of no failure.
+    #[test]
+    fn failed_weights_are_not_tried_at_once() {
+        let scores = [(Uid(1), 10_000)];
+        let at = |head, block| {
+            let past = Past { set: None, failed_block: Some(BlockNumber(block)) };
+            decide(&view(0), BlockNumber(head), &scores, 0, past).unwrap()
+        };
+        assert_eq!(at(104, 100), Decision::Wait("the last weights failed a moment ago"));
+        assert!(matches!(at(105, 100), Decision::Set(_)));
+        assert!(matches!(at(20, 100), Decision::Set(_)));
+    }
+
+    /// A commit in every block would fill the ten that the chain holds, and the last ones would be refused.
+    #[test]
+    fn one_commit_an_epoch() {
+        let scores = [(Uid(1), 10_000)];
+        let other = set_at(100, &[(Uid(2), u16::MAX)]);
+        let at = |head, commit_reveal| {
+            let mut view = view(100);
+            view.rules.commit_reveal = commit_reveal;
+            let past = Past { set: Some(&other), failed_block: None };
+            decide(&view, BlockNumber(head), &scores, 0, past).unwrap()
+        };
+        assert!(matches!(at(105, false), Decision::Set(_)));
+        assert_eq!(at(109, true), Decision::Wait("the weights of this epoch are committed"));
+        assert!(matches!(at(110, true), Decision::Set(_)));
+    }
+
+    /// Weights that the subnet would refuse are a decision with a reason, not a failed extrinsic.
+    #[test]
+    fn the_subnets_limits_are_kept() {
+        let scores = [(Uid(1), 10_000), (Uid(2), 1)];
+        let mut narrow = view(0);
+        narrow.rules.max_weight_limit = 30_000;
+        let refused = decide(&narrow, BlockNumber(50), &scores, 0, Past::default());
+        assert!(matches!(refused, Err(WeightsError::TooConcentrated { have: 2, .. })));
     }
 }

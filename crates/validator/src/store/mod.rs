@@ -10,6 +10,7 @@ mod evidence;
 mod leases;
 mod legs;
 mod rentals;
+mod submissions;
 
 use std::path::{Path, PathBuf};
 
@@ -28,6 +29,7 @@ pub use evidence::StoredEvidence;
 pub(crate) use evidence::{NewEvidence, TranscriptBlob, verdict_name};
 pub(crate) use leases::ProofLease;
 pub(crate) use rentals::{Inserted, Rental, RentalUpdate};
+pub(crate) use submissions::{NewSubmission, Opening, Signed, Step, Submission, Way};
 
 /// The file in the state directory.
 const FILE: &str = "validator.sqlite3";
@@ -151,25 +153,27 @@ impl Store {
         }
     }
 
-    /// Remembers weights that the chain took.
-    pub(crate) async fn add_weight_set(&self, set: &WeightSet) -> Result<(), StoreError> {
+    /// Remembers weights that the chain took, or a commit to them.
+    async fn insert_weight_set(
+        tx: &mut sqlx::Transaction<'_, sqlx::Sqlite>,
+        set: &WeightSet,
+    ) -> Result<(), StoreError> {
         let act = "remember the weights";
         let pairs: Vec<(u16, u16)> = set.weights.iter().map(|(uid, w)| (uid.0, *w)).collect();
         let text = serde_json::to_string(&pairs).map_err(|_| damaged("weight set"))?;
-        let mut tx = self.pool.begin().await.map_err(failed(act))?;
         sqlx::query("INSERT INTO weight_sets (at_unix_ms, block, weights) VALUES (?, ?, ?)")
             .bind(stored(set.at.get()))
             .bind(stored(set.block.get()))
             .bind(text)
-            .execute(&mut *tx)
+            .execute(&mut **tx)
             .await
             .map_err(failed(act))?;
         sqlx::query("DELETE FROM weight_sets WHERE id <= (SELECT max(id) FROM weight_sets) - ?")
             .bind(WEIGHT_SETS_KEPT_MAX)
-            .execute(&mut *tx)
+            .execute(&mut **tx)
             .await
-            .map_err(failed(act))?;
-        tx.commit().await.map_err(failed(act))
+            .map(drop)
+            .map_err(failed(act))
     }
 
     /// The weights that the chain took last.

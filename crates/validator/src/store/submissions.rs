@@ -1,0 +1,332 @@
+//! Weights on their way to the chain.
+
+use nicompute_market::{BlockNumber, Uid, UnixMillis};
+use sqlx::Row as _;
+use sqlx::sqlite::SqliteRow;
+
+use super::{Store, StoreError, WeightSet, bytes_of, damaged, failed, number_of, stored, text_of};
+
+/// Submissions that are kept for questions about the past.
+const SUBMISSIONS_KEPT_MAX: i64 = 1_000;
+/// The longest note; what nodes say is cut.
+const NOTE_CHARS_MAX: usize = 500;
+
+/// How weights are said to the chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// In the clear.
+    Plain,
+    /// By a hash that this validator reveals.
+    Hash,
+    /// Sealed for a round of the beacon.
+    Timelocked,
+}
+
+/// How far weights have come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// The weights, or the commit to them, are signed and not final.
+    Sending,
+    /// The commit is final; what it says is not on the chain yet.
+    Committed,
+    /// The reveal is signed and not final.
+    Revealing,
+    /// The chain has them.
+    Done,
+    /// The chain will never have them.
+    Failed,
+}
+
+/// What is stored before anything is sent.
+#[derive(Debug, Clone)]
+pub(crate) struct NewSubmission {
+    pub(crate) decided_at: UnixMillis,
+    pub(crate) genesis: [u8; 32],
+    pub(crate) way: Way,
+    pub(crate) weights: Vec<(Uid, u16)>,
+    pub(crate) version_key: u64,
+    /// What the hash is salted with; empty otherwise.
+    pub(crate) salt: Vec<u16>,
+    pub(crate) extrinsic: Signed,
+    /// When the chain opens sealed weights.
+    pub(crate) opens: Option<Opening>,
+}
+
+/// A signed extrinsic as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Signed {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) birth: BlockNumber,
+    pub(crate) last: BlockNumber,
+}
+
+/// When sealed weights are opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Opening {
+    pub(crate) block: BlockNumber,
+    pub(crate) round: u64,
+}
+
+/// Weights on their way.
+#[derive(Debug, Clone)]
+pub(crate) struct Submission {
+    pub(crate) id: i64,
+    pub(crate) said: NewSubmission,
+    pub(crate) step: Step,
+    /// The block with the weights or the commit.
+    pub(crate) said_block: Option<BlockNumber>,
+    /// The subnet's epoch of a hash commit.
+    pub(crate) epoch: Option<u64>,
+    /// The block in which it was decided for good.
+    pub(crate) ended_block: Option<BlockNumber>,
+    pub(crate) note: String,
+}
+
+impl Way {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Hash => "hash",
+            Self::Timelocked => "timelocked",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        [Self::Plain, Self::Hash, Self::Timelocked].into_iter().find(|way| way.as_str() == text)
+    }
+}
+
+impl Step {
+    const ALL: [Self; 5] =
+        [Self::Sending, Self::Committed, Self::Revealing, Self::Done, Self::Failed];
+
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Sending => "sending",
+            Self::Committed => "committed",
+            Self::Revealing => "revealing",
+            Self::Done => "done",
+            Self::Failed => "failed",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|step| step.as_str() == text)
+    }
+}
+
+// === impl Store ===
+
+impl Store {
+    /// Remembers weights with their signed extrinsic, before it is sent.
+    pub(crate) async fn begin_submission(
+        &self,
+        new: NewSubmission,
+    ) -> Result<Submission, StoreError> {
+        let act = "remember weights before they are sent";
+        let mut tx = self.pool.begin().await.map_err(failed(act))?;
+        let done = sqlx::query(
+            "INSERT INTO weight_submissions (decided_at_unix_ms, genesis, way, weights, \
+             version_key, salt, step, is_open, extrinsic, birth_block, last_block, reveal_block, \
+             reveal_round, note) VALUES (?, ?, ?, ?, ?, ?, 'sending', 1, ?, ?, ?, ?, ?, '')",
+        )
+        .bind(stored(new.decided_at.get()))
+        .bind(new.genesis.as_slice())
+        .bind(new.way.as_str())
+        .bind(text_of_weights(&new.weights)?)
+        .bind(new.version_key.to_string())
+        .bind(serde_json::to_string(&new.salt).map_err(|_| damaged("salt"))?)
+        .bind(new.extrinsic.bytes.as_slice())
+        .bind(stored(new.extrinsic.birth.get()))
+        .bind(stored(new.extrinsic.last.get()))
+        .bind(new.opens.map(|opens| stored(opens.block.get())))
+        .bind(new.opens.map(|opens| stored(opens.round)))
+        .execute(&mut *tx)
+        .await
+        .map_err(failed(act))?;
+        sqlx::query(
+            "DELETE FROM weight_submissions WHERE is_open = 0 AND id <= \
+             (SELECT max(id) FROM weight_submissions) - ?",
+        )
+        .bind(SUBMISSIONS_KEPT_MAX)
+        .execute(&mut *tx)
+        .await
+        .map_err(failed(act))?;
+        tx.commit().await.map_err(failed(act))?;
+        Ok(Submission {
+            id: done.last_insert_rowid(),
+            said: new,
+            step: Step::Sending,
+            said_block: None,
+            epoch: None,
+            ended_block: None,
+            note: String::new(),
+        })
+    }
+
+    /// The weights whose next step waits for nobody but this validator.
+    pub(crate) async fn open_submission(&self) -> Result<Option<Submission>, StoreError> {
+        self.one_submission("SELECT * FROM weight_submissions WHERE is_open = 1").await
+    }
+
+    /// The newest weights, whatever became of them.
+    pub(crate) async fn last_submission(&self) -> Result<Option<Submission>, StoreError> {
+        self.one_submission("SELECT * FROM weight_submissions ORDER BY id DESC LIMIT 1").await
+    }
+
+    /// Sealed weights that the chain has not opened yet, as far as is known, the oldest first.
+    pub(crate) async fn sealed_submissions(&self) -> Result<Vec<Submission>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT * FROM weight_submissions WHERE is_open = 0 AND step = 'committed' ORDER BY id",
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(failed("read the sealed weights"))?;
+        rows.iter().map(submission).collect()
+    }
+
+    /// The weights, or the commit to them, are final in that block. They count as set from here on.
+    pub(crate) async fn submission_said(
+        &self,
+        it: &Submission,
+        block: BlockNumber,
+        (epoch, at): (Option<u64>, UnixMillis),
+    ) -> Result<(), StoreError> {
+        let act = "remember that weights were said";
+        let (step, is_open) = match it.said.way {
+            Way::Plain => (Step::Done, false),
+            Way::Timelocked => (Step::Committed, false),
+            Way::Hash => (Step::Committed, true),
+        };
+        let ended = (step == Step::Done).then_some(stored(block.get()));
+        let mut tx = self.pool.begin().await.map_err(failed(act))?;
+        sqlx::query(
+            "UPDATE weight_submissions SET step = ?, is_open = ?, said_block = ?, epoch = ?, \
+             ended_block = ?, note = '' WHERE id = ?",
+        )
+        .bind(step.as_str())
+        .bind(i64::from(is_open))
+        .bind(stored(block.get()))
+        .bind(epoch.map(stored))
+        .bind(ended)
+        .bind(it.id)
+        .execute(&mut *tx)
+        .await
+        .map_err(failed(act))?;
+        let set = WeightSet { at, block, weights: it.said.weights.clone() };
+        Self::insert_weight_set(&mut tx, &set).await?;
+        tx.commit().await.map_err(failed(act))
+    }
+
+    /// Remembers the reveal of a hash, before it is sent.
+    pub(crate) async fn begin_reveal(&self, id: i64, signed: &Signed) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE weight_submissions SET step = 'revealing', extrinsic = ?, birth_block = ?, \
+             last_block = ? WHERE id = ? AND step = 'committed' AND is_open = 1",
+        )
+        .bind(signed.bytes.as_slice())
+        .bind(stored(signed.birth.get()))
+        .bind(stored(signed.last.get()))
+        .bind(id)
+        .execute(&self.pool)
+        .await
+        .map(drop)
+        .map_err(failed("remember a reveal before it is sent"))
+    }
+
+    /// The reveal can never get onto the chain any more: another may be signed while its epoch lasts.
+    pub(crate) async fn reveal_expired(&self, id: i64) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE weight_submissions SET step = 'committed', note = 'the reveal expired' \
+             WHERE id = ? AND step = 'revealing'",
+        )
+        .bind(id)
+        .execute(&self.pool)
+        .await
+        .map(drop)
+        .map_err(failed("remember that a reveal expired"))
+    }
+
+    /// The last word about weights.
+    pub(crate) async fn end_submission(
+        &self,
+        id: i64,
+        step: Step,
+        (block, note): (BlockNumber, &str),
+    ) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE weight_submissions SET step = ?, is_open = 0, ended_block = ?, note = ? \
+             WHERE id = ?",
+        )
+        .bind(step.as_str())
+        .bind(stored(block.get()))
+        .bind(note.chars().take(NOTE_CHARS_MAX).collect::<String>())
+        .bind(id)
+        .execute(&self.pool)
+        .await
+        .map(drop)
+        .map_err(failed("remember what became of weights"))
+    }
+
+    /// What holds the weights up just now.
+    pub(crate) async fn note_submission(&self, id: i64, note: &str) -> Result<(), StoreError> {
+        sqlx::query("UPDATE weight_submissions SET note = ? WHERE id = ?")
+            .bind(note.chars().take(NOTE_CHARS_MAX).collect::<String>())
+            .bind(id)
+            .execute(&self.pool)
+            .await
+            .map(drop)
+            .map_err(failed("remember what holds weights up"))
+    }
+
+    async fn one_submission(&self, query: &'static str) -> Result<Option<Submission>, StoreError> {
+        let row = sqlx::query(query).fetch_optional(&self.pool).await;
+        let row = row.map_err(failed("read the weights on their way"))?;
+        row.as_ref().map(submission).transpose()
+    }
+}
+
+// === rows ===
+
+fn submission(row: &SqliteRow) -> Result<Submission, StoreError> {
+    let pairs: Vec<(u16, u16)> =
+        serde_json::from_str(&text_of(row, "weights")?).map_err(|_| damaged("weights"))?;
+    let opens = match (maybe(row, "reveal_block")?, maybe(row, "reveal_round")?) {
+        (Some(block), Some(round)) => Some(Opening { block: BlockNumber(block), round }),
+        (_, _) => None,
+    };
+    let extrinsic = Signed {
+        bytes: row.try_get("extrinsic").map_err(|_| damaged("extrinsic"))?,
+        birth: BlockNumber(number_of(row, "birth_block")?),
+        last: BlockNumber(number_of(row, "last_block")?),
+    };
+    let said = NewSubmission {
+        decided_at: UnixMillis(number_of(row, "decided_at_unix_ms")?),
+        genesis: bytes_of(row, "genesis")?,
+        way: Way::parse(&text_of(row, "way")?).ok_or_else(|| damaged("way"))?,
+        weights: pairs.into_iter().map(|(uid, weight)| (Uid(uid), weight)).collect(),
+        version_key: text_of(row, "version_key")?.parse().map_err(|_| damaged("version key"))?,
+        salt: serde_json::from_str(&text_of(row, "salt")?).map_err(|_| damaged("salt"))?,
+        extrinsic,
+        opens,
+    };
+    Ok(Submission {
+        id: row.try_get("id").map_err(|_| damaged("id"))?,
+        said,
+        step: Step::parse(&text_of(row, "step")?).ok_or_else(|| damaged("step"))?,
+        said_block: maybe(row, "said_block")?.map(BlockNumber),
+        epoch: maybe(row, "epoch")?,
+        ended_block: maybe(row, "ended_block")?.map(BlockNumber),
+        note: text_of(row, "note")?,
+    })
+}
+
+fn maybe(row: &SqliteRow, column: &'static str) -> Result<Option<u64>, StoreError> {
+    let number: Option<i64> = row.try_get(column).map_err(|_| damaged(column))?;
+    number.map(|number| u64::try_from(number).map_err(|_| damaged(column))).transpose()
+}
+
+fn text_of_weights(weights: &[(Uid, u16)]) -> Result<String, StoreError> {
+    let pairs: Vec<(u16, u16)> = weights.iter().map(|(uid, weight)| (uid.0, *weight)).collect();
+    serde_json::to_string(&pairs).map_err(|_| damaged("weights"))
+}

@@ -27,8 +27,12 @@ const STEPS: [&str; 15] = [
 ];
 
 /// Runs `devnet up --check` and returns its table.
-fn check(mut command: Command, runtime: &str, dir: &Path) -> String {
-    command.args(["devnet", "up", "--check", "--runtime", runtime, "--dir"]).arg(dir);
+fn check(command: Command, runtime: &str, dir: &Path) -> String {
+    check_with(command, &["--runtime", runtime], dir)
+}
+
+fn check_with(mut command: Command, options: &[&str], dir: &Path) -> String {
+    command.args(["devnet", "up", "--check"]).args(options).arg("--dir").arg(dir);
     let output = command.output().unwrap();
     let table = String::from_utf8(output.stdout).unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
@@ -64,6 +68,14 @@ fn the_whole_market_in_the_sandbox() {
     let limits = if is_root() { "limits: enforced" } else { "limits: not enforced" };
     assert!(table.contains(limits), "{table}");
     transcript_is_checked(&dir);
+}
+
+/// Subnets of the real network have commit-reveal on: a market that works only without it works nowhere else.
+#[test]
+fn the_whole_market_with_sealed_weights() {
+    let base = folder();
+    let options = ["--runtime", "sandbox", "--commit-reveal"];
+    check_with(binary(), &options, &base.path().join("m"));
 }
 
 /// Most newcomers are not root; their offer must say that limits are not enforced.

@@ -105,7 +105,7 @@ fn check(
         return Err(events::SETTING_WEIGHTS_TOO_FAST);
     }
     check_permit(state, hotkey, netuid, uid, dests)?;
-    check_vector(state, netuid, n, vector)?;
+    check_vector(state, netuid, (n, uid), vector)?;
     Ok(uid)
 }
 
@@ -129,7 +129,7 @@ fn check_permit(
 fn check_vector(
     state: &impl Read,
     netuid: u16,
-    n: u16,
+    (n, uid): (u16, u16),
     vector: &WeightVector,
 ) -> Result<(), DispatchError> {
     let unique: BTreeSet<u16> = vector.dests.iter().copied().collect();
@@ -140,7 +140,7 @@ fn check_vector(
         return Err(events::UID_VEC_CONTAIN_INVALID_ONE);
     }
     let fewest = items::MIN_ALLOWED_WEIGHTS.get(state, &netuid).unwrap_or_default().min(n);
-    let only_self = vector.dests.len() == 1;
+    let only_self = vector.dests == [uid];
     if vector.dests.len() < usize::from(fewest) && !only_self {
         return Err(events::WEIGHT_VEC_LENGTH_IS_LOW);
     }

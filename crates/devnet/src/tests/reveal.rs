@@ -430,3 +430,20 @@ fn old_rounds_are_forgotten() {
     assert!(items::PULSES.get(&state, &(oldest - 1)).is_none());
     assert!(items::PULSES.get(&state, &oldest).is_some());
 }
+
+/// Commits that cost a block more time than it has would stop the chain; what is too much for one block waits for the next.
+#[test]
+fn a_block_opens_so_many_commits() {
+    let mut world = own();
+    let commits: Vec<items::TimelockedCommit> =
+        (0..300_u64).map(|at| (VALIDATOR_HOT, at, vec![1], 1)).collect();
+    let mut overlay = crate::state::Overlay::new(&world.map);
+    items::TIMELOCKED_COMMITS.put(&mut overlay, &NETUID, &0, &commits);
+    let changes = overlay.into_changes();
+    crate::state::apply(&mut world.map, changes);
+    until_epoch(&mut world, 1);
+    let left = items::TIMELOCKED_COMMITS.get(&world.state(), &NETUID, &0).unwrap();
+    assert_eq!(left, commits[256..], "the oldest are opened first");
+    world.step(1);
+    assert_eq!(items::TIMELOCKED_COMMITS.get(&world.state(), &NETUID, &0), None);
+}

@@ -3,7 +3,7 @@
 use jsonrpsee::core::client::{ClientT, SubscriptionClientT};
 use jsonrpsee::core::params::BatchRequestBuilder;
 use jsonrpsee::rpc_params;
-use nicompute_devnet::{BATCH_MAX, REQUEST_BYTES_MAX};
+use nicompute_devnet::{BATCH_MAX, Beacon, REQUEST_BYTES_MAX};
 use serde_json::{Value, json};
 
 use crate::harness::{LIMIT, burned_register, config, key, sign, start};
@@ -68,6 +68,40 @@ async fn hashes_and_versions_agree() {
         methods["methods"].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
     assert!(methods.contains(&"author_submitAndWatchExtrinsic"));
     assert!(!methods.iter().any(|name| name.starts_with("chainHead")));
+}
+
+/// Only the beacon's own rounds may open commits, and whoever feeds them must learn why one is not taken.
+#[tokio::test]
+async fn pulses_are_handed_in_with_their_signature() {
+    const QUICKNET: &str = "83cf0f2896adee7eb8b5f01fcad3912212c437e0073e911fb90022d3e760183c8c4b450b6a0a6c3ac6a5776a2d10\
+                            64510d1fec758c921cc22b0e17e63aaf4bcb5ed66304de9cf809bd274ca73bab4af5a6e9c76a4bc09e76eae8991e\
+                            f5ece45a";
+    const ROUND_1000: &str = "b44679b9a59af2ec876b1a6b1ad52ea9b1615fc3982b19576350f93447cb1125e342b73a8dd2bacbe47e4b6b63ed5e39";
+    // `Drand.LastStoredRound`.
+    const LAST_ROUND_KEY: &str =
+        "0xa285cdb66e8b8524ea70b1693c7b1e05087f3dd6e0ceded0e388dd34f810a73d";
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(dir.path());
+    let public_key = hex::decode(QUICKNET).unwrap().try_into().unwrap();
+    config.genesis.beacon =
+        Some(Beacon::Recorded { public_key, genesis_s: 1_692_803_367, period_s: 3 });
+    let up = start(config).await.unwrap();
+    let long = "0x".to_owned() + &"00".repeat(49);
+    for (params, expected) in [
+        (rpc_params![999, ROUND_1000], "not the beacon's"),
+        (rpc_params![0, ROUND_1000], "past"),
+        (rpc_params![1_000, long], "Invalid params"),
+        (rpc_params![1_000], "Invalid params"),
+    ] {
+        let refused = up.client.request::<Value, _>("devnet_pulse", params).await;
+        let text = refused.unwrap_err().to_string();
+        assert!(text.contains(expected), "{expected}: {text}");
+    }
+    assert_eq!(up.ask("devnet_pulse", vec![json!(1_000), json!(ROUND_1000)]).await, json!(1_000));
+    let head = up.devnet.head();
+    up.wait_for_block(head + 2).await;
+    let last = up.ask("state_getStorage", vec![json!(LAST_ROUND_KEY)]).await;
+    assert_eq!(last, json!("0xe803000000000000"));
 }
 
 /// A door without limits is closed by the first client that asks for too much.

@@ -330,3 +330,99 @@ fn text_of_weights(weights: &[(Uid, u16)]) -> Result<String, StoreError> {
     let pairs: Vec<(u16, u16)> = weights.iter().map(|(uid, weight)| (uid.0, *weight)).collect();
     serde_json::to_string(&pairs).map_err(|_| damaged("weights"))
 }
+
+#[cfg(test)]
+mod tests {
+    use nicompute_market::{Hotkey, Netuid};
+
+    use super::*;
+    use crate::store::DirLock;
+
+    async fn store(dir: &std::path::Path) -> Store {
+        let lock = DirLock::take(dir).unwrap();
+        Store::open(dir, lock, &Hotkey::from_bytes([1; 32]), Netuid(27)).await.unwrap()
+    }
+
+    fn new(way: Way, weight: u16) -> NewSubmission {
+        NewSubmission {
+            decided_at: UnixMillis(7),
+            genesis: [2; 32],
+            way,
+            weights: vec![(Uid(1), weight), (Uid(9), u16::MAX)],
+            version_key: u64::MAX,
+            salt: vec![0, u16::MAX],
+            extrinsic: Signed {
+                bytes: vec![1, 2, 3],
+                birth: BlockNumber(4),
+                last: BlockNumber(19),
+            },
+            opens: Some(Opening { block: BlockNumber(30), round: 1 << 40 }),
+        }
+    }
+
+    /// What is read back must be what was stored, or a restarted validator reveals other weights than it committed to.
+    #[tokio::test]
+    async fn submissions_survive_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let opened = store(dir.path()).await;
+        let begun = opened.begin_submission(new(Way::Hash, 3)).await.unwrap();
+        opened.submission_said(&begun, BlockNumber(8), (Some(5), UnixMillis(9))).await.unwrap();
+        opened.close().await;
+        drop(opened);
+        let opened = store(dir.path()).await;
+        let read = opened.open_submission().await.unwrap().unwrap();
+        assert_eq!((read.id, read.step, read.epoch), (begun.id, Step::Committed, Some(5)));
+        assert_eq!(read.said_block, Some(BlockNumber(8)));
+        let (a, b) = (&read.said, &begun.said);
+        assert_eq!((a.way, &a.weights, &a.salt), (b.way, &b.weights, &b.salt));
+        assert_eq!((a.version_key, &a.extrinsic, a.opens), (u64::MAX, &b.extrinsic, b.opens));
+        let set = opened.last_weight_set().await.unwrap().unwrap();
+        assert_eq!((set.block, set.weights), (BlockNumber(8), b.weights.clone()));
+        let reveal = Signed { bytes: vec![9], birth: BlockNumber(20), last: BlockNumber(35) };
+        opened.begin_reveal(read.id, &reveal).await.unwrap();
+        let read = opened.open_submission().await.unwrap().unwrap();
+        assert_eq!((read.step, read.said.extrinsic), (Step::Revealing, reveal));
+        opened.reveal_expired(read.id).await.unwrap();
+        let read = opened.open_submission().await.unwrap().unwrap();
+        assert_eq!(read.step, Step::Committed);
+        opened.end_submission(read.id, Step::Done, (BlockNumber(40), "revealed")).await.unwrap();
+        assert!(opened.open_submission().await.unwrap().is_none());
+        opened.close().await;
+    }
+
+    /// Two signed extrinsics with weights at once could both get onto the chain.
+    #[tokio::test]
+    async fn only_one_submission_is_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let opened = store(dir.path()).await;
+        let first = opened.begin_submission(new(Way::Plain, 1)).await.unwrap();
+        assert!(opened.begin_submission(new(Way::Plain, 2)).await.is_err());
+        opened.end_submission(first.id, Step::Failed, (BlockNumber(5), "because")).await.unwrap();
+        let sealed = opened.begin_submission(new(Way::Timelocked, 2)).await.unwrap();
+        opened.submission_said(&sealed, BlockNumber(6), (None, UnixMillis(1))).await.unwrap();
+        assert_eq!(opened.sealed_submissions().await.unwrap().len(), 1);
+        // What the chain opens by itself keeps nobody waiting.
+        opened.begin_submission(new(Way::Plain, 3)).await.unwrap();
+        opened.close().await;
+    }
+
+    /// A validator that runs for years must not fill its disk, nor may a node's words.
+    #[tokio::test]
+    async fn old_submissions_and_long_notes_are_cut() {
+        let dir = tempfile::tempdir().unwrap();
+        let opened = store(dir.path()).await;
+        let note = "n".repeat(NOTE_CHARS_MAX + 1);
+        for weight in 0..1_003 {
+            let begun = opened.begin_submission(new(Way::Plain, weight)).await.unwrap();
+            let end = (BlockNumber(1), note.as_str());
+            opened.end_submission(begun.id, Step::Failed, end).await.unwrap();
+        }
+        let row = sqlx::query("SELECT count(*) AS kept, min(id) AS oldest FROM weight_submissions");
+        let row = row.fetch_one(&opened.pool).await.unwrap();
+        assert_eq!(number_of(&row, "kept").unwrap(), 1_000);
+        assert_eq!(number_of(&row, "oldest").unwrap(), 4);
+        let last = opened.last_submission().await.unwrap().unwrap();
+        assert_eq!((last.note.len(), last.ended_block), (NOTE_CHARS_MAX, Some(BlockNumber(1))));
+        opened.close().await;
+    }
+}

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nicompute_chain::{Chain, Endpoint};
 use nicompute_daemon::{SystemClock, Tasks};
-use nicompute_devnet::{Devnet, DevnetConfig, Genesis, SubnetGenesis};
+use nicompute_devnet::{Devnet, DevnetConfig, Genesis, SubnetGenesis, Switches};
 use nicompute_keys::{Keypair, Scheme};
 use nicompute_market::{Netuid, Rao, Uid};
 use nicompute_validator::{StartError, Validator};
@@ -30,10 +30,19 @@ fn coldkey() -> Keypair {
 }
 
 async fn local_chain() -> LocalChain {
+    chain_with(Switches::default()).await
+}
+
+async fn chain_with(switches: Switches) -> LocalChain {
     let dir = tempfile::tempdir().unwrap();
     let (validator, cold) = (world::validator_key(), coldkey());
     let mut subnet = SubnetGenesis::new(NETUID, cold.coldkey(), validator.hotkey());
     subnet.validators = vec![(validator.hotkey(), cold.coldkey(), Rao(100_000_000_000_000))];
+    subnet.parameters.switches = switches;
+    if switches.commit_reveal {
+        // An epoch of eight seconds, so that a busy machine sees what waits.
+        subnet.tempo = 32;
+    }
     let genesis = Genesis {
         endowed: vec![(cold.account(), COINS)],
         subnets: vec![subnet],
@@ -83,6 +92,43 @@ async fn a_proof_becomes_weight_on_the_chain() {
     };
     let status = wait_for("the stored weights", known).await;
     assert_eq!((status.uid, status.netuid), (Some(0), 27));
+    assert!(local.tasks.shutdown(world::PATIENCE).await);
+    validator.close().await;
+}
+
+/// Where weights are sealed, an operator must see that they are under way, and the chain must open them by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sealed_weights_are_shown_until_the_chain_has_opened_them() {
+    let local = chain_with(Switches { commit_reveal: true, ..Switches::default() }).await;
+    let provider = Provider::start_at(IpAddr::from([127, 0, 0, 2]), "//Bob", Lie::None).await;
+    let hotkey = provider.hotkey();
+    local.chain.burned_register(NETUID, &hotkey, &coldkey()).await.unwrap();
+    let endpoint =
+        Endpoint { ip: provider.address.ip(), port: provider.address.port(), version: 1 };
+    local.chain.serve_axon(NETUID, endpoint, &provider.key).await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let (validator, handle) = Validator::start_through(
+        world::config(dir.path()),
+        local.chain.clone(),
+        ProverDoor::new(Conduct::Honest),
+        SystemClock::shared(),
+        local.tasks.clone(),
+    )
+    .await
+    .unwrap();
+    let committed = async || {
+        let pending = handle.status().await.unwrap().weights_pending;
+        pending.filter(|pending| pending.step == "committed")
+    };
+    let pending = wait_for("a commit", committed).await;
+    assert_eq!((pending.way.as_str(), pending.note.as_str()), ("timelocked", ""));
+    assert!(pending.reveal_block > pending.block && pending.reveal_round.is_some(), "{pending:?}");
+    let uid = local.chain.uid_of(NETUID, &hotkey).await.unwrap().unwrap();
+    let on_chain = async || {
+        let weights = local.chain.weights_of(NETUID, Uid(0)).await.unwrap();
+        (!weights.is_empty()).then_some(weights)
+    };
+    assert_eq!(wait_for("opened weights", on_chain).await, [(uid, u16::MAX)]);
     assert!(local.tasks.shutdown(world::PATIENCE).await);
     validator.close().await;
 }

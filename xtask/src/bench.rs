@@ -2,7 +2,7 @@
 
 use anyhow::Context as _;
 
-use crate::run;
+use crate::{judges, run, test};
 
 /// The v1.9.0 proof's check of one element, in the language in which a validator ran it: both operand vectors value by
 /// value, ten rounds of a shift register each, and their product summed. Written from the formula; `word` makes the
@@ -64,5 +64,24 @@ pub(crate) fn proof() -> anyhow::Result<()> {
         }
     }
     println!("GPU: `cargo xtask bench cuda` on a machine that has one");
+    Ok(())
+}
+
+/// The chain: a metagraph, signed requests, and the v1.9.0 axon, each beside Python's own in the same run.
+pub(crate) fn chain() -> anyhow::Result<()> {
+    let judges = judges::python(&test::target_folder()?);
+    for (package, bench) in [("nicompute-chain", "metagraph"), ("nicompute-miner", "axon")] {
+        let mut command =
+            run::cargo(&["bench", "--locked", "--package", package, "--bench", bench]);
+        for (name, judge) in &judges {
+            match judge {
+                Ok(python) => {
+                    command.env(name, python);
+                }
+                Err(why) => eprintln!("xtask: MISSING REFERENCE {name}: {why}"),
+            }
+        }
+        run::must(command)?;
+    }
     Ok(())
 }

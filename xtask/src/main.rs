@@ -26,6 +26,7 @@ usage: cargo xtask <task>
   tidy               the house rules alone
   test               installs what the tests need where it may, and runs them all
   bench proof        speed of verifier and prover, beside references of the same run
+  bench chain        speed of the metagraph and of signed requests, beside Python's SDKs in the same run
   mock-cuda          builds the emulated kernels and the mock driver, and prints their folder
   bench cuda [N ROWS PLOT_BYTES]
                      compares the CUDA kernels on this machine's GPU with their emulation, and times them
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         ["tidy"] => tidy::run(),
         ["test"] => test::run(),
         ["bench", "proof"] => bench::proof(),
+        ["bench", "chain"] => bench::chain(),
         ["kernels"] => kernels::build(),
         ["kernels", "--check"] => kernels::check(),
         ["bench", "cuda", ref sizes @ ..] => emulator::measure(sizes),

@@ -3,6 +3,8 @@
 mod args;
 mod axon_args;
 mod catalogue_args;
+mod chain_failures;
+mod coins;
 mod commands;
 mod daemons;
 mod devnet;
@@ -10,14 +12,15 @@ mod embedded;
 mod exit;
 mod market_args;
 mod openssh;
+mod transaction;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 use commands::{
-    catalogue, chain, cheat, devnet_control, miner, offers, prove, ps, register, release, rent,
-    ssh, validator, verify, wallet,
+    catalogue, chain, cheat, devnet_control, miner, offers, prove, ps, release, rent, ssh, stake,
+    subnet, validator, verify, wallet,
 };
 
 /// A GPU compute market on Bittensor: provide, validate, rent.
@@ -33,8 +36,14 @@ enum Command {
     /// Keys and wallets, in Bittensor's own layout.
     #[command(subcommand)]
     Wallet(wallet::WalletCommand),
-    /// Take a slot on the subnet for a hotkey.
-    Register(register::RegisterArgs),
+    /// Subnets: their neurons, their rules, and a slot for a hotkey.
+    #[command(subcommand)]
+    Subnet(subnet::SubnetCommand),
+    /// What stands behind a validator.
+    #[command(subcommand)]
+    Stake(stake::StakeCommand),
+    /// Take a slot on the subnet for a hotkey; the same as `subnet register`.
+    Register(subnet::RegisterArgs),
     /// Provide this machine.
     Miner(Box<miner::MinerArgs>),
     /// Verify providers, score them, set weights, and serve the market's API.
@@ -100,7 +109,9 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     let mut out = std::io::stdout().lock();
     match command {
         Command::Wallet(command) => wallet::run(command, &mut out)?,
-        Command::Register(args) => register::run(&args)?,
+        Command::Subnet(command) => subnet::run(command, &mut out)?,
+        Command::Stake(command) => stake::run(command, &mut out)?,
+        Command::Register(args) => subnet::register(&args, &mut out)?,
         Command::Miner(args) => miner::run(*args)?,
         Command::Validator(args) => validator::run(*args)?,
         Command::Devnet(DevnetCommand::Up(args)) => {

@@ -3,7 +3,8 @@
 //! A new mnemonic is printed once, to standard output, and is nowhere but in the keyfile afterwards. Nothing is
 //! overwritten without `--overwrite`, and whether something would be is asked before a password is.
 
-mod secrets;
+mod money;
+pub(crate) mod secrets;
 
 use std::fs;
 use std::io::{IsTerminal as _, Write};
@@ -40,6 +41,10 @@ pub(crate) enum WalletCommand {
     RegenHotkey(RegenHotkey),
     /// Show all wallets and their hotkeys.
     List(List),
+    /// Show the coldkey's coins and stake.
+    Balance(money::BalanceArgs),
+    /// Send coins from the coldkey.
+    Transfer(money::TransferArgs),
 }
 
 /// Options of `new-coldkey`.
@@ -189,6 +194,8 @@ pub(crate) fn run(command: WalletCommand, out: &mut dyn Write) -> anyhow::Result
         }
         WalletCommand::RegenColdkeypub(args) => regen_coldkeypub(&args, out),
         WalletCommand::List(args) => list(&args, out),
+        WalletCommand::Balance(args) => money::balance(&args, out),
+        WalletCommand::Transfer(args) => money::transfer(&args, out),
     }
 }
 

@@ -3,6 +3,10 @@
 #[cfg(test)]
 mod bad_input;
 #[cfg(test)]
+mod chain_commands;
+#[cfg(test)]
+mod conformance;
+#[cfg(test)]
 mod devnet_up;
 #[cfg(test)]
 mod judges;

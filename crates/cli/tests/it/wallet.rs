@@ -35,7 +35,7 @@ pub(crate) fn line_of(outcome: &Outcome, name: &str) -> String {
 }
 
 /// Runs the program in a session of its own, so that it finds no terminal even where the tests have one.
-fn attempt(arguments: &[&str], input: &str) -> Outcome {
+pub(crate) fn attempt(arguments: &[&str], input: &str) -> Outcome {
     #[expect(clippy::disallowed_methods, reason = "the program under test")]
     let mut child = Command::new("setsid")
         .arg("--wait")

@@ -181,7 +181,7 @@ impl World {
 
     fn register(&self) {
         let mut command = binary();
-        command.args(["register", "--burn-max", "1000000000"]).args(self.keys("miner"));
+        command.args(["register", "--max-cost", "1", "--yes"]).args(self.keys("miner"));
         let output = command.output().unwrap();
         assert!(output.status.success(), "{output:?}");
     }

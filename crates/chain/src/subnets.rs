@@ -115,10 +115,8 @@ pub struct HashCommit {
     pub hash: [u8; 32],
     /// The block in which it was made.
     pub block: BlockNumber,
-    /// The first block in which it may be revealed.
-    pub first_reveal: BlockNumber,
-    /// The last one.
-    pub last_reveal: BlockNumber,
+    /// The subnet's epoch in which it was made; older runtimes count blocks only.
+    pub epoch: Option<u64>,
 }
 
 /// A subnet among others.
@@ -380,12 +378,18 @@ impl View {
         let keys = vec![number_value(netuid.0), account_value(&hotkey.0)];
         let list = self.item(about, (SUBTENSOR, "WeightCommits"), keys).await?;
         let Some(list) = list else { return Ok(Vec::new()) };
+        // Runtimes that count epochs write the epoch before the block; older ones the block, and its window behind it.
+        let counts_epochs = self.at.runtime.has_storage(SUBTENSOR, "SubnetEpochIndex");
         let commit = |entry: &Plain| match entry.list()? {
-            [hash, block, first, last] => Ok(HashCommit {
+            [hash, epoch, block, _] if counts_epochs => Ok(HashCommit {
                 hash: *hash.account()?.as_bytes(),
                 block: BlockNumber(block.u64()?),
-                first_reveal: BlockNumber(first.u64()?),
-                last_reveal: BlockNumber(last.u64()?),
+                epoch: Some(epoch.u64()?),
+            }),
+            [hash, block, _, _] => Ok(HashCommit {
+                hash: *hash.account()?.as_bytes(),
+                block: BlockNumber(block.u64()?),
+                epoch: None,
             }),
             _ => Err(ShapeError::Kind("a commit of four parts")),
         };

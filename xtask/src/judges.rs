@@ -118,6 +118,30 @@ pub(crate) fn python(target: &Path) -> [(&'static str, Judge); 3] {
     ]
 }
 
+/// The main network's metadata of spec 461 with recorded calls, from the sources of SDK 11.
+pub(crate) fn metadata(target: &Path) -> (&'static str, Judge) {
+    let folder = target.join("judges/sources11");
+    let fetched = || fetch_metadata(target, &folder).map_err(|error| format!("{error:#}"));
+    let file = folder.join("golden.json");
+    ("NICOMPUTE_TEST_METADATA461", if file.exists() { Ok(file) } else { fetched() })
+}
+
+fn fetch_metadata(target: &Path, folder: &Path) -> anyhow::Result<PathBuf> {
+    let python = environment(&target.join("judges/sdk11"), &PYTHON_11);
+    let python = python.map_err(anyhow::Error::msg)?;
+    fs::create_dir_all(folder)?;
+    let shown = folder.display().to_string();
+    let flags = ["-m", "pip", "download", "--quiet", "--disable-pip-version-check"];
+    let mut pip = run::command(&python, &flags);
+    pip.args(["--no-deps", "--no-binary", ":all:", "--dest", &shown, "bittensor==11.3.0"]);
+    run::must(pip)?;
+    let archive = folder.join("bittensor-11.3.0.tar.gz").display().to_string();
+    let inner = "bittensor-11.3.0/tests/fixtures/golden.json";
+    let unpack = ["-xzf", &archive, "-C", &shown, "--strip-components=3", inner];
+    run::must(run::command("tar", &unpack))?;
+    Ok(folder.join("golden.json"))
+}
+
 /// The Python interpreter of an environment with the CUDA compiler.
 pub(crate) fn cuda_compiler(target: &Path, packages: &[&str]) -> Judge {
     environment(&target.join("judges/cuda"), packages)

@@ -23,7 +23,8 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let target = target_folder()?;
     let mut missing = judges::debian();
     let mut environment: Vec<(&str, PathBuf)> = Vec::new();
-    for (name, judge) in judges::python(&target) {
+    let fetched = judges::python(&target).into_iter().chain([judges::metadata(&target)]);
+    for (name, judge) in fetched {
         match judge {
             Ok(path) => environment.push((name, path)),
             Err(why) => missing.push(format!("{name}: {why}")),

@@ -13,10 +13,13 @@ use crate::error::{ConnectError, ReadError, ShapeError};
 use crate::heads;
 use crate::link::{Hash, Link, Rpc};
 use crate::nonces::Nonces;
+use crate::place::EndpointState;
 use crate::reads::Head;
 use crate::runtime::{Runtime, encode_u32};
 use crate::url::NodeUrl;
 
+/// The most endpoints of one client.
+pub(crate) const ENDPOINTS_MAX: usize = 8;
 /// The most runtimes that are kept: the one before an upgrade, the one after it, and that of an old block.
 const RUNTIMES_MAX: usize = 3;
 
@@ -33,8 +36,10 @@ pub struct Limits {
     pub connect: Duration,
     /// One read, including reconnections.
     pub read: Duration,
-    /// One extrinsic, from signing to the block it is in.
+    /// One extrinsic, from signing to the block it is in; one that is to be final may take this long without any block.
     pub submit: Duration,
+    /// Between two looks for a node that is preferred to the one in use.
+    pub come_home: Duration,
 }
 
 impl Limits {
@@ -43,6 +48,7 @@ impl Limits {
         connect: Duration::from_secs(20),
         read: Duration::from_secs(30),
         submit: Duration::from_secs(150),
+        come_home: Duration::from_secs(60),
     };
 }
 
@@ -70,7 +76,7 @@ impl At {
 }
 
 impl Chain {
-    /// Connects to `local`, `finney`, `test` or a WebSocket URL, and follows the chain's head from then on.
+    /// Connects to `local`, `finney`, `test`, `archive`, `HOST:PORT` or a WebSocket URL, and follows the chain's head from then on.
     ///
     /// # Errors
     /// When the endpoint is none, when nothing answers there, or when what answers is no Subtensor.
@@ -93,10 +99,30 @@ impl Chain {
         tasks: &Tasks,
     ) -> Result<Self, ConnectError> {
         let url: NodeUrl = endpoint.parse()?;
-        let unusable = |source| ConnectError::Unusable { endpoint: url.to_string(), source };
+        Self::connect_any(&[url], limits, clock, tasks).await
+    }
+
+    /// Connects to the first of several nodes of one chain that is of use, in the order of preference, and goes on with
+    /// the others when it fails: a node of one's own first, and a public one behind it. A preferred node that is back is
+    /// used again. A node of another chain is left out; which chain it is, a known network's name says, and otherwise the
+    /// first node that answers.
+    ///
+    /// # Errors
+    /// When none of them is a Subtensor of that chain that answers.
+    pub async fn connect_any(
+        endpoints: &[NodeUrl],
+        limits: Limits,
+        clock: SharedClock,
+        tasks: &Tasks,
+    ) -> Result<Self, ConnectError> {
+        if endpoints.is_empty() || endpoints.len() > ENDPOINTS_MAX {
+            return Err(ConnectError::Count(endpoints.len()));
+        }
+        let names: Vec<&str> = endpoints.iter().map(NodeUrl::as_str).collect();
+        let unusable = |source| ConnectError::Unusable { endpoint: names.join(", "), source };
         let first = Head { number: BlockNumber(0), hash: [0; 32] };
         let shared = Arc::new(Shared {
-            link: Link::new(url.clone(), clock),
+            link: Link::new(endpoints, clock.clone()),
             limits,
             nonces: Arc::default(),
             runtimes: Mutex::default(),
@@ -110,6 +136,11 @@ impl Chain {
         chain.shared.heads.send_replace(at.head);
         let follower = heads::follow(Arc::downgrade(&chain.shared), tasks.token().clone());
         tasks.spawn("chain heads", OnError::Log, follower);
+        if endpoints.len() > 1 {
+            let (shared, stop) = (Arc::downgrade(&chain.shared), tasks.token().clone());
+            let home = heads::come_home(shared, (clock, limits.come_home), stop);
+            tasks.spawn("chain endpoints", OnError::Log, home);
+        }
         Ok(chain)
     }
 
@@ -123,6 +154,12 @@ impl Chain {
     #[must_use]
     pub fn endpoint(&self) -> &NodeUrl {
         self.shared.link.url()
+    }
+
+    /// How each endpoint stands, in the order of preference.
+    #[must_use]
+    pub fn endpoints(&self) -> Vec<EndpointState> {
+        self.shared.link.states()
     }
 
     /// The hash of the chain's first block, which tells chains apart.

@@ -13,17 +13,24 @@ pub struct ModuleError {
 }
 
 /// Names of pallets' errors that pass by themselves, with what to do meanwhile.
-const PASSING: [(&str, &str); 6] = [
+const PASSING: [(&str, &str); 13] = [
     ("SettingWeightsTooFast", "wait until the subnet's weights rate limit has passed"),
     ("ServingRateLimitExceeded", "wait until the subnet's serving rate limit has passed"),
     ("TxRateLimitExceeded", "wait some blocks and try again"),
     ("StakingRateLimitExceeded", "wait for the next block and try again"),
     ("TooManyRegistrationsThisBlock", "wait for the next block and try again"),
     ("TooManyRegistrationsThisInterval", "wait for the next registration interval"),
+    ("NetworkTxRateLimitExceeded", "wait some blocks and try again"),
+    ("CommittingWeightsTooFast", "wait until the subnet's weights rate limit has passed"),
+    ("RevealTooEarly", "wait for the epoch in which the commit may be revealed"),
+    ("TooManyUnrevealedCommits", "wait until the commits of this epoch are revealed"),
+    ("DisabledTemporarily", "wait: the chain has switched this call off for now"),
+    ("AdminActionProhibitedDuringWeightsWindow", "wait until the epoch has begun"),
+    ("NoNeuronIdAvailable", "wait until a neuron's immunity ends: every slot is taken"),
 ];
 
 /// Names of pallets' errors that stay until somebody does something.
-const STAYING: [(&str, &str); 27] = [
+const STAYING: [(&str, &str); 55] = [
     ("HotKeyNotRegisteredInSubNet", "register the hotkey on this subnet first"),
     ("HotKeyNotRegisteredInNetwork", "register the hotkey on this subnet first"),
     ("HotKeyAccountNotExists", "register the hotkey on some subnet first"),
@@ -49,6 +56,34 @@ const STAYING: [(&str, &str); 27] = [
     ("DuplicateUids", "name each uid once"),
     ("CommitRevealEnabled", "this subnet takes weights by commit and reveal only"),
     ("CanNotSetRootNetworkWeights", "set weights on a subnet, not on the root"),
+    ("CommitRevealDisabled", "this subnet takes plain weights"),
+    ("NoWeightsCommitFound", "commit again: there is nothing to reveal"),
+    ("ExpiredWeightCommit", "commit again: the time to reveal has passed"),
+    ("InvalidRevealCommitHashNotMatch", "reveal exactly what was committed, salt included"),
+    ("InvalidRevealRound", "commit again, for a round of the beacon that is still to come"),
+    ("IncorrectCommitRevealVersion", "upgrade: the chain takes another version of commits"),
+    ("InputLengthsUnequal", "give lists of one length"),
+    ("RegistrationPriceLimitExceeded", "raise the limit, or wait until the price has fallen"),
+    ("SubtokenDisabled", "wait until the subnet's owner has started it"),
+    ("TransferDisallowed", "the subnet's owner has switched transfers of stake off"),
+    ("SlippageTooHigh", "use a smaller amount, or allow a worse price"),
+    ("InsufficientLiquidity", "use a smaller amount: the subnet's pool is small"),
+    ("InsufficientAlphaBalance", "use a smaller amount: there is less stake than that"),
+    ("NotEnoughStake", "add stake to the hotkey"),
+    ("NotEnoughStakeToWithdraw", "use a smaller amount: there is less stake than that"),
+    ("StakeUnavailable", "use a smaller amount: part of the stake is locked"),
+    ("RootStakeLocked", "wait until the lock on the root's stake ends"),
+    ("UnlockAmountTooHigh", "use a smaller amount: part of the stake is locked"),
+    ("BalanceWithdrawalError", "send coins to the coldkey"),
+    ("ZeroBalanceAfterWithdrawn", "use a smaller amount: the account would end"),
+    ("ColdkeySwapAnnounced", "the coldkey is being swapped: use the new one"),
+    ("ColdkeySwapDisputed", "the coldkey's swap is disputed: settle that first"),
+    ("NetworkDissolveAlreadyQueued", "use another subnet: this one is being dissolved"),
+    ("WaitingForDissolvedSubnetCleanup", "wait: a dissolved subnet is being cleaned up"),
+    ("KeepAlive", "send less: the account must keep its existential deposit"),
+    ("ExistentialDeposit", "send more: an account begins with the existential deposit"),
+    ("SpaceLimitExceeded", "publish less, or wait for the next epoch"),
+    ("AccountNotAllowedCommit", "register the hotkey on this subnet first"),
     ("AmountTooLow", "use a larger amount"),
     ("FundsUnavailable", "send coins to the signing account"),
 ];

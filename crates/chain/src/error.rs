@@ -7,6 +7,7 @@ use nicompute_daemon::Kind;
 use nicompute_market::{BlockNumber, Netuid, Rao};
 use subxt::rpcs;
 
+use crate::chain::ENDPOINTS_MAX;
 use crate::dispatch::ModuleError;
 use crate::pool::PoolRejection;
 use crate::url::ParseNodeUrlError;
@@ -17,6 +18,9 @@ pub enum ConnectError {
     /// The endpoint is not one.
     #[error("read the chain's endpoint")]
     Endpoint(#[from] ParseNodeUrlError),
+    /// No endpoint at all, or too many.
+    #[error("{0} endpoints are given; use 1 to {ENDPOINTS_MAX}")]
+    Count(usize),
     /// No node answers there, or what answers is no node that this client can use.
     #[error("connect to the chain at {endpoint}")]
     Unusable {
@@ -33,7 +37,7 @@ impl ConnectError {
     #[must_use]
     pub fn kind(&self) -> Kind {
         match self {
-            Self::Endpoint(_) => Kind::Caller,
+            Self::Endpoint(_) | Self::Count(_) => Kind::Caller,
             Self::Unusable { source, .. } => source.kind(),
         }
     }
@@ -42,7 +46,7 @@ impl ConnectError {
     #[must_use]
     pub fn remedy(&self) -> Option<&'static str> {
         match self {
-            Self::Endpoint(_) => None,
+            Self::Endpoint(_) | Self::Count(_) => None,
             Self::Unusable { source, .. } => source.remedy(),
         }
     }
@@ -93,8 +97,8 @@ pub enum ReadError {
         #[source]
         source: NodeError,
     },
-    /// The endpoint now serves another chain than when this client connected.
-    #[error("the chain at {endpoint} is another one than before: its genesis block has changed")]
+    /// The endpoint serves another chain than when this client connected, or than its name says.
+    #[error("the chain at {endpoint} is another one than expected: its genesis block differs")]
     OtherChain {
         /// Where.
         endpoint: String,
@@ -155,7 +159,9 @@ impl ReadError {
     pub const fn remedy(&self) -> Option<&'static str> {
         Some(match self {
             Self::Gone { .. } => "check that the node runs and that its address is right",
-            Self::OtherChain { .. } => "restart, so that nothing of the old chain is used",
+            Self::OtherChain { .. } => {
+                "check the endpoint; where the chain itself began anew, restart this program"
+            }
             Self::Missing(_) | Self::Shape { .. } => "check the endpoint, or upgrade this program",
             Self::NoSubnet(_) => "check the netuid and the network",
             Self::Pruned { .. } => "use an archive node, such as `archive`",
@@ -203,7 +209,7 @@ pub enum SubmitError {
         hash: [u8; 32],
     },
     /// Registration costs more than the caller wants to pay. Nothing was sent.
-    #[error("registration on subnet {netuid} costs {price} rao, and the limit is {limit} rao")]
+    #[error("registration on subnet {netuid} costs {price}, and the limit is {limit}")]
     TooExpensive {
         /// The subnet.
         netuid: Netuid,
@@ -289,6 +295,11 @@ impl SubmitError {
 impl NodeError {
     pub(crate) const fn new(error: rpcs::Error) -> Self {
         Self(error)
+    }
+
+    /// No node of several said anything.
+    pub(crate) fn silent() -> Self {
+        Self(rpcs::Error::Client("no node answered in time".into()))
     }
 
     /// Whether the connection is of no use any more. What the node itself answered is no such case.

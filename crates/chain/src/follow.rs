@@ -23,7 +23,7 @@ use crate::runtime::account_value;
 use crate::submit::{Depth, Included};
 
 /// The longest wait for a new head before the node is asked for one.
-const HEAD_WAIT_MAX: Duration = Duration::from_secs(15);
+const HEAD_WAIT_MAX: Duration = Duration::from_secs(6);
 /// Blocks without the extrinsic after which the same bytes are sent again: the node may have lost its pool.
 const SEND_AGAIN_BLOCKS: u64 = 5;
 /// Blocks after the last possible one in which finality may still come before the caller is told that it does not.

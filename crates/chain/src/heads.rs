@@ -1,9 +1,9 @@
-//! Follows the chain's head for as long as somebody holds the client.
+//! Follows the chain's head for as long as somebody holds the client, and goes back to a preferred node when one is back.
 
 use std::sync::Weak;
 use std::time::Duration;
 
-use nicompute_daemon::{BoxError, CancellationToken, ErrorChain};
+use nicompute_daemon::{BoxError, CancellationToken, ErrorChain, SharedClock};
 use nicompute_market::BlockNumber;
 use subxt::config::substrate::BlakeTwo256;
 use subxt::config::{Hasher as _, Header as _};
@@ -41,14 +41,37 @@ pub(crate) async fn follow(shared: Weak<Shared>, stop: CancellationToken) -> Res
     Ok(())
 }
 
-/// Follows one subscription to its end.
+/// Looks for a node that is preferred to the one in use, for as long as somebody holds the client.
+pub(crate) async fn come_home(
+    shared: Weak<Shared>,
+    (clock, every): (SharedClock, Duration),
+    stop: CancellationToken,
+) -> Result<(), BoxError> {
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(()),
+            () = clock.sleep(every) => {}
+        }
+        let Some(strong) = shared.upgrade() else { return Ok(()) };
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(()),
+            () = strong.link.come_home() => {}
+        }
+    }
+}
+
+/// Follows one subscription to its end, or until another connection is in use.
 async fn one_subscription(strong: &Shared, weak: &Weak<Shared>) -> Result<(), ReadError> {
     let limit = strong.limits.read;
+    let mut opened = strong.link.opened();
     let subscribe = |rpc: Rpc| async move { rpc.chain_subscribe_new_heads().await };
     let mut heads = strong.link.ask_once(limit, "chain_subscribeNewHeads", subscribe).await?;
     loop {
         let next = tokio::select! {
             biased;
+            _ = opened.changed() => return Ok(()),
             next = heads.next() => next,
             () = strong.link.clock().sleep(SILENCE_MAX) => None,
         };

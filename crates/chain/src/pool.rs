@@ -168,7 +168,22 @@ impl Refusal {
             }
             Self::InvalidPort => "announce the port on which the node listens",
             Self::UidNotFound => "read the metagraph again",
-            _ => return None,
+            Self::NotEnoughStakeToWithdraw => "use a smaller amount",
+            Self::InsufficientLiquidity => "use a smaller amount: the subnet's pool is small",
+            Self::SlippageTooHigh => "use a smaller amount, or allow a worse price",
+            Self::TransferDisallowed => "the subnet's owner has switched transfers of stake off",
+            Self::ZeroMaxAmount => "use a larger limit",
+            Self::InvalidRevealRound => {
+                "commit again, for a round of the beacon that is still to come"
+            }
+            Self::CommitNotFound => "commit again: there is nothing to reveal",
+            Self::CommitNotInRevealRange => "reveal in the epoch that the subnet's period names",
+            Self::LengthsUnequal => "give lists of one length",
+            Self::EvmKeyAssociateRateLimitExceeded => "wait some blocks and try again",
+            Self::ColdkeySwapDisputed => "settle the dispute about the coldkey first",
+            Self::InvalidRealAccount => "act for an account that exists",
+            Self::BadRequest => "upgrade this program, or check the network",
+            Self::Unnamed(_) => return None,
         })
     }
 }

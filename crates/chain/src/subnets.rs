@@ -193,6 +193,9 @@ impl View {
             let block = block.ok_or(ReadError::NoSubnet(netuid))?;
             return block.u64().map(BlockNumber).map_err(shape(about));
         }
+        if self.at.runtime.has_storage(SUBTENSOR, "LastEpochBlock") {
+            return self.next_epoch_by_storage(netuid).await;
+        }
         // Older runtimes: the block at which block + netuid + 1 is a multiple of tempo + 1.
         let tempo = u64::from(self.hyperparameters(netuid).await?.tempo);
         let next = self.at.head.number.0.saturating_add(1);
@@ -200,6 +203,22 @@ impl View {
         let past = next.saturating_add(u64::from(netuid.0)).saturating_add(1) % period;
         let wait = if past == 0 { 0 } else { period - past };
         Ok(BlockNumber(next.saturating_add(wait)))
+    }
+
+    /// An epoch begins a tempo after the last one, or sooner where one was asked for.
+    async fn next_epoch_by_storage(&self, netuid: Netuid) -> Result<BlockNumber, ReadError> {
+        let about = "a subnet's next epoch";
+        let names = ["NetworksAdded", "LastEpochBlock", "Tempo", "PendingEpochAt"];
+        let items = names.iter().map(|name| of_subnet(name, netuid)).collect();
+        let values = Values(names.into_iter().zip(self.items(about, items).await?).collect());
+        if !values.added() {
+            return Err(ReadError::NoSubnet(netuid));
+        }
+        let number = |name| values.or(name, 0).map_err(shape(about));
+        let planned = number("LastEpochBlock")?.saturating_add(number("Tempo")?);
+        let asked = number("PendingEpochAt")?;
+        let start = if asked == 0 { planned } else { planned.min(asked) };
+        Ok(BlockNumber(start.max(self.at.head.number.0.saturating_add(1))))
     }
 
     /// Which of the subnet's epochs it is, counted from its beginning.

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use async_trait::async_trait;
-use nicompute_chain::{Chain, Endpoint, Neuron, ReadError, SubmitError};
+use nicompute_chain::{Chain, Endpoint, Neuron, ReadError, Served, SubmitError};
 use nicompute_keys::Keypair;
 use nicompute_market::Netuid;
 
@@ -46,8 +46,10 @@ impl Subnet for ChainSubnet {
 
     async fn announce(&self, at: SocketAddr) -> Result<(), SubnetError> {
         let endpoint = Endpoint { ip: at.ip(), port: at.port(), version: self.version };
-        let included = self.chain.serve_axon(self.netuid, endpoint, &self.hotkey).await?;
-        tracing::debug!(?included, "the address is in a block");
+        match self.chain.serve_axon_if_changed(self.netuid, endpoint, &self.hotkey).await? {
+            Served::Changed(included) => tracing::debug!(?included, "the address is in a block"),
+            Served::Unchanged => tracing::debug!("the chain knows the address already"),
+        }
         Ok(())
     }
 }

@@ -17,6 +17,7 @@ const SHORT: Limits = Limits {
     connect: Duration::from_secs(2),
     read: Duration::from_secs(1),
     submit: Duration::from_secs(2),
+    come_home: Duration::from_millis(200),
 };
 
 async fn refused(endpoint: &str) -> ConnectError {

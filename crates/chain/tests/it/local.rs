@@ -95,7 +95,7 @@ async fn another_chain_is_noticed() {
     world.local_mut().stop().await;
     let mut other = crate::world::Local::start_at(Profile::Flat, address).await;
     let error = world.chain.head().await.unwrap_err();
-    assert!(error.to_string().contains("another one than before"), "{error:?}");
+    assert!(error.to_string().contains("another one than expected"), "{error:?}");
     assert!(error.remedy().is_some());
     other.stop().await;
     world.end().await;

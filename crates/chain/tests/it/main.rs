@@ -3,8 +3,18 @@
 #[cfg(test)]
 mod conformance;
 #[cfg(test)]
+mod fakes;
+#[cfg(test)]
+mod finality;
+#[cfg(test)]
 mod gone;
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod local;
+#[cfg(test)]
+mod metadata;
+#[cfg(test)]
+mod several;
 #[cfg(test)]
 mod world;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nicompute_chain::{Chain, Endpoint, Limits};
 use nicompute_daemon::{SharedClock, SystemClock, Tasks};
-use nicompute_devnet::{Devnet, DevnetConfig, Genesis, Profile, SubnetGenesis};
+use nicompute_devnet::{Chaos, Devnet, DevnetConfig, Genesis, Profile, SubnetGenesis};
 use nicompute_keys::{Keypair, Scheme};
 use nicompute_market::{Netuid, Rao};
 use tempfile::TempDir;
@@ -36,6 +36,8 @@ pub(crate) struct Local {
     folder: TempDir,
     profile: Profile,
     running: Tasks,
+    finality_lag: u32,
+    devnet: Option<Devnet>,
     pub(crate) address: SocketAddr,
     pub(crate) validator: Keypair,
 }
@@ -57,6 +59,7 @@ pub(crate) const LIMITS: Limits = Limits {
     connect: Duration::from_secs(30),
     read: Duration::from_secs(20),
     submit: Duration::from_secs(60),
+    come_home: Duration::from_millis(200),
 };
 
 impl Local {
@@ -65,7 +68,18 @@ impl Local {
     }
 
     pub(crate) async fn start_at(profile: Profile, address: SocketAddr) -> Self {
+        Self::start_with(profile, address, 0).await
+    }
+
+    /// A chain whose blocks become final some blocks later.
+    pub(crate) async fn lagging(profile: Profile, finality_lag: u32) -> Self {
+        Self::start_with(profile, SocketAddr::from(([127, 0, 0, 1], 0)), finality_lag).await
+    }
+
+    async fn start_with(profile: Profile, address: SocketAddr, finality_lag: u32) -> Self {
         let mut local = Self {
+            finality_lag,
+            devnet: None,
             folder: tempfile::tempdir().unwrap(),
             profile,
             running: Tasks::new(),
@@ -98,13 +112,22 @@ impl Local {
             listen: self.address,
             block_time: BLOCK_TIME,
             profile: self.profile,
+            finality_lag: self.finality_lag,
             ..DevnetConfig::new(self.folder.path(), genesis)
         };
         let devnet = Devnet::start(config, SystemClock::shared(), &self.running).await.unwrap();
         self.address = devnet.address();
+        self.devnet = Some(devnet);
+    }
+
+    /// Does something to the chain.
+    pub(crate) async fn chaos(&self, chaos: Chaos) {
+        let devnet = self.devnet.as_ref().expect("the chain runs");
+        println!("{:?}", devnet.chaos(chaos).await.unwrap());
     }
 
     pub(crate) async fn stop(&mut self) {
+        self.devnet = None;
         assert!(self.running.shutdown(PATIENCE).await, "the local chain did not stop");
     }
 
@@ -115,7 +138,11 @@ impl Local {
 
 impl World {
     pub(crate) async fn local(profile: Profile) -> Self {
-        let local = Local::start(profile).await;
+        Self::around(Local::start(profile).await).await
+    }
+
+    /// A client of this local chain.
+    pub(crate) async fn around(local: Local) -> Self {
         let mut world = Self::at(&local.url(), NETUID).await;
         world.local = Some(local);
         world

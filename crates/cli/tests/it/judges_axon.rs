@@ -21,10 +21,8 @@ use nicompute_wire::axon::{Allocate, Body, Challenge, Ping, Specs};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::judges::{PYTHON_10, ask, python};
+use crate::judges::{PYTHON_9, PYTHON_10, ask, python};
 
-/// bittensor 9.0.0 with the packages that NI Compute 1.9.0 pins.
-const PYTHON_9: &str = "NICOMPUTE_TEST_PY9";
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 77));
 const PATIENCE: Duration = Duration::from_secs(60);

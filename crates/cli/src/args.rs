@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use nicompute_chain::Chain;
+use nicompute_chain::{Chain, ConnectError, Limits, NodeUrl};
 use nicompute_daemon::{Kind, LogFormat, SharedClock, Tasks};
 use nicompute_keys::Keypair;
 use nicompute_keys::wallet::WalletPath;
@@ -14,24 +14,37 @@ use crate::exit::{Exit, Failure};
 /// Which chain.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct SubtensorArgs {
-    /// `finney`, `test`, `local`, or a ws:// or wss:// address.
-    #[arg(long = "subtensor.network", default_value = "finney", value_name = "NETWORK")]
-    pub(crate) network: String,
-    /// An address that is used instead of the network's own.
-    #[arg(long = "subtensor.chain_endpoint", value_name = "URL")]
-    pub(crate) endpoint: Option<String>,
+    /// `finney`, `test`, `local`, `archive`, HOST:PORT, or a ws:// or wss:// address; several as a list, the preferred one
+    /// first.
+    #[arg(
+        long = "subtensor.network",
+        default_value = "finney",
+        value_delimiter = ',',
+        value_name = "NETWORK"
+    )]
+    pub(crate) networks: Vec<String>,
+    /// Addresses that are used instead of the network's own.
+    #[arg(long = "subtensor.chain_endpoint", value_delimiter = ',', value_name = "URL")]
+    pub(crate) endpoints: Vec<String>,
     /// The subnet's number: 27 on finney, 15 on the test network.
     #[arg(long, default_value_t = 27)]
     pub(crate) netuid: u16,
 }
 
 impl SubtensorArgs {
-    /// Whether the chain is one of this machine: `local`, or an address with a loopback IP.
+    /// Where the chain may be, the preferred place first.
+    fn targets(&self) -> &[String] {
+        if self.endpoints.is_empty() { &self.networks } else { &self.endpoints }
+    }
+
+    /// Whether the chain is one of this machine: `local`, or addresses with a loopback IP.
     pub(crate) fn is_on_loopback(&self) -> bool {
-        let target = self.endpoint.as_deref().unwrap_or(&self.network);
-        let host = target.strip_prefix("ws://").and_then(|rest| rest.rsplit_once(':'));
-        let ip = host.and_then(|(host, _)| host.parse::<std::net::IpAddr>().ok());
-        target == "local" || ip.is_some_and(|ip| ip.is_loopback())
+        let is_here = |target: &String| {
+            let host = target.strip_prefix("ws://").and_then(|rest| rest.rsplit_once(':'));
+            let ip = host.and_then(|(host, _)| host.parse::<std::net::IpAddr>().ok());
+            target == "local" || ip.is_some_and(|ip| ip.is_loopback())
+        };
+        self.targets().iter().all(is_here)
     }
 
     /// Connects to the chain.
@@ -40,14 +53,24 @@ impl SubtensorArgs {
         clock: &SharedClock,
         tasks: &Tasks,
     ) -> anyhow::Result<Chain> {
-        let target = self.endpoint.as_deref().unwrap_or(&self.network);
-        let chain = Chain::connect(target, SharedClock::clone(clock), tasks).await;
+        let shown = self.targets().join(", ");
+        let chain = self.connect_to_one(clock, tasks).await;
         Ok(chain.map_err(|error| {
             let exit =
                 if error.kind() == Kind::Elsewhere { Exit::Unavailable } else { Exit::Config };
             let hint = error.remedy().unwrap_or("name a chain with --subtensor.network");
-            Failure::new(exit, format!("no chain at {target}")).hint(hint).because(error)
+            Failure::new(exit, format!("no chain at {shown}")).hint(hint).because(error)
         })?)
+    }
+
+    async fn connect_to_one(
+        &self,
+        clock: &SharedClock,
+        tasks: &Tasks,
+    ) -> Result<Chain, ConnectError> {
+        let urls: Result<Vec<NodeUrl>, _> =
+            self.targets().iter().map(|target| target.parse()).collect();
+        Chain::connect_any(&urls?, Limits::STANDARD, SharedClock::clone(clock), tasks).await
     }
 }
 
@@ -119,12 +142,41 @@ pub(crate) struct DaemonArgs {
     /// One JSON object a line instead of text.
     #[arg(long)]
     pub(crate) log_json: bool,
+    #[command(flatten)]
+    pub(crate) loudness: LoudnessArgs,
     /// Stop when standard input ends: for a parent process that must not leave children behind.
     #[arg(long, hide = true)]
     pub(crate) exit_with_stdin: bool,
 }
 
+/// The original's flags for how much is logged; `--log` says it in more detail.
+#[derive(Debug, Clone, Args)]
+#[group(multiple = false, conflicts_with = "log")]
+#[expect(clippy::struct_excessive_bools, reason = "flags of which at most one is given")]
+pub(crate) struct LoudnessArgs {
+    /// Log the steps, too: the same as --log debug.
+    #[arg(long = "logging.debug")]
+    debug: bool,
+    /// Log everything: the same as --log trace.
+    #[arg(long = "logging.trace")]
+    trace: bool,
+    /// The same as --log info.
+    #[arg(long = "logging.info")]
+    info: bool,
+}
+
 impl DaemonArgs {
+    /// What is logged.
+    pub(crate) fn filter(&self) -> &str {
+        // What the libraries below say about each frame helps nobody with their node.
+        match self.loudness {
+            LoudnessArgs { trace: true, .. } => "trace,hyper=info,h2=info,rustls=info,soketto=info",
+            LoudnessArgs { debug: true, .. } => "debug,hyper=info,h2=info,rustls=info,soketto=info",
+            LoudnessArgs { info: true, .. } => "info",
+            LoudnessArgs { .. } => &self.log,
+        }
+    }
+
     /// The state folder, by default `~/.nicompute/<daemon>`.
     pub(crate) fn folder(&self, daemon: &str) -> anyhow::Result<PathBuf> {
         match &self.state_dir {
@@ -170,10 +222,12 @@ mod tests {
     #[test]
     fn loopback_chains() {
         let on = |endpoint: &str| {
-            let endpoint = Some(endpoint.to_owned());
-            SubtensorArgs { network: "finney".to_owned(), endpoint, netuid: 27 }.is_on_loopback()
+            let endpoints = endpoint.split(',').map(str::to_owned).collect();
+            let networks = vec!["finney".to_owned()];
+            SubtensorArgs { networks, endpoints, netuid: 27 }.is_on_loopback()
         };
-        assert!(on("ws://127.0.0.1:9944") && on("local"));
+        assert!(on("ws://127.0.0.1:9944") && on("local") && on("local,ws://127.0.0.2:9944"));
+        assert!(!on("local,finney"));
         for other in
             ["finney", "wss://127.0.0.1.example.org:443", "ws://10.0.0.1:9944", "ws://127.0.0.1"]
         {

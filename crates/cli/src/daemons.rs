@@ -35,7 +35,7 @@ where
     E: FnOnce() -> G,
     G: Future<Output = anyhow::Result<()>>,
 {
-    init_logs(&args.log, args.log_format()).map_err(|error| {
+    init_logs(args.filter(), args.log_format()).map_err(|error| {
         Failure::new(Exit::Config, "--log is not a filter")
             .because(error)
             .hint("for example --log info")

@@ -12,6 +12,7 @@ mod embedded;
 mod exit;
 mod market_args;
 mod openssh;
+mod original_flags;
 mod transaction;
 
 use std::process::ExitCode;
@@ -95,6 +96,9 @@ enum DevnetCommand {
 }
 
 fn main() -> ExitCode {
+    if let Err(error) = original_flags::check(std::env::args_os()) {
+        return exit::report(&error);
+    }
     let command = Cli::parse().command;
     if matches!(command, Command::Sandbox) {
         return nicompute_host::runtime::sandbox::sandbox_main();

@@ -23,6 +23,8 @@ mod judges_wallet;
 #[cfg(test)]
 mod kill9;
 #[cfg(test)]
+mod original_flags;
+#[cfg(test)]
 mod proving;
 #[cfg(test)]
 mod wallet;

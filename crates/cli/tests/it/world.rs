@@ -239,6 +239,11 @@ impl World {
 
     /// Starts the validator.
     pub(crate) fn start_validator(&self) -> Daemon {
+        self.start_validator_with(&[])
+    }
+
+    /// The same with more options.
+    pub(crate) fn start_validator_with(&self, more: &[&str]) -> Daemon {
         let mut args = self.keys("validator");
         args.insert(0, "validator".to_owned());
         let catalogue = self.dir.path().join("catalogue.toml").display().to_string();
@@ -251,6 +256,7 @@ impl World {
             "--api-key-file".to_owned(),
             key,
         ]);
+        args.extend(more.iter().map(|word| (*word).to_owned()));
         let state_dir = self.dir.path().join("v");
         drop(fs::remove_file(state_dir.join("ready.json")));
         Daemon::start(&state_dir, &args)

@@ -115,8 +115,11 @@ fn decide(
         }
         Err(error) => return Err(error),
     };
-    // What was set counts only while the chain knows of it: a chain that began anew does not.
-    let stands = past.set.filter(|last| last.block <= head && own.last_update >= last.block);
+    // What was set counts only while the chain knows of it: a chain that began anew does not. A view from before it says
+    // nothing about it.
+    let is_unknown =
+        |last: &WeightSet| view.finalized.number >= last.block && own.last_update < last.block;
+    let stands = past.set.filter(|last| last.block <= head && !is_unknown(last));
     let since = stands.map_or(own.last_update, |last| last.block.max(own.last_update));
     if passed(since) < view.rules.weights_rate_limit {
         return Ok(Decision::Wait("the subnet's rate limit"));
@@ -172,7 +175,9 @@ mod tests {
         let set = Decision::Set(right.clone());
         let at = |last_update: u64, head: u64, last: Option<&WeightSet>| {
             let past = Past { set: last, failed_block: None };
-            decide(&view(last_update), BlockNumber(head), &scores, 0, past).unwrap()
+            let finalized = Head { number: BlockNumber(head), hash: [0; 32] };
+            let view = ChainView { finalized, ..view(last_update) };
+            decide(&view, BlockNumber(head), &scores, 0, past).unwrap()
         };
         assert_eq!(at(0, 4, None), Decision::Wait("the subnet's rate limit"));
         assert_eq!(at(0, 5, None), set);
@@ -184,6 +189,10 @@ mod tests {
         assert_eq!(at(100, 105, Some(&other)), set);
         assert_eq!(at(0, 20, Some(&same)), set, "a chain that began anew");
         assert_eq!(at(3, 120, Some(&same)), set, "the chain does not know of them");
+        // The view was read before those weights were: it must not make them come twice.
+        let past = Past { set: Some(&same), failed_block: None };
+        let stale = decide(&view(60), BlockNumber(108), &scores, 0, past).unwrap();
+        assert_eq!(stale, Decision::Wait("the weights on the chain are right"));
     }
 
     /// Without permit or score there is nothing to say; what must burn and cannot is a mistake of the operator.

@@ -17,6 +17,8 @@ use crate::state::{Overlay, Read};
 
 /// The newest blocks that are listed.
 const BLOCKS_LISTED_MAX: usize = 32;
+/// The hotkeys and epochs whose commits are listed.
+const COMMITTERS_LISTED_MAX: usize = 4_096;
 /// The accounts that are listed.
 const ACCOUNTS_LISTED_MAX: usize = 1_024;
 
@@ -79,6 +81,25 @@ pub struct SubnetDump {
     pub hyperparameters: BTreeMap<String, u64>,
     /// Its neurons in the order of their uids.
     pub neurons: Vec<NeuronDump>,
+    /// Weights that were promised or sealed and are not open yet.
+    pub pending_commits: Vec<CommitDump>,
+}
+
+/// Weights that nobody can read yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommitDump {
+    /// Of which mechanism.
+    pub mechanism: u8,
+    /// Whose.
+    pub hotkey: String,
+    /// In which block they were committed.
+    pub block: u64,
+    /// In which epoch.
+    pub epoch: u64,
+    /// The hash that promises them, where they are promised by one.
+    pub hash: Option<String>,
+    /// The round of the beacon that opens them, where they are sealed for one.
+    pub round: Option<u64>,
 }
 
 /// A neuron.
@@ -220,7 +241,36 @@ fn subnet(state: &impl Read, netuid: u16) -> SubnetDump {
         last_epoch_block: items::LAST_EPOCH_BLOCK.get(state, &netuid).unwrap_or_default(),
         hyperparameters: hyperparameters(state, netuid),
         neurons: (0..n).filter_map(|uid| neuron(state, netuid, uid)).collect(),
+        pending_commits: (0..neurons::mechanisms(state, netuid))
+            .flat_map(|mecid| commits(state, netuid, mecid))
+            .collect(),
     }
+}
+
+fn commits(state: &impl Read, netuid: u16, mechanism: u8) -> Vec<CommitDump> {
+    let index = neurons::storage_index(netuid, mechanism);
+    let mut out = Vec::new();
+    for key in state.keys(&items::WEIGHT_COMMITS.first_prefix(&index), None, COMMITTERS_LISTED_MAX)
+    {
+        let who = key.last_chunk::<32>().copied().unwrap_or_default();
+        for (hash, epoch, block, _) in
+            items::WEIGHT_COMMITS.get(state, &index, &who).unwrap_or_default()
+        {
+            let (hotkey, hash) = (address(&who), Some(hex(&hash)));
+            out.push(CommitDump { mechanism, hotkey, block, epoch, hash, round: None });
+        }
+    }
+    let prefix = items::TIMELOCKED_COMMITS.first_prefix(&index);
+    for key in state.keys(&prefix, None, COMMITTERS_LISTED_MAX) {
+        let epoch = key.last_chunk::<8>().copied().map(u64::from_le_bytes).unwrap_or_default();
+        for (who, block, _, round) in
+            items::TIMELOCKED_COMMITS.get(state, &index, &epoch).unwrap_or_default()
+        {
+            let (hotkey, round) = (address(&who), Some(round));
+            out.push(CommitDump { mechanism, hotkey, block, epoch, hash: None, round });
+        }
+    }
+    out
 }
 
 fn hyperparameters(state: &impl Read, netuid: u16) -> BTreeMap<String, u64> {

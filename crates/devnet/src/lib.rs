@@ -39,7 +39,7 @@ pub use config::{
 };
 pub use control::{Control, ControlError};
 pub use devnet::{Devnet, StartError};
-pub use dump::{AccountDump, BlockDump, Dump, NeuronDump, SubnetDump, WaitingDump};
+pub use dump::{AccountDump, BlockDump, CommitDump, Dump, NeuronDump, SubnetDump, WaitingDump};
 pub use rpc::{
     BATCH_MAX, CONNECTIONS_MAX, REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX, SUBSCRIPTIONS_MAX,
 };

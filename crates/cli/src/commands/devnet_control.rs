@@ -235,7 +235,19 @@ fn subnet(out: &mut String, subnet: &SubnetDump) -> std::fmt::Result {
         "  {:>4}  {:<12}  {:<12}  {:>20}  {:<9}  {:>5}  {:>5}  {:>5}  {:>18}  {:>8}  axon",
         "uid", "hotkey", "coldkey", "stake", "", "inc", "div", "cons", "emission", "updated"
     )?;
-    subnet.neurons.iter().try_for_each(|entry| neuron(out, entry))
+    for entry in &subnet.neurons {
+        neuron(out, entry)?;
+    }
+    for commit in &subnet.pending_commits {
+        let opens = match (&commit.hash, commit.round) {
+            (_, Some(round)) => format!("sealed for round {round}"),
+            (Some(hash), None) => format!("promised by {hash}"),
+            (None, None) => String::new(),
+        };
+        let (hotkey, block) = (short(&commit.hotkey), commit.block);
+        writeln!(out, "  commit ({})  {hotkey}  block {block}  {opens}", commit.mechanism)?;
+    }
+    Ok(())
 }
 
 fn neuron(out: &mut String, neuron: &NeuronDump) -> std::fmt::Result {

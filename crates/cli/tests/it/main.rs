@@ -5,6 +5,8 @@ mod bad_input;
 #[cfg(test)]
 mod chain_commands;
 #[cfg(test)]
+mod chaos;
+#[cfg(test)]
 mod conformance;
 #[cfg(test)]
 mod devnet_up;

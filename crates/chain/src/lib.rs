@@ -4,6 +4,10 @@
 //! connection and the signing of extrinsics, and is the only user of `subxt`. It never decides anything about weights,
 //! knows no provider and no lease, and keeps no cache but the metadata of the runtime that the node speaks now.
 //!
+//! Reads go through a [`View`] of one block. What is said is a [`Call`]; signed it is a [`Prepared`], which can be stored
+//! before it is sent, is followed through forks until it is final, and is never signed anew once a pool took it. Several
+//! nodes of one chain stand in for each other, the preferred one first.
+//!
 //! Every call has an end: a deadline after which [`ReadError::Gone`] or [`SubmitError::Unknown`] says what is known.
 
 mod call;

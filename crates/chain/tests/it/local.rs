@@ -1,6 +1,6 @@
 //! What the local chain alone can show: validators, epochs, sealed weights, restarts.
 
-use nicompute_chain::{Chain, SubmitError};
+use nicompute_chain::{Call, Chain, Depth, ReadError, Served, SubmitError};
 use nicompute_daemon::Kind;
 use nicompute_devnet::Profile;
 use nicompute_market::{Rao, Uid};
@@ -99,6 +99,57 @@ async fn another_chain_is_noticed() {
     assert!(error.remedy().is_some());
     other.stop().await;
     world.end().await;
+}
+
+/// What costs money or helps nobody must be refused before it is sent, and what the chain knows is not said again.
+#[tokio::test]
+async fn registering_and_serving_send_nothing_in_vain() {
+    let world = World::local(Profile::Flat).await;
+    let chain = &world.chain;
+    let (coldkey, hotkey) = (world.coldkey(100).await, fresh());
+    let price = chain.burn(NETUID).await.unwrap();
+    let low = Rao(price.0 - 1);
+    let register = |limit| {
+        let (coldkey, hotkey) = (&coldkey, hotkey.hotkey());
+        async move { chain.burned_register_within(NETUID, &hotkey, limit, coldkey).await }
+    };
+    let before = chain.balance(&coldkey.account()).await.unwrap();
+    let error = register(low).await.unwrap_err();
+    assert!(matches!(error, SubmitError::TooExpensive { limit, .. } if limit == low), "{error:?}");
+    assert_eq!(chain.balance(&coldkey.account()).await.unwrap(), before);
+    register(Rao(price.0 * 2)).await.unwrap();
+    let error = chain.pow_register(NETUID).await.unwrap_err();
+    let refused =
+        matches!(error, SubmitError::NoProofOfWork(_) | SubmitError::ProofOfWorkNotOffered);
+    assert!(refused && error.remedy().is_some(), "{error:?}");
+
+    let serve = |at| chain.serve_axon_if_changed(NETUID, at, &hotkey);
+    let error = serve(endpoint("127.0.0.1", 8091)).await.unwrap_err();
+    assert!(matches!(error, SubmitError::Unreachable { .. }), "{error:?}");
+    let at = endpoint("127.0.0.2", 8091);
+    let served = serve(at).await.unwrap();
+    assert!(matches!(served, Served::Changed(_)), "{served:?}");
+    let head = chain.head().await.unwrap();
+    assert_eq!(serve(at).await.unwrap(), Served::Unchanged);
+    let announced = chain.axon_of(NETUID, &hotkey.hotkey()).await.unwrap().expect("an axon");
+    assert!(announced.block <= head.number, "it was announced again");
+    let metrics = chain.serve_prometheus_if_changed(NETUID, at, &hotkey).await.unwrap();
+    assert!(matches!(metrics, Served::Changed(_)), "{metrics:?}");
+    world.end().await;
+}
+
+/// A daemon that signs for the wrong chain after a change of its endpoint must be stopped, not believed.
+#[tokio::test]
+async fn an_extrinsic_of_another_chain_is_refused() {
+    let (first, second) = (World::local(Profile::Flat).await, World::local(Profile::Flat).await);
+    let call = Call::transfer_keep_alive(&fresh().account(), Rao(COIN));
+    let prepared = first.chain.prepare(&call, &first.rich).await.unwrap();
+    let error = second.chain.fate(&prepared).await.unwrap_err();
+    assert!(matches!(error, ReadError::OtherChain { .. }), "{error:?}");
+    let error = second.chain.carry_out(&prepared, Depth::Included).await.unwrap_err();
+    assert!(matches!(error, SubmitError::Read(ReadError::OtherChain { .. })), "{error:?}");
+    first.end().await;
+    second.end().await;
 }
 
 /// Clones share one connection; a second client is another one, and both see the same chain.

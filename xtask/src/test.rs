@@ -88,6 +88,12 @@ struct Seen {
     skipped: Vec<String>,
     /// Tests that failed.
     failed: Vec<String>,
+    /// Tests that passed, as the test programs count them.
+    passed: usize,
+    /// Test programs that began to run.
+    begun: usize,
+    /// Test programs that ran to their end and said how it went.
+    ended: usize,
 }
 
 /// Runs every test; a few that fail run once more, one at a time, and where they pass then they are named as unsteady.
@@ -103,11 +109,18 @@ fn run_tests(environment: &[(&str, PathBuf)], strict: &str) -> anyhow::Result<Ve
     if seen.failed.is_empty() || seen.failed.len() > UNSTEADY_MAX {
         bail!("the tests failed, {} of them by name", seen.failed.len());
     }
+    // A program that was killed names no test that failed.
+    if seen.begun != seen.ended {
+        bail!("{} test programs began and {} came to an end", seen.begun, seen.ended);
+    }
     let mut again = vec!["--test-threads=1", "--exact"];
     again.extend(seen.failed.iter().map(String::as_str));
-    let (passed, _) = run_once(environment, strict, &again)?;
-    if !passed {
+    let (passed, second) = run_once(environment, strict, &again)?;
+    if !passed || second.begun != second.ended {
         bail!("tests failed twice: {}", seen.failed.join(", "));
+    }
+    if second.passed < seen.failed.len() {
+        bail!("{} tests failed, and {} ran again", seen.failed.len(), second.passed);
     }
     for test in &seen.failed {
         println!("test: UNSTEADY {test} failed beside the others and passed alone: mend it");
@@ -136,6 +149,11 @@ fn run_once(
         if let Some(test) = failed_test(&line) {
             seen.failed.push(test.to_owned());
         }
+        seen.begun += usize::from(is_beginning(&line));
+        if let Some(passed) = passed_tests(&line) {
+            seen.ended += 1;
+            seen.passed += passed;
+        }
         println!("{line}");
     }
     Ok((child.wait()?.success(), seen))
@@ -147,9 +165,33 @@ fn failed_test(line: &str) -> Option<&str> {
     Some(name.strip_suffix(" - should panic").unwrap_or(name))
 }
 
+/// Whether this is the line `running 5 tests` that a test program begins with.
+fn is_beginning(line: &str) -> bool {
+    let count = line.strip_prefix("running ").and_then(|rest| rest.split_once(" test"));
+    count.is_some_and(|(count, end)| count.parse::<usize>().is_ok() && matches!(end, "" | "s"))
+}
+
+/// How many tests passed, from the line `test result: ok. 5 passed; 0 failed; …` that a test program ends with.
+fn passed_tests(line: &str) -> Option<usize> {
+    let (_, counts) = line.strip_prefix("test result: ")?.split_once(". ")?;
+    counts.split_once(" passed;")?.0.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A test program that is killed names no failed test: only its missing last line tells.
+    #[test]
+    fn programs_that_begin_must_end() {
+        assert!(is_beginning("running 1 test") && is_beginning("running 0 tests"));
+        assert!(!is_beginning("running tests") && !is_beginning("running 2 tests of many"));
+        let ended =
+            "test result: FAILED. 3 passed; 1 failed; 0 ignored; 0 measured; 2 filtered out";
+        assert_eq!(passed_tests(ended), Some(3));
+        assert_eq!(passed_tests("test result: ok. 0 passed; 0 failed; 0 ignored"), Some(0));
+        assert_eq!(passed_tests("test a::b ... ok"), None);
+    }
 
     /// A failed test whose name is not found would not be run again, and one that passed must not be.
     #[test]

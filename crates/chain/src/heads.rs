@@ -76,7 +76,7 @@ async fn one_subscription(strong: &Shared, weak: &Weak<Shared>) -> Result<(), Re
             () = strong.link.clock().sleep(SILENCE_MAX) => None,
         };
         let Some(Ok(header)) = next else {
-            strong.link.reset().await;
+            strong.link.reset();
             return Ok(());
         };
         let hash = BlakeTwo256.hash(&header.encode()).0;

@@ -5,7 +5,7 @@
 //! asked again while its deadline lasts, so only requests that may be repeated go through here.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use nicompute_daemon::{Backoff, Clock, ErrorChain, SharedClock};
@@ -14,7 +14,7 @@ use subxt::config::{RpcConfigFor, substrate};
 use subxt::ext::jsonrpsee::client_transport::ws::{Url, WsTransportClientBuilder};
 use subxt::ext::jsonrpsee::core::client::Client;
 use subxt::rpcs::{self, LegacyRpcMethods, RpcClient};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::watch;
 
 use crate::error::{NodeError, ReadError};
 use crate::place::{Condition, EndpointState, Place};
@@ -32,7 +32,8 @@ pub(crate) const RECONNECT: Backoff =
 pub(crate) const MESSAGE_BYTES_MAX: u32 = 16 * 1024 * 1024;
 /// Heads that wait to be read; a subscription that floods is closed.
 const SUBSCRIPTION_MAX: usize = 256;
-/// How long one node of several may take to be reached before the next one is tried.
+/// How long one node of several may take to be reached before the next one is tried, where the deadline is long; half of
+/// the deadline is enough to try them all.
 const REACH_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// The connection to a chain. Shared by all clones of a client.
@@ -41,6 +42,8 @@ pub(crate) struct Link {
     places: Vec<Place>,
     clock: SharedClock,
     open: Mutex<Option<Open>>,
+    /// Held by whoever connects; only those who need a connection wait for it, each within its own deadline.
+    connecting: tokio::sync::Mutex<()>,
     current: AtomicUsize,
     genesis: OnceLock<Hash>,
     /// Counts the connections, for those who hold a subscription of one.
@@ -51,6 +54,7 @@ pub(crate) struct Link {
 #[derive(Debug, Clone)]
 struct Open {
     rpc: Rpc,
+    at: usize,
     id: Arc<()>,
 }
 
@@ -58,7 +62,19 @@ struct Open {
 enum Try<T> {
     Done(T),
     Again(NodeError),
+    Silent,
     Over(ReadError),
+}
+
+/// How long one try may take.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    /// The try itself, with connecting.
+    left: Duration,
+    /// The node's answer.
+    share: Duration,
+    /// Reaching one node.
+    reach: Duration,
 }
 
 /// A node that was reached, or why it is of no use.
@@ -81,6 +97,7 @@ impl Link {
             places: urls.iter().cloned().map(Place::new).collect(),
             clock,
             open: Mutex::new(None),
+            connecting: tokio::sync::Mutex::new(()),
             current: AtomicUsize::new(0),
             genesis,
             opened: watch::Sender::new(0),
@@ -139,13 +156,12 @@ impl Link {
                 return Err(self.gone(limit, last));
             }
             // Of several nodes none may use up the whole deadline with its silence.
-            let share = limit / u32::try_from(self.places.len()).unwrap_or(1).max(1);
-            match self.within(left.min(share), Box::pin(self.attempt(request, &op))).await {
-                // A node that is silent for so long may sit behind a dead connection.
-                None => self.give_up_current().await,
-                Some(Try::Done(value)) => return Ok(value),
-                Some(Try::Over(error)) => return Err(error),
-                Some(Try::Again(error)) => last = Some(error),
+            let limits = Limits { left, share: self.share(limit), reach: self.reach_wait(limit) };
+            match self.attempt(limits, request, &op).await {
+                Try::Silent => {}
+                Try::Done(value) => return Ok(value),
+                Try::Over(error) => return Err(error),
+                Try::Again(error) => last = Some(error),
             }
             let left = until.saturating_sub(self.clock.monotonic());
             self.clock.sleep(RECONNECT.delay(attempt).min(left)).await;
@@ -164,14 +180,12 @@ impl Link {
         F: Fn(Rpc) -> Fut,
         Fut: Future<Output = Result<T, rpcs::Error>>,
     {
-        match self.within(limit, Box::pin(self.attempt(request, &op))).await {
-            None => {
-                self.give_up_current().await;
-                Err(self.gone(limit, None))
-            }
-            Some(Try::Done(value)) => Ok(value),
-            Some(Try::Over(error)) => Err(error),
-            Some(Try::Again(error)) => Err(self.gone(limit, Some(error))),
+        let limits = Limits { left: limit, share: limit, reach: self.reach_wait(limit) };
+        match self.attempt(limits, request, &op).await {
+            Try::Silent => Err(self.gone(limit, None)),
+            Try::Done(value) => Ok(value),
+            Try::Over(error) => Err(error),
+            Try::Again(error) => Err(self.gone(limit, Some(error))),
         }
     }
 
@@ -182,56 +196,76 @@ impl Link {
             if !place.may_be_tried(self.clock.monotonic()) {
                 continue;
             }
-            if let Reached::Ready(rpc) = self.reach(place).await {
+            if let Reached::Ready(rpc) = self.reach(place, REACH_WAIT_MAX).await {
                 tracing::info!(endpoint = %place.url(), "back to a preferred node of the chain");
-                let mut slot = self.open.lock().await;
-                *slot = Some(self.use_place(at, rpc));
+                self.use_place(at, rpc);
                 return;
             }
         }
     }
 
     /// Forgets the connection, for a subscriber that found it silent.
-    pub(crate) async fn reset(&self) {
-        self.give_up_current().await;
+    pub(crate) fn reset(&self) {
+        let open = self.slot().clone();
+        if let Some(open) = open {
+            self.give_up(&open);
+        }
     }
 
-    async fn attempt<T, F, Fut>(&self, request: &'static str, op: &F) -> Try<T>
+    /// How many connections there were.
+    pub(crate) fn connections(&self) -> u64 {
+        *self.opened.borrow()
+    }
+
+    async fn attempt<T, F, Fut>(&self, limits: Limits, request: &'static str, op: &F) -> Try<T>
     where
         F: Fn(Rpc) -> Fut,
         Fut: Future<Output = Result<T, rpcs::Error>>,
     {
-        let open = match self.open().await {
-            Ok(Ok(open)) => open,
-            Ok(Err(error)) => return Try::Again(error),
-            Err(error) => return Try::Over(error),
+        let until = self.clock.monotonic().saturating_add(limits.left);
+        let open = match self.within(limits.left, Box::pin(self.open(limits.reach))).await {
+            None => return Try::Silent,
+            Some(Ok(Ok(open))) => open,
+            Some(Ok(Err(error))) => return Try::Again(error),
+            Some(Err(error)) => return Try::Over(error),
         };
-        match op(open.rpc.clone()).await.map_err(NodeError::new) {
-            Ok(value) => Try::Done(value),
-            Err(error) if error.lost() => {
-                self.close(Some(&open)).await;
-                Try::Again(error)
+        let left = until.saturating_sub(self.clock.monotonic()).min(limits.share);
+        match self.within(left, Box::pin(op(open.rpc.clone()))).await {
+            None => {
+                // A node that is silent for so long may sit behind a dead connection. One that had hardly any time is
+                // not to blame.
+                if left >= limits.share / 2 {
+                    self.give_up(&open);
+                }
+                Try::Silent
             }
-            Err(source) => Try::Over(ReadError::Refused { request, source }),
+            Some(Ok(value)) => Try::Done(value),
+            Some(Err(error)) => {
+                let source = NodeError::new(error);
+                if source.lost() {
+                    self.close(&open);
+                    return Try::Again(source);
+                }
+                Try::Over(ReadError::Refused { request, source })
+            }
         }
     }
 
     /// The open connection, or a new one to the same chain: to the first node that is ready, or to one that is catching up
     /// where none is.
-    async fn open(&self) -> Result<Result<Open, NodeError>, ReadError> {
-        let mut slot = self.open.lock().await;
-        if let Some(open) = &*slot {
-            return Ok(Ok(open.clone()));
+    async fn open(&self, wait: Duration) -> Result<Result<Open, NodeError>, ReadError> {
+        if let Some(open) = self.slot().clone() {
+            return Ok(Ok(open));
+        }
+        let _alone = self.connecting.lock().await;
+        if let Some(open) = self.slot().clone() {
+            return Ok(Ok(open));
         }
         let (mut syncing, mut last, mut is_gone) = (None, None, false);
         for at in self.candidates() {
             let Some(place) = self.places.get(at) else { continue };
-            match self.reach(place).await {
-                Reached::Ready(rpc) => {
-                    let open = self.use_place(at, rpc);
-                    *slot = Some(open.clone());
-                    return Ok(Ok(open));
-                }
+            match self.reach(place, wait).await {
+                Reached::Ready(rpc) => return Ok(Ok(self.use_place(at, rpc))),
                 Reached::Syncing(rpc) => syncing = syncing.or(Some((at, rpc))),
                 Reached::Gone(error) => {
                     is_gone = true;
@@ -241,9 +275,7 @@ impl Link {
             }
         }
         if let Some((at, rpc)) = syncing {
-            let open = self.use_place(at, rpc);
-            *slot = Some(open.clone());
-            return Ok(Ok(open));
+            return Ok(Ok(self.use_place(at, rpc)));
         }
         if !is_gone {
             return Err(ReadError::OtherChain { endpoint: self.url().to_string() });
@@ -267,15 +299,17 @@ impl Link {
     }
 
     fn use_place(&self, at: usize, rpc: Rpc) -> Open {
+        let open = Open { rpc, at, id: Arc::new(()) };
+        *self.slot() = Some(open.clone());
         if self.current.swap(at, Ordering::Relaxed) != at {
             tracing::info!(endpoint = %self.url(), "another node of the chain is in use");
         }
         self.opened.send_modify(|count| *count = count.wrapping_add(1));
-        Open { rpc, id: Arc::new(()) }
+        open
     }
 
     /// Connects to one node and asks whether it is one of this chain and has caught up.
-    async fn reach(&self, place: &Place) -> Reached {
+    async fn reach(&self, place: &Place, wait: Duration) -> Reached {
         let several = self.places.len() > 1;
         let work = Box::pin(async {
             let rpc = Rpc::new(connect(place.url()).await?);
@@ -285,8 +319,7 @@ impl Link {
                 several && rpc.system_health().await.is_ok_and(|health| health.is_syncing);
             Ok::<_, rpcs::Error>((rpc, genesis, syncing))
         });
-        let found =
-            if several { self.within(REACH_WAIT_MAX, work).await } else { Some(work.await) };
+        let found = if several { self.within(wait, work).await } else { Some(work.await) };
         let now = self.clock.monotonic();
         let (rpc, genesis, syncing) = match found {
             Some(Ok(found)) => found,
@@ -319,22 +352,38 @@ impl Link {
         Reached::Ready(rpc)
     }
 
-    /// Forgets the connection; with `which`, only if it is still that one.
-    async fn close(&self, which: Option<&Open>) {
-        let mut slot = self.open.lock().await;
-        let same = |open: &Open| which.is_none_or(|which| Arc::ptr_eq(&open.id, &which.id));
-        if slot.as_ref().is_some_and(same) {
+    /// Forgets this connection, if it is still the one in use. Whether it was.
+    fn close(&self, which: &Open) -> bool {
+        let mut slot = self.slot();
+        let is_it = slot.as_ref().is_some_and(|open| Arc::ptr_eq(&open.id, &which.id));
+        if is_it {
             *slot = None;
+        }
+        is_it
+    }
+
+    /// Forgets a connection that was silent, and lets its node rest. Of many who waited for it only the first one does:
+    /// what is in use by then is another connection.
+    fn give_up(&self, which: &Open) {
+        if self.close(which)
+            && let Some(place) = self.places.get(which.at)
+        {
+            place.failed(self.clock.monotonic());
         }
     }
 
-    /// Forgets a connection that was silent, and lets its node rest.
-    async fn give_up_current(&self) {
-        let current = self.current.load(Ordering::Relaxed);
-        if let Some(place) = self.places.get(current) {
-            place.failed(self.clock.monotonic());
-        }
-        self.close(None).await;
+    /// How long one node may take for its answer, of a whole deadline.
+    fn share(&self, limit: Duration) -> Duration {
+        limit / u32::try_from(self.places.len()).unwrap_or(1).max(1)
+    }
+
+    /// How long one node may take to be reached, of a whole deadline.
+    fn reach_wait(&self, limit: Duration) -> Duration {
+        REACH_WAIT_MAX.min(self.share(limit) / 2)
+    }
+
+    fn slot(&self) -> MutexGuard<'_, Option<Open>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn within<T>(&self, limit: Duration, work: impl Future<Output = T>) -> Option<T> {

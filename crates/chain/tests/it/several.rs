@@ -1,9 +1,14 @@
 //! Several nodes of one chain, of which some fail.
 
-use nicompute_chain::{Chain, Condition, ConnectError, NodeUrl, ReadError};
-use nicompute_daemon::{SystemClock, Tasks};
+use std::pin::pin;
+use std::time::Duration;
+
+use futures_util::poll;
+use nicompute_chain::{Chain, Condition, ConnectError, Limits, NodeUrl, ReadError};
+use nicompute_daemon::{ManualClock, SystemClock, Tasks};
 use nicompute_devnet::Profile;
 use serde_json::json;
+use tokio::net::TcpListener;
 
 use crate::fakes::{Fault, Liar, Wire};
 use crate::world::{LIMITS, Local, NETUID, PATIENCE};
@@ -120,4 +125,69 @@ async fn a_chain_that_is_not_what_its_name_says() {
     liar.stop().await;
     local.stop().await;
     other.stop().await;
+}
+
+/// Many who wait for a silent node must give up that one alone, not the healthy ones that are used after it, one by one.
+#[tokio::test]
+async fn a_silent_node_takes_no_other_down() {
+    let mut local = Local::start(Profile::Flat).await;
+    let (wire, second) = (Wire::before(local.address).await, Liar::before(&local.url()).await);
+    let (clock, tasks) = (ManualClock::at_unix_ms(0), Tasks::new());
+    let limits =
+        Limits { read: Duration::from_secs(30), come_home: Duration::from_secs(100_000), ..LIMITS };
+    let texts = urls(&[wire.url(), second.url(), local.url()]);
+    let chain = Chain::connect_any(&texts, limits, clock.clone(), &tasks).await.unwrap();
+    assert!(chain.endpoints()[0].in_use);
+    wire.fails(Fault::Silence);
+    let (mut early, mut late) = (pin!(chain.head()), pin!(chain.head()));
+    assert!(poll!(&mut early).is_pending());
+    clock.advance(Duration::from_secs(3));
+    assert!(poll!(&mut late).is_pending());
+    // The share of the first is over, and it goes on with the second node.
+    clock.advance(Duration::from_millis(7_100));
+    assert!(poll!(&mut early).is_pending());
+    clock.advance(Duration::from_millis(200));
+    tokio::time::timeout(PATIENCE, early).await.unwrap().unwrap();
+    assert!(chain.endpoints()[1].in_use, "{:?}", chain.endpoints());
+    // Now that of the other is, who had waited for the silent one as well.
+    clock.advance(Duration::from_millis(2_900));
+    assert!(poll!(&mut late).is_pending());
+    clock.advance(Duration::from_millis(200));
+    tokio::time::timeout(PATIENCE, late).await.unwrap().unwrap();
+    assert!(chain.endpoints()[1].in_use, "{:?}", chain.endpoints());
+    assert_eq!(chain.endpoints()[1].condition, Condition::Ready);
+    assert_eq!(chain.endpoints()[2].condition, Condition::Untried);
+    assert!(tasks.shutdown(PATIENCE).await);
+    second.stop().await;
+    local.stop().await;
+}
+
+/// Seven nodes that take connections and never speak must not use up the time of the eighth, which is well.
+#[tokio::test]
+async fn the_last_of_eight_is_reached() {
+    let mut local = Local::start(Profile::Flat).await;
+    let mut holes = Vec::new();
+    let mut texts = Vec::new();
+    for _ in 0..7 {
+        let hole = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        texts.push(format!("ws://{}", hole.local_addr().unwrap()));
+        holes.push(hole);
+    }
+    texts.push(local.url());
+    let (clock, tasks) = (ManualClock::at_unix_ms(0), Tasks::new());
+    let texts = urls(&texts);
+    let connecting = Chain::connect_any(&texts, LIMITS, clock.clone(), &tasks);
+    let time_passes = async {
+        let mut silent = Vec::new();
+        for hole in &holes {
+            silent.push(hole.accept().await.unwrap());
+            clock.advance(LIMITS.connect / 16);
+        }
+        silent
+    };
+    let both = async { tokio::join!(connecting, time_passes) };
+    let (chain, _silent) = tokio::time::timeout(PATIENCE, both).await.expect("it gets there");
+    assert!(chain.unwrap().endpoints()[7].in_use);
+    assert!(tasks.shutdown(PATIENCE).await);
+    local.stop().await;
 }

@@ -16,6 +16,7 @@ use crate::nonces::Nonces;
 use crate::place::EndpointState;
 use crate::reads::Head;
 use crate::runtime::{Runtime, encode_u32};
+use crate::timelock::BEACON_KEY_LEN;
 use crate::url::NodeUrl;
 
 /// The most endpoints of one client.
@@ -59,6 +60,8 @@ pub(crate) struct Shared {
     pub(crate) nonces: Arc<Nonces>,
     /// The runtimes that were met, the latest last.
     runtimes: Mutex<Vec<Arc<Runtime>>>,
+    /// The beacon that weights were sealed for last.
+    beacon_key: Mutex<Option<[u8; BEACON_KEY_LEN]>>,
     heads: watch::Sender<Head>,
 }
 
@@ -126,6 +129,7 @@ impl Chain {
             limits,
             nonces: Arc::default(),
             runtimes: Mutex::default(),
+            beacon_key: Mutex::default(),
             heads: watch::Sender::new(first),
         });
         let chain = Self { shared };
@@ -201,8 +205,11 @@ impl Shared {
         limit: Duration,
     ) -> Result<Arc<Runtime>, ReadError> {
         let ask = |rpc: Rpc| async move { rpc.state_get_runtime_version(Some(hash)).await };
-        let version = self.link.ask(limit, "state_getRuntimeVersion", ask).await?;
-        self.runtime(limit, hash, &version).await
+        let read = async {
+            let version = self.link.ask(limit, "state_getRuntimeVersion", ask).await?;
+            self.runtime(limit, hash, &version).await
+        };
+        read.await.map_err(|error| error.at_block(hash.0))
     }
 
     /// Forgets the runtimes, so that the next read asks for one anew.
@@ -222,15 +229,20 @@ impl Shared {
         version: &RuntimeVersion,
     ) -> Result<Arc<Runtime>, ReadError> {
         let versions = (version.spec_version, version.transaction_version);
+        // What one connection offered instead of the newest metadata says nothing about another one.
+        let holds = |known: &Arc<Runtime>| {
+            known.makeshift_of.is_none_or(|connection| connection == self.link.connections())
+        };
         let is_it =
             |known: &&Arc<Runtime>| (known.spec_version, known.transaction_version) == versions;
-        if let Some(known) = self.known_runtimes().iter().find(is_it) {
+        if let Some(known) = self.known_runtimes().iter().filter(|it| holds(it)).find(is_it) {
             return Ok(Arc::clone(known));
         }
-        let metadata = self.fetch_metadata(limit, at).await?;
+        let (metadata, makeshift_of) = self.fetch_metadata(limit, at).await?;
         let genesis = self.link.genesis().unwrap_or_default();
-        let runtime = Arc::new(Runtime::new(versions, genesis, &metadata)?);
+        let runtime = Arc::new(Runtime::new(versions, genesis, (&metadata, makeshift_of))?);
         let mut known = self.known_runtimes();
+        known.retain(|known| !is_it(&known) || known.makeshift_of.is_none());
         if known.iter().any(|known| is_it(&known)) {
             return Ok(runtime);
         }
@@ -244,23 +256,41 @@ impl Shared {
         Ok(runtime)
     }
 
-    /// The metadata at a block: the newest version that both sides know, or the old fourteenth.
-    async fn fetch_metadata(&self, limit: Duration, at: Hash) -> Result<Vec<u8>, ReadError> {
+    /// The metadata at a block: the newest version that both sides know, or the old fourteenth with the connection that
+    /// has no other.
+    async fn fetch_metadata(
+        &self,
+        limit: Duration,
+        at: Hash,
+    ) -> Result<(Vec<u8>, Option<u64>), ReadError> {
+        let connection = self.link.connections();
         let versions = match self.call_raw(limit, "Metadata_metadata_versions", &[], at).await {
             Ok(versions) => Some(Runtime::metadata_version(&versions)?),
             // A runtime that cannot list them has the fourteenth.
-            Err(ReadError::Refused { .. }) => None,
+            Err(ReadError::Refused { source, .. }) if source.is_about_missing_export() => None,
             Err(error) => return Err(error),
         };
         if let Some(version) = versions {
             let version = encode_u32(version);
             let answer = self.call_raw(limit, "Metadata_metadata_at_version", &version, at).await?;
-            return Runtime::unwrap_metadata(&answer);
+            return Ok((Runtime::unwrap_metadata(&answer)?, None));
         }
+        tracing::info!(
+            "the node's runtime lists no metadata; what only newer ones tell is not read"
+        );
         let ask = |rpc: Rpc| async move {
             rpc.state_get_metadata(Some(at)).await.map(StateGetMetadataResponse::into_raw)
         };
-        self.link.ask(limit, "state_getMetadata", ask).await
+        let metadata = self.link.ask(limit, "state_getMetadata", ask).await?;
+        Ok((metadata, Some(connection)))
+    }
+
+    /// Says once under which key this chain's weights are sealed: for that key there is only the node's word.
+    pub(crate) fn note_beacon(&self, key: &[u8; BEACON_KEY_LEN]) {
+        let mut known = self.beacon_key.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.replace(*key) != Some(*key) {
+            tracing::info!(key = %hex::encode(key), "weights are sealed for this beacon");
+        }
     }
 
     fn known_runtimes(&self) -> MutexGuard<'_, Vec<Arc<Runtime>>> {

@@ -118,6 +118,19 @@ mod tests {
         assert_eq!(error("SettingWeightsTooFast").kind(), Kind::Elsewhere);
         assert_eq!(error("NeuronNoValidatorPermit").kind(), Kind::Caller);
         assert!(error("NeuronNoValidatorPermit").remedy().is_some());
+        for passing in ["TooManyUnrevealedCommits", "RevealTooEarly", "CommittingWeightsTooFast"] {
+            assert_eq!(error(passing).kind(), Kind::Elsewhere);
+        }
+        for staying in [
+            "ExpiredWeightCommit",
+            "NoWeightsCommitFound",
+            "InvalidRevealCommitHashNotMatch",
+            "IncorrectCommitRevealVersion",
+            "InvalidRevealRound",
+        ] {
+            assert_eq!(error(staying).kind(), Kind::Caller);
+            assert!(error(staying).remedy().is_some(), "{staying}");
+        }
         assert_eq!(error("SomethingNew").remedy(), None);
         assert_eq!(error("SomethingNew").kind(), Kind::Caller);
         assert_eq!(error("DuplicateUids").to_string(), "SubtensorModule.DuplicateUids");

@@ -12,6 +12,9 @@ use crate::dispatch::ModuleError;
 use crate::pool::PoolRejection;
 use crate::url::ParseNodeUrlError;
 
+/// JSON-RPC's code of a method that the node does not have.
+pub(crate) const CODE_NO_METHOD: i32 = -32601;
+
 /// Why no connection to a chain came about.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
@@ -312,6 +315,20 @@ impl NodeError {
         let rpcs::Error::User(error) = &self.0 else { return false };
         let says = |words: &str| error.message.contains(words);
         says("State already discarded") || says("UnknownBlock") || says("Unknown block")
+    }
+
+    /// Whether the node has no such method, or offers it to nobody: what was asked was not done.
+    pub(crate) const fn is_about_missing_method(&self) -> bool {
+        matches!(&self.0, rpcs::Error::User(error) if error.code == CODE_NO_METHOD)
+    }
+
+    /// Whether the node says that its runtime has no function of that name. Any other refusal may pass.
+    pub(crate) fn is_about_missing_export(&self) -> bool {
+        let rpcs::Error::User(error) = &self.0 else { return false };
+        let data = error.data.as_ref().map_or("", |data| data.get());
+        let text = format!("{} {data}", error.message).to_lowercase();
+        text.contains("not found")
+            && (text.contains("exported method") || text.contains("method not found"))
     }
 
     /// The pool's verdict, if this is one.

@@ -5,6 +5,7 @@ use std::fmt;
 use nicompute_daemon::Kind;
 
 /// JSON-RPC codes of the pool.
+const CODE_FORMAT: i32 = 1001;
 const CODE_INVALID: i32 = 1010;
 const CODE_UNKNOWN_VALIDITY: i32 = 1011;
 const CODE_BANNED: i32 = 1012;
@@ -208,7 +209,7 @@ impl PoolRejection {
             CODE_ALREADY_IMPORTED => Self::AlreadyImported,
             CODE_TOO_LOW_PRIORITY => Self::Priority,
             CODE_FULL => Self::Full,
-            CODE_UNKNOWN_VALIDITY | CODE_CYCLE => Self::other(code, message, data),
+            CODE_FORMAT | CODE_UNKNOWN_VALIDITY | CODE_CYCLE => Self::other(code, message, data),
             _ => return None,
         })
     }
@@ -335,6 +336,8 @@ mod tests {
         assert_eq!(payment, Some(PoolRejection::Payment));
         assert_eq!(parse(1013, ""), Some(PoolRejection::AlreadyImported));
         assert_eq!(parse(-32601, "no such method"), None);
+        assert_eq!(parse(-32603, "upstream timed out"), None);
+        assert!(matches!(parse(1001, ""), Some(PoolRejection::Other { code: 1001, .. })));
         let long = parse(1011, &"x".repeat(10_000)).unwrap();
         assert!(long.to_string().len() < 300);
     }

@@ -24,6 +24,8 @@ pub(crate) struct Runtime {
     pub(crate) spec_version: u32,
     pub(crate) transaction_version: u32,
     pub(crate) offline: OfflineClientAtBlock<SubstrateConfig>,
+    /// The connection that had no metadata but the old fourteenth, if this is that.
+    pub(crate) makeshift_of: Option<u64>,
     metadata: ArcMetadata,
 }
 
@@ -39,7 +41,7 @@ impl Runtime {
     pub(crate) fn new(
         (spec_version, transaction_version): (u32, u32),
         genesis: Hash,
-        metadata: &[u8],
+        (metadata, makeshift_of): (&[u8], Option<u64>),
     ) -> Result<Self, ReadError> {
         let metadata = Metadata::decode_from(metadata)
             .map_err(|error| metadata_error(ShapeError::Decode(error.to_string())))?
@@ -57,7 +59,7 @@ impl Runtime {
         let offline = OfflineClient::new_with_config(config)
             .at_block(0_u64)
             .map_err(|error| metadata_error(ShapeError::Decode(error.to_string())))?;
-        Ok(Self { spec_version, transaction_version, offline, metadata })
+        Ok(Self { spec_version, transaction_version, offline, makeshift_of, metadata })
     }
 
     /// The version to ask the node for, of those that it has.

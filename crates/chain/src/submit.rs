@@ -16,7 +16,7 @@ use subxt::transactions::Signer;
 
 use crate::call::Call;
 use crate::chain::{At, Chain};
-use crate::error::{ReadError, ShapeError, SubmitError};
+use crate::error::{CODE_NO_METHOD, ReadError, ShapeError, SubmitError};
 use crate::follow::Delivery;
 use crate::link::{Hash, Rpc};
 use crate::pool::PoolRejection;
@@ -208,7 +208,9 @@ impl Chain {
         Ok(delivery)
     }
 
-    /// Hands it to the pool. A connection that breaks meanwhile is no verdict: the search will tell.
+    /// Hands it to the pool. Only what the pool itself says is a verdict. A connection that breaks meanwhile, an error of
+    /// something in between and an answer that nobody understands are none: the bytes may have arrived, and the search will
+    /// tell.
     pub(crate) async fn send(&self, prepared: &Prepared) -> Result<Delivery, PoolRejection> {
         let bytes = &prepared.bytes;
         let ask = |rpc: Rpc| async move { rpc.author_submit_extrinsic(bytes).await };
@@ -218,7 +220,13 @@ impl Chain {
             Err(ReadError::Refused { source, .. }) => match source.pool_rejection() {
                 Some(PoolRejection::AlreadyImported) => Ok(Delivery::Taken),
                 Some(rejection) => Err(rejection),
-                None => Err(PoolRejection::other(0, &source.to_string(), "")),
+                None if source.is_about_missing_method() => {
+                    Err(PoolRejection::other(CODE_NO_METHOD, &source.to_string(), ""))
+                }
+                None => {
+                    tracing::debug!(error = %ErrorChain(&source), "no verdict of the pool");
+                    Ok(Delivery::Lost)
+                }
             },
             Err(error) => {
                 tracing::debug!(error = %ErrorChain(&error), "connection lost while sending");

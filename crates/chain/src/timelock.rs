@@ -6,6 +6,7 @@
 //! never opens anything and trusts no length that it did not write itself.
 
 use ark_serialize::{CanonicalDeserialize as _, CanonicalSerialize as _};
+use ark_std::Zero as _;
 use ark_std::rand::SeedableRng as _;
 use ark_std::rand::rngs::StdRng;
 use nicompute_market::{BlockNumber, Hotkey, Netuid, Uid};
@@ -39,7 +40,7 @@ type PublicKey = <TinyBLS381 as EngineBLS>::PublicKeyGroup;
 /// Why weights could not be sealed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SealError {
-    /// The beacon's key is no point of its curve.
+    /// The beacon's key is no point of its curve, or the neutral one, under which everybody could open the weights.
     #[error("the beacon's public key is not one")]
     Key,
     /// More weights than a commit can carry.
@@ -134,6 +135,7 @@ impl View {
         netuid: Netuid,
     ) -> Result<Option<(RevealClock, Beacon)>, ReadError> {
         let Some(beacon) = self.beacon().await? else { return Ok(None) };
+        self.shared().note_beacon(&beacon.public_key);
         let rules = self.hyperparameters(netuid).await?;
         let tempo = u64::from(rules.tempo);
         let schedule = if self.at.runtime.has_storage(SUBTENSOR, "SubnetEpochIndex") {
@@ -289,6 +291,9 @@ fn seal_with(
     seed: [u8; 32],
 ) -> Result<Vec<u8>, SealError> {
     let key = PublicKey::deserialize_compressed(&public_key[..]).map_err(|_| SealError::Key)?;
+    if key.is_zero() {
+        return Err(SealError::Key);
+    }
     let mut rng = StdRng::from_seed(seed);
     let mut secret = [0; 32];
     ark_std::rand::RngCore::fill_bytes(&mut rng, &mut secret);
@@ -386,7 +391,8 @@ mod tests {
         assert_eq!(same.len(), hex::decode(COMMIT).unwrap().len());
     }
 
-    /// A commit longer than the chain takes is refused by it after the fee; a key that is none must not panic.
+    /// A commit longer than the chain takes is refused by it after the fee; a key that is none must not panic, and
+    /// under the neutral key everybody reads the weights.
     #[test]
     fn limits_of_sealing() {
         let hotkey = Hotkey::from_bytes([7; 32]);
@@ -396,7 +402,9 @@ mod tests {
         let more: Vec<_> = (0..1_025).map(|uid| (Uid(uid), 1)).collect();
         let sealed = Sealed { weights: &more, ..sealed };
         assert_eq!(seal(&key(), 1, sealed), Err(SealError::Long(1_025)));
-        for bad in [[0; 96], [0xff; 96], [0x80; 96]] {
+        let mut neutral = [0; 96];
+        neutral[0] = 0xc0;
+        for bad in [[0; 96], [0xff; 96], [0x80; 96], [0xc0; 96], neutral] {
             assert_eq!(seal(&bad, 1, Sealed { weights: &[], ..sealed }), Err(SealError::Key));
         }
     }

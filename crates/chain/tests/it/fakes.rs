@@ -17,6 +17,8 @@ use tokio::sync::watch;
 
 /// What is answered instead; none passes the question on.
 type Rule = Box<dyn Fn(&str, &[Value]) -> Option<Result<Value, ErrorObjectOwned>> + Send + Sync>;
+/// A question that is passed on, and what is answered instead of what came back.
+type Twist = Option<(&'static str, Result<Value, ErrorObjectOwned>)>;
 
 /// The questions of the client.
 const METHODS: [&str; 15] = [
@@ -41,12 +43,14 @@ const METHODS: [&str; 15] = [
 pub(crate) struct Liar {
     pub(crate) address: SocketAddr,
     rule: Arc<Mutex<Rule>>,
+    twist: Arc<Mutex<Twist>>,
     handle: ServerHandle,
 }
 
 struct Inner {
     real: WsClient,
     rule: Arc<Mutex<Rule>>,
+    twist: Arc<Mutex<Twist>>,
 }
 
 impl Liar {
@@ -57,7 +61,9 @@ impl Liar {
     pub(crate) async fn at(real: &str, address: SocketAddr) -> Self {
         let real = WsClientBuilder::default().build(real).await.unwrap();
         let rule: Arc<Mutex<Rule>> = Arc::new(Mutex::new(Box::new(|_, _| None)));
-        let mut module = RpcModule::new(Inner { real, rule: Arc::clone(&rule) });
+        let twist = Arc::new(Mutex::new(None));
+        let inner = Inner { real, rule: Arc::clone(&rule), twist: Arc::clone(&twist) };
+        let mut module = RpcModule::new(inner);
         for name in METHODS {
             let answer = move |params: Params<'static>, inner: Arc<Inner>, _| async move {
                 let list: Vec<Value> = params.parse().unwrap_or_default();
@@ -69,6 +75,11 @@ impl Liar {
                     array.insert(value).unwrap();
                 }
                 let answer: Result<Value, _> = inner.real.request(name, array).await;
+                if let Some((twisted, instead)) = &*inner.twist.lock().unwrap()
+                    && *twisted == name
+                {
+                    return instead.clone();
+                }
                 answer.map_err(|error| match error {
                     jsonrpsee::core::ClientError::Call(error) => error,
                     other => ErrorObjectOwned::owned(-1, other.to_string(), None::<()>),
@@ -97,7 +108,7 @@ impl Liar {
             .unwrap();
         let server = Server::builder().build(address).await.unwrap();
         let address = server.local_addr().unwrap();
-        Self { address, rule, handle: server.start(module) }
+        Self { address, rule, twist, handle: server.start(module) }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -110,6 +121,11 @@ impl Liar {
         rule: impl Fn(&str, &[Value]) -> Option<Result<Value, ErrorObjectOwned>> + Send + Sync + 'static,
     ) {
         *self.rule.lock().unwrap() = Box::new(rule);
+    }
+
+    /// Passes this question on from now on, and answers something else.
+    pub(crate) fn twists(&self, method: &'static str, answer: Result<Value, ErrorObjectOwned>) {
+        *self.twist.lock().unwrap() = Some((method, answer));
     }
 
     pub(crate) async fn stop(self) {

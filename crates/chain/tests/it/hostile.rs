@@ -161,6 +161,30 @@ async fn a_pool_that_lies() {
     local.stop().await;
 }
 
+/// An error of a proxy after it has passed the extrinsic on is no verdict: taken for one, the payment would be made twice.
+#[tokio::test]
+async fn something_in_between_that_lies_about_the_pool() {
+    let mut local = Local::start(Profile::Flat).await;
+    let liar = Liar::before(&local.url()).await;
+    let tasks = Tasks::new();
+    let chain =
+        Chain::connect_with(&liar.url(), LIMITS, SystemClock::shared(), &tasks).await.unwrap();
+    let error = |code| Err(ErrorObjectOwned::owned(code, "upstream timed out", None::<()>));
+    for answer in [error(-32603), error(-32005), Ok(json!({"hash": "in another form"}))] {
+        liar.twists("author_submitExtrinsic", answer);
+        let receiver = fresh().account();
+        chain.transfer(&receiver, Rao(COIN), &alice()).await.unwrap();
+        assert_eq!(chain.balance(&receiver).await.unwrap(), Rao(COIN));
+    }
+    // What the node does not offer, it has not done.
+    liar.twists("author_submitExtrinsic", error(-32601));
+    let error = chain.transfer(&fresh().account(), Rao(COIN), &alice()).await.unwrap_err();
+    assert!(matches!(error, SubmitError::Pool(PoolRejection::Other { .. })), "{error:?}");
+    assert!(tasks.shutdown(PATIENCE).await);
+    liar.stop().await;
+    local.stop().await;
+}
+
 /// A subscription that never speaks must not stop what was sent from being seen.
 #[tokio::test]
 async fn a_subscription_that_never_speaks() {

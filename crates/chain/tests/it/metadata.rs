@@ -2,7 +2,7 @@
 //! under it, in both of its versions.
 
 use jsonrpsee::types::ErrorObjectOwned;
-use nicompute_chain::{Call, Chain, Metagraph, ReadError, View, WeightsWay};
+use nicompute_chain::{Call, Chain, ConnectError, Metagraph, ReadError, View, WeightsWay};
 use nicompute_daemon::{SystemClock, Tasks};
 use nicompute_devnet::Profile;
 use nicompute_market::{AccountId, Hotkey, Netuid, Rao, Uid};
@@ -10,6 +10,10 @@ use serde_json::{Value, json};
 
 use crate::fakes::Liar;
 use crate::world::{LIMITS, Local, NETUID, PATIENCE, SEALED_NETUID, alice, endpoint, fresh};
+
+/// What a node says of a function that its runtime does not have.
+const NO_EXPORT: &str = "Client error: Execution failed: Other: Exported method \
+                         Metadata_metadata_versions is not found";
 
 /// The recorded facts; none where the environment names none.
 fn golden() -> Option<Value> {
@@ -42,7 +46,7 @@ async fn node(local: &Local, golden: &Value, generation: Generation) -> Liar {
     }
     liar.answers(move |method, params| {
         let asked = params.first().and_then(Value::as_str).unwrap_or_default();
-        let refused = || Some(Err(ErrorObjectOwned::owned(4003, "no such API", None::<()>)));
+        let refused = || Some(Err(ErrorObjectOwned::owned(4003, NO_EXPORT, None::<()>)));
         match (method, asked) {
             ("state_getRuntimeVersion", _) => {
                 Some(Ok(json!({"specVersion": 461, "transactionVersion": 1})))
@@ -216,5 +220,39 @@ async fn the_three_ways_to_a_metagraph_agree() {
         liar.stop().await;
     }
     assert!(tasks.shutdown(PATIENCE).await);
+    local.stop().await;
+}
+
+/// A proxy that is busy for a moment must not make a validator blind to stake and epochs for as long as it runs.
+#[tokio::test]
+async fn a_passing_refusal_does_not_make_the_runtime_old() {
+    let mut local = Local::start(Profile::Modern).await;
+    let liar = Liar::before(&local.url()).await;
+    let refuses = |code, words: &'static str| {
+        move |method: &str, params: &[Value]| {
+            let asked = params.first().and_then(Value::as_str).unwrap_or_default();
+            let is_it = method == "state_call" && asked == "Metadata_metadata_versions";
+            is_it.then(|| Err(ErrorObjectOwned::owned(code, words, None::<()>)))
+        }
+    };
+    let tasks = Tasks::new();
+    let url = liar.url();
+    let connect = || Chain::connect_with(&url, LIMITS, SystemClock::shared(), &tasks);
+    liar.answers(refuses(-32005, "rate limited"));
+    let error = connect().await.unwrap_err();
+    assert!(
+        matches!(error, ConnectError::Unusable { source: ReadError::Refused { .. }, .. }),
+        "{error:?}"
+    );
+    // Where the runtime really has no newer one, that is true of this connection only.
+    liar.answers(refuses(4003, NO_EXPORT));
+    let chain = connect().await.unwrap();
+    assert!(matches!(chain.subnets().await, Err(ReadError::Missing(_))));
+    let address = liar.address;
+    liar.stop().await;
+    let liar = Liar::at(&local.url(), address).await;
+    assert!(!chain.subnets().await.unwrap().is_empty());
+    assert!(tasks.shutdown(PATIENCE).await);
+    liar.stop().await;
     local.stop().await;
 }

@@ -28,6 +28,8 @@ const HEAD_WAIT_MAX: Duration = Duration::from_secs(6);
 const SEND_AGAIN_BLOCKS: u64 = 5;
 /// Blocks after the last possible one in which finality may still come before the caller is told that it does not.
 const FINALITY_LAG_MAX: u64 = 256;
+/// How far below the finalized block the end of an extrinsic's life is looked for block by block; below that, by number.
+const FINAL_WALK_MAX: u64 = 16;
 /// The most blocks that one search remembers, forks included.
 const TRAIL_MAX: usize = 1_024;
 
@@ -67,7 +69,6 @@ type Trail = HashMap<Hash, Step>;
 
 #[derive(Debug, Clone, Copy)]
 struct Step {
-    number: u64,
     parent: Hash,
     index: Option<u32>,
 }
@@ -78,8 +79,18 @@ struct Look {
     best: Head,
     finalized: Head,
     place: Option<Place>,
-    /// Whether the block that the signature refers to is on this chain.
-    born_here: bool,
+    line: FinalLine,
+}
+
+/// What the final blocks of an extrinsic's life say about it, where none of them holds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum FinalLine {
+    /// Nothing: it was born above them, or the nodes do not agree about which ones are final.
+    Silent,
+    /// All of them were searched, down to the block that the signature refers to.
+    Searched,
+    /// The block that the signature refers to is none of them.
+    BornElsewhere,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -87,6 +98,21 @@ struct Place {
     block: Head,
     parent: Hash,
     index: u32,
+    is_final: bool,
+}
+
+/// How the search of one line of blocks ended.
+#[derive(Debug, Clone, Copy)]
+enum Search {
+    Found(Place),
+    /// At this block, which was not searched itself.
+    Bottom(Hash),
+}
+
+/// How an extrinsic ended in its block.
+enum Ended<'a> {
+    Well,
+    Undone(&'a Plain),
 }
 
 /// One extrinsic on its way.
@@ -116,12 +142,11 @@ impl Chain {
             let expired = self.expired(prepared, &look).await?;
             return Ok(if expired { Fate::Expired } else { Fate::Pending });
         };
-        let is_final = place.block.number <= look.finalized.number;
         let included = Included { block: place.block, hash: prepared.hash };
         Ok(match self.verdict(&place).await? {
-            None if is_final => Fate::Finalized(included),
+            None if place.is_final => Fate::Finalized(included),
             None => Fate::Included(included),
-            Some(error) if is_final => Fate::Undone { at: place.block, error },
+            Some(error) if place.is_final => Fate::Undone { at: place.block, error },
             // On another branch it may end otherwise.
             Some(_) => Fate::Pending,
         })
@@ -180,8 +205,7 @@ impl Chain {
         chase.best = look.best.number;
         if let Some(place) = look.place {
             chase.was_found = true;
-            let is_final = place.block.number <= look.finalized.number;
-            if chase.depth == Depth::Finalized && !is_final {
+            if chase.depth == Depth::Finalized && !place.is_final {
                 return Ok(None);
             }
             let included = Included { block: place.block, hash: prepared.hash };
@@ -220,57 +244,131 @@ impl Chain {
         }
     }
 
-    /// Searches the blocks of its life, from the best one down.
+    /// Searches the blocks of its life: the final ones from the finalized block itself, whatever the best block of the node
+    /// that answers is, and then those above them.
     async fn look(&self, prepared: &Prepared, trail: &mut Trail) -> Result<Look, ReadError> {
-        let finalized = self.finalized().await?;
-        let best = self.head().await?;
+        let (finalized, best) = self.both_heads().await?;
         let (birth, last) = (prepared.facts.birth, prepared.last_block());
-        let mut look = Look { best, finalized, place: None, born_here: true };
-        let mut next = Hash::from(best.hash);
-        if best.number > last {
-            next =
-                self.block_hash(last).await?.map(Hash::from).ok_or_else(crate::chain::no_head)?;
-        }
+        let mut look = Look { best, finalized, place: None, line: FinalLine::Silent };
         if trail.len() > TRAIL_MAX {
             trail.clear();
         }
-        // Numbers that do not descend are a node's lie; the life of an extrinsic ends the search.
-        for _ in 0..=prepared.facts.era_blocks {
-            if next.0 == birth.hash {
-                return Ok(look);
+        if finalized.number >= birth.number {
+            let Some(from) = self.last_final(prepared, finalized).await? else { return Ok(look) };
+            match self.search(prepared, (from, birth.number), trail).await? {
+                Search::Found(place) => {
+                    look.place = Some(Place { is_final: true, ..place });
+                    return Ok(look);
+                }
+                Search::Bottom(hash) if hash.0 == birth.hash => look.line = FinalLine::Searched,
+                Search::Bottom(_) => look.line = FinalLine::BornElsewhere,
             }
-            let step = self.step_at(prepared, next, trail).await?;
-            if step.number <= birth.number.0 {
-                break;
-            }
+        }
+        if finalized.number > last {
+            return Ok(look);
+        }
+        let mut from = best;
+        if best.number > last {
+            // A node that took over meanwhile may not be that high.
+            let Some(hash) = self.block_hash(last).await? else { return Ok(look) };
+            from = Head { number: last, hash };
+        }
+        let floor = finalized.number.max(birth.number);
+        if let Search::Found(place) = self.search(prepared, (from, floor), trail).await? {
+            look.place = Some(place);
+        }
+        Ok(look)
+    }
+
+    /// The finalized and the best block, over one connection.
+    async fn both_heads(&self) -> Result<(Head, Head), ReadError> {
+        let ask = |rpc: Rpc| async move {
+            let finalized = rpc.chain_get_finalized_head().await?;
+            let Some(best) = rpc.chain_get_block_hash(None).await? else { return Ok(None) };
+            let lower = rpc.chain_get_header(Some(finalized)).await?;
+            let upper = rpc.chain_get_header(Some(best)).await?;
+            let numbers = lower.zip(upper).map(|(lower, upper)| (lower.number(), upper.number()));
+            Ok(numbers.map(|numbers| ((finalized, best), numbers)))
+        };
+        let limit = self.shared.limits.read;
+        let found = self.shared.link.ask(limit, "chain_getHeader", ask).await?;
+        let ((finalized, best), (lower, upper)) = found.ok_or_else(crate::chain::no_head)?;
+        let head = |hash: Hash, number| Head { number: BlockNumber(number), hash: hash.0 };
+        Ok((head(finalized, lower), head(best, upper)))
+    }
+
+    /// The final block from which the life of an extrinsic is searched; none where the node that answers does not know the
+    /// finalized block, so that what it calls block so-and-so means nothing.
+    async fn last_final(
+        &self,
+        prepared: &Prepared,
+        finalized: Head,
+    ) -> Result<Option<Head>, ReadError> {
+        let number = prepared.last_block();
+        if finalized.number.0.saturating_sub(number.0) <= FINAL_WALK_MAX {
+            return Ok(Some(finalized));
+        }
+        let ask = |rpc: Rpc| async move {
+            let known = rpc.chain_get_block_hash(Some(finalized.number.0.into())).await?;
+            Ok((rpc.chain_get_block_hash(Some(number.0.into())).await?, known))
+        };
+        let limit = self.shared.limits.read;
+        let (hash, known) = self.shared.link.ask(limit, "chain_getBlockHash", ask).await?;
+        if known != Some(Hash::from(finalized.hash)) {
+            return Ok(None);
+        }
+        let hash = hash.ok_or(ReadError::Pruned { block: prepared.facts.birth.hash })?;
+        Ok(Some(Head { number, hash: hash.0 }))
+    }
+
+    /// Searches one line of blocks, parent by parent, down to a height that is not searched itself.
+    async fn search(
+        &self,
+        prepared: &Prepared,
+        (from, floor): (Head, BlockNumber),
+        trail: &mut Trail,
+    ) -> Result<Search, ReadError> {
+        let (mut next, mut number) = (Hash::from(from.hash), from.number);
+        while number > floor {
+            let step = self.step_at(prepared, Head { number, hash: next.0 }, trail).await?;
             if let Some(index) = step.index {
-                let block = Head { number: BlockNumber(step.number), hash: next.0 };
-                look.place = Some(Place { block, parent: step.parent, index });
-                return Ok(look);
+                let block = Head { number, hash: next.0 };
+                let place = Place { block, parent: step.parent, index, is_final: false };
+                return Ok(Search::Found(place));
             }
             next = step.parent;
+            number = BlockNumber(number.0.saturating_sub(1));
         }
-        look.born_here = best.number < birth.number;
-        Ok(look)
+        Ok(Search::Bottom(next))
     }
 
     async fn step_at(
         &self,
         prepared: &Prepared,
-        hash: Hash,
+        at: Head,
         trail: &mut Trail,
     ) -> Result<Step, ReadError> {
+        let hash = Hash::from(at.hash);
         if let Some(step) = trail.get(&hash) {
             return Ok(*step);
         }
         let ask = |rpc: Rpc| async move { rpc.chain_get_block(Some(hash)).await };
         let limit = self.shared.limits.read;
-        let block = self.shared.link.ask(limit, "chain_getBlock", ask).await?;
-        let block = block.ok_or(ReadError::Pruned { block: hash.0 })?.block;
+        let Some(block) = self.shared.link.ask(limit, "chain_getBlock", ask).await? else {
+            // A node that took over meanwhile may not have got there yet, which is not forgetting.
+            let is_behind = self.head().await?.number < at.number;
+            let gone = ReadError::Pruned { block: hash.0 };
+            return Err(if is_behind { ReadError::NoBlock(at.number) } else { gone });
+        };
+        let block = block.block;
+        if block.header.number() != at.number.0 {
+            // Numbers that do not descend by one are a node's lie, and would make the search endless.
+            let source = ShapeError::Kind("the number below that of the next block");
+            return Err(ReadError::Shape { about: "a block", source });
+        }
         let is_it = |bytes: &[u8]| BlakeTwo256.hash(bytes).0 == prepared.hash;
         let index = block.extrinsics.iter().position(|bytes| is_it(bytes));
         let step = Step {
-            number: block.header.number(),
             parent: block.header.parent_hash,
             index: index.map(|index| u32::try_from(index).unwrap_or(u32::MAX)),
         };
@@ -282,14 +380,11 @@ impl Chain {
     async fn expired(&self, prepared: &Prepared, look: &Look) -> Result<bool, ReadError> {
         let facts = &prepared.facts;
         let finalized = look.finalized;
-        if finalized.number > prepared.last_block() {
-            return Ok(true);
-        }
-        if !look.born_here && finalized.number >= facts.birth.number {
-            return Ok(true);
-        }
-        if finalized.number < facts.birth.number {
-            return Ok(false);
+        match look.line {
+            FinalLine::Silent => return Ok(false),
+            FinalLine::BornElsewhere => return Ok(true),
+            FinalLine::Searched if finalized.number > prepared.last_block() => return Ok(true),
+            FinalLine::Searched => {}
         }
         let limit = self.shared.limits.read;
         let runtime = self.shared.runtime_at(Hash::from(finalized.hash), limit).await?;
@@ -307,7 +402,7 @@ impl Chain {
         Ok(nonce.map_err(|source| ReadError::Shape { about, source })? > facts.nonce)
     }
 
-    /// Why the chain undid it, from the events of its block; none if it did not.
+    /// Why the chain undid it, from the events of its block; none if they say that it was carried out.
     async fn verdict(&self, place: &Place) -> Result<Option<ModuleError>, ReadError> {
         let about = "the events of a block";
         let limit = self.shared.limits.read;
@@ -316,10 +411,14 @@ impl Chain {
         let at = At { head: place.block, runtime };
         let events = self.shared.item(&at, about, ("System", "Events"), Vec::new()).await?;
         let shape = |source| ReadError::Shape { about, source };
-        let Some(events) = events else { return Ok(None) };
-        match failure(&events, place.index).map_err(shape)? {
-            Some(error) => at.runtime.dispatch_error(error).map(Some).map_err(shape),
-            None => Ok(None),
+        let gone = ReadError::Pruned { block: place.block.hash };
+        let Some(events) = events else { return Err(gone) };
+        match ended(&events, place.index).map_err(shape)? {
+            Some(Ended::Well) => Ok(None),
+            Some(Ended::Undone(error)) => at.runtime.dispatch_error(error).map(Some).map_err(shape),
+            // No block is without events; a state that the node does not have reads as if it had none.
+            None if events.list().is_ok_and(<[_]>::is_empty) => Err(gone),
+            None => Err(shape(ShapeError::Kind("how the extrinsic ended"))),
         }
     }
 }
@@ -362,8 +461,8 @@ impl<'a> Chase<'a> {
     }
 }
 
-/// What undid the extrinsic of that index, if something did.
-fn failure(events: &Plain, index: u32) -> Result<Option<&Plain>, ShapeError> {
+/// How the extrinsic of that index ended, if the events say it.
+fn ended(events: &Plain, index: u32) -> Result<Option<Ended<'_>>, ShapeError> {
     for record in events.list()? {
         let (phase, of) = record.field("phase")?.variant()?;
         if phase != "ApplyExtrinsic" || of.u32()? != index {
@@ -371,8 +470,12 @@ fn failure(events: &Plain, index: u32) -> Result<Option<&Plain>, ShapeError> {
         }
         let (pallet, event) = record.field("event")?.variant()?;
         let (name, contents) = event.variant()?;
-        if pallet == "System" && name == "ExtrinsicFailed" {
-            return contents.field("dispatch_error").map(Some);
+        match (pallet, name) {
+            ("System", "ExtrinsicSuccess") => return Ok(Some(Ended::Well)),
+            ("System", "ExtrinsicFailed") => {
+                return contents.field("dispatch_error").map(|error| Some(Ended::Undone(error)));
+            }
+            _ => {}
         }
     }
     Ok(None)

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod conformance;
 #[cfg(test)]
+mod doubt;
+#[cfg(test)]
 mod fakes;
 #[cfg(test)]
 mod finality;

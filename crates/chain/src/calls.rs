@@ -114,7 +114,8 @@ impl Chain {
         })
     }
 
-    /// Sets a validator's weights as they are given; bringing them into shape is the market's work.
+    /// Sets a validator's weights as they are given; bringing them into shape is the market's work. It keeps no record and
+    /// returns before they are final: a daemon, which may be killed meanwhile, prepares [`Chain::weights_call`] and stores it.
     ///
     /// # Errors
     /// [`SubmitError::CommitRevealRequired`] before anything is sent where the subnet does not take plain weights, and

@@ -20,6 +20,8 @@ pub(crate) struct ChainView {
     pub(crate) burn_uid: Option<Uid>,
     /// The subnet's rules.
     pub(crate) rules: Hyperparameters,
+    /// The subnet's epoch in the next block, where weights are committed once an epoch.
+    pub(crate) epoch: Option<u64>,
 }
 
 /// Somebody else on the subnet.
@@ -38,6 +40,8 @@ pub(crate) struct Own {
     pub(crate) has_permit: bool,
     /// When it last set weights, or was registered.
     pub(crate) last_update: BlockNumber,
+    /// When it took its slot.
+    pub(crate) registered_at: BlockNumber,
 }
 
 impl ChainView {
@@ -52,6 +56,7 @@ impl ChainView {
             uid: neuron.uid,
             has_permit: neuron.validator_permit,
             last_update: neuron.last_update,
+            registered_at: neuron.registered_at,
         });
         let others = metagraph.neurons.iter().filter(|neuron| neuron.hotkey != *me);
         Self {
@@ -61,6 +66,7 @@ impl ChainView {
             own,
             burn_uid: owner.and_then(|owner| metagraph.neuron(&owner)).map(|neuron| neuron.uid),
             rules,
+            epoch: None,
         }
     }
 

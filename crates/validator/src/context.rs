@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nicompute_chain::{Chain, Head};
@@ -40,6 +41,8 @@ pub(crate) struct Context {
     pub(crate) started_at: UnixMillis,
     pub(crate) sessions: Arc<Semaphore>,
     pub(crate) nudges: Nudges,
+    /// The head at which commits were last looked after.
+    pub(crate) commits_seen_at: AtomicU64,
     pub(crate) statuses: Mutex<BTreeMap<&'static str, LoopStatus>>,
 }
 

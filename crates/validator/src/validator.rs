@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -265,6 +266,7 @@ pub(crate) async fn context(
         started_at,
         sessions,
         nudges: Nudges::default(),
+        commits_seen_at: AtomicU64::new(0),
         statuses: Mutex::default(),
     })
 }

@@ -164,9 +164,10 @@ pub struct MarketStatusView {
     pub version: String,
     /// Every provider on the subnet with its score.
     pub providers: Vec<ProviderView>,
-    /// The weights that were set last; empty before the first time.
+    /// The weights that were set last, or opened: never those of a commit that nobody can read yet. Empty before the first
+    /// time.
     pub weights: Vec<WeightView>,
-    /// The block in which they were set.
+    /// The block in which they were set or revealed; of sealed ones, the block in which they were first seen open.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weights_block: Option<u64>,
     /// The weights that are on their way to the chain, or waited for there; none when everything is said.

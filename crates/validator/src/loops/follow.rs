@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::chain_view::ChainView;
 use crate::context::Context;
-use crate::loops::Outcome;
+use crate::loops::{Outcome, submission};
 
 /// One reading. While the chain is away the last picture stays.
 pub(crate) async fn run(ctx: &Arc<Context>) -> Outcome {
@@ -15,7 +15,13 @@ pub(crate) async fn run(ctx: &Arc<Context>) -> Outcome {
     let rules = chain.hyperparameters(netuid).await?;
     let owner = chain.owner_hotkey(netuid).await?;
     let me = ctx.config.hotkey.hotkey();
+    let epoch = if rules.commit_reveal {
+        Some(submission::next_epoch(&chain.now().await?, netuid).await?)
+    } else {
+        None
+    };
     let view = ChainView::new(&metagraph, finalized, rules, owner, &me);
+    let view = ChainView { epoch, ..view };
     let text = format!("block {}, {} neurons", view.block, metagraph.neurons.len());
     let knew = ctx.view();
     let is_news = knew.is_none_or(|knew| knew.peers != view.peers || knew.own != view.own);

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
+use nicompute_chain::Chain;
 use nicompute_market::{
     BlockNumber, Hotkey, Score, Track, Uid, WeightLimits, WeightPolicy, WeightsError, score,
     weights,
@@ -11,9 +13,10 @@ use nicompute_market::{
 use crate::chain_view::ChainView;
 use crate::context::Context;
 use crate::loops::{LoopError, Outcome, submission};
-use crate::store::{Step, StoredEvidence, WeightSet};
+use crate::store::{Step, StoredEvidence, Submission};
 
-/// Blocks after failed weights before new ones are signed: what made them fail may pass by itself.
+/// Blocks after failed weights before new ones are signed: what made them fail may pass by itself. Twice as many after each
+/// further failure, at most a tempo.
 const FAILED_WAIT_BLOCKS: u64 = 5;
 
 /// What is known of one provider.
@@ -34,18 +37,33 @@ enum Decision {
 pub(crate) async fn run(ctx: &Arc<Context>) -> Outcome {
     let Some(view) = ctx.view() else { return Ok("waiting for the chain".to_owned()) };
     if let Some(chain) = &ctx.chain {
-        submission::note_opened(ctx, chain, &view).await?;
+        let head = ctx.head().get();
+        let is_news = ctx.commits_seen_at.load(Ordering::Relaxed) != head;
+        if is_news {
+            submission::note_opened(ctx, chain, view.own).await?;
+        }
         if let Some(open) = ctx.store.open_submission().await? {
             return submission::follow(ctx, chain, &open).await;
+        }
+        if is_news {
+            if let Some(text) = submission::reveal_due(ctx, chain).await? {
+                return Ok(text);
+            }
+            ctx.commits_seen_at.store(head, Ordering::Relaxed);
         }
     }
     let standings = standings(ctx).await?;
     let scored = |hotkey| standings.get(hotkey).map_or(0, |standing| standing.score.micro);
     let scores: Vec<(Uid, u64)> =
         view.peers.iter().map(|peer| (peer.uid, scored(&peer.hotkey))).collect();
-    let last = ctx.store.last_weight_set().await?;
+    let genesis = ctx.chain.as_ref().map(Chain::genesis_hash);
+    let last = ctx.store.last_said().await?.filter(|it| Some(it.said.genesis) == genesis);
     let failed = ctx.store.last_submission().await?.filter(|it| it.step == Step::Failed);
-    let past = Past { set: last.as_ref(), failed_block: failed.and_then(|it| it.ended_block) };
+    let past = Past {
+        said: last.as_ref().and_then(Said::of),
+        failed_block: failed.and_then(|it| it.ended_block),
+        failures: ctx.store.failures_in_a_row().await?,
+    };
     let share = ctx.config.policies.burn_share_ppm;
     match decide(&view, ctx.head(), &scores, share, past)? {
         Decision::Wait(why) => Ok(why.to_owned()),
@@ -79,9 +97,27 @@ pub(crate) async fn standings(ctx: &Context) -> Result<BTreeMap<Hotkey, Standing
 #[derive(Debug, Clone, Copy, Default)]
 struct Past<'a> {
     /// What the chain took last, in the clear or as a commit.
-    set: Option<&'a WeightSet>,
+    said: Option<Said<'a>>,
     /// The block in which the newest weights failed, if they did.
     failed_block: Option<BlockNumber>,
+    /// How many failed one after the other.
+    failures: u64,
+}
+
+/// Weights that the chain took.
+#[derive(Debug, Clone, Copy)]
+struct Said<'a> {
+    block: BlockNumber,
+    /// The epoch of a commit.
+    epoch: Option<u64>,
+    weights: &'a [(Uid, u16)],
+}
+
+impl<'a> Said<'a> {
+    fn of(it: &'a Submission) -> Option<Self> {
+        let block = it.said_block?;
+        Some(Self { block, epoch: it.epoch, weights: &it.said.weights })
+    }
 }
 
 fn decide(
@@ -98,7 +134,10 @@ fn decide(
     let passed = |since: BlockNumber| head.get().saturating_sub(since.get());
     // A chain that began anew has a lower head.
     let failed = past.failed_block.filter(|block| *block <= head);
-    if failed.is_some_and(|block| passed(block) < FAILED_WAIT_BLOCKS) {
+    let tempo = u64::from(view.rules.tempo).max(1);
+    let doublings = u32::try_from(past.failures.saturating_sub(1)).unwrap_or(u32::MAX);
+    let wait = FAILED_WAIT_BLOCKS.saturating_mul(2_u64.saturating_pow(doublings));
+    if failed.is_some_and(|block| passed(block) < wait.min(tempo.max(FAILED_WAIT_BLOCKS))) {
         return Ok(Decision::Wait("the last weights failed a moment ago"));
     }
     let policy = WeightPolicy { burn_share_ppm, burn_uid: view.burn_uid };
@@ -115,23 +154,27 @@ fn decide(
         }
         Err(error) => return Err(error),
     };
-    // What was set counts only while the chain knows of it: a chain that began anew does not. A view from before it says
-    // nothing about it.
-    let is_unknown =
-        |last: &WeightSet| view.finalized.number >= last.block && own.last_update < last.block;
-    let stands = past.set.filter(|last| last.block <= head && !is_unknown(last));
+    // What was said counts only while the chain knows of it: one that began anew does not, nor a slot taken anew. A view from
+    // before it says nothing about it.
+    let is_known = |last: &Said<'_>| {
+        let is_gone = view.finalized.number >= last.block && own.last_update < last.block;
+        last.block <= head && own.registered_at < last.block && !is_gone
+    };
+    let stands = past.said.filter(is_known);
     let since = stands.map_or(own.last_update, |last| last.block.max(own.last_update));
     if passed(since) < view.rules.weights_rate_limit {
         return Ok(Decision::Wait("the subnet's rate limit"));
     }
-    let tempo = u64::from(view.rules.tempo).max(1);
-    match stands {
-        Some(last) if last.weights == weights && passed(last.block) < tempo => {
+    // Of the commits of one epoch only the last one counts, and the chain holds few.
+    let commits = view.rules.commit_reveal;
+    let is_current = |last: &Said<'_>| match (last.epoch, view.epoch) {
+        (Some(then), Some(now)) if commits => now <= then,
+        (_, _) => passed(last.block) < tempo,
+    };
+    match stands.filter(is_current) {
+        Some(_) if commits => Ok(Decision::Wait("the weights of this epoch are committed")),
+        Some(last) if last.weights == weights => {
             Ok(Decision::Wait("the weights on the chain are right"))
-        }
-        // Of the commits of one epoch only the last one counts, and the chain holds few.
-        Some(last) if view.rules.commit_reveal && passed(last.block) < tempo => {
-            Ok(Decision::Wait("the weights of this epoch are committed"))
         }
         Some(_) | None => Ok(Decision::Set(weights)),
     }
@@ -140,7 +183,6 @@ fn decide(
 #[cfg(test)]
 mod tests {
     use nicompute_chain::{Head, Hyperparameters};
-    use nicompute_market::UnixMillis;
 
     use super::*;
     use crate::chain_view::Own;
@@ -150,7 +192,12 @@ mod tests {
             block: BlockNumber(0),
             finalized: Head { number: BlockNumber(0), hash: [0; 32] },
             peers: Vec::new(),
-            own: Some(Own { uid: Uid(0), has_permit: true, last_update: BlockNumber(last_update) }),
+            own: Some(Own {
+                uid: Uid(0),
+                has_permit: true,
+                last_update: BlockNumber(last_update),
+                registered_at: BlockNumber(0),
+            }),
             burn_uid: Some(Uid(9)),
             rules: Hyperparameters {
                 tempo: 10,
@@ -160,11 +207,12 @@ mod tests {
                 serving_rate_limit: 0,
                 ..Hyperparameters::NEW_SUBNET
             },
+            epoch: None,
         }
     }
 
-    fn set_at(block: u64, weights: &[(Uid, u16)]) -> WeightSet {
-        WeightSet { at: UnixMillis(0), block: BlockNumber(block), weights: weights.to_vec() }
+    fn set_at(block: u64, weights: &[(Uid, u16)]) -> Said<'_> {
+        Said { block: BlockNumber(block), epoch: None, weights }
     }
 
     /// Weights that are set too often are refused by the chain; too seldom, the validator counts as gone.
@@ -173,8 +221,8 @@ mod tests {
         let scores = [(Uid(1), 10_000)];
         let right = vec![(Uid(1), u16::MAX)];
         let set = Decision::Set(right.clone());
-        let at = |last_update: u64, head: u64, last: Option<&WeightSet>| {
-            let past = Past { set: last, failed_block: None };
+        let at = |last_update: u64, head: u64, said: Option<Said<'_>>| {
+            let past = Past { said, ..Past::default() };
             let finalized = Head { number: BlockNumber(head), hash: [0; 32] };
             let view = ChainView { finalized, ..view(last_update) };
             decide(&view, BlockNumber(head), &scores, 0, past).unwrap()
@@ -182,17 +230,34 @@ mod tests {
         assert_eq!(at(0, 4, None), Decision::Wait("the subnet's rate limit"));
         assert_eq!(at(0, 5, None), set);
         let same = set_at(100, &right);
-        assert_eq!(at(100, 104, Some(&same)), Decision::Wait("the subnet's rate limit"));
-        assert_eq!(at(100, 109, Some(&same)), Decision::Wait("the weights on the chain are right"));
-        assert_eq!(at(100, 110, Some(&same)), set);
+        assert_eq!(at(100, 104, Some(same)), Decision::Wait("the subnet's rate limit"));
+        assert_eq!(at(100, 109, Some(same)), Decision::Wait("the weights on the chain are right"));
+        assert_eq!(at(100, 110, Some(same)), set);
         let other = set_at(100, &[(Uid(2), u16::MAX)]);
-        assert_eq!(at(100, 105, Some(&other)), set);
-        assert_eq!(at(0, 20, Some(&same)), set, "a chain that began anew");
-        assert_eq!(at(3, 120, Some(&same)), set, "the chain does not know of them");
+        assert_eq!(at(100, 105, Some(other)), set);
+        assert_eq!(at(0, 20, Some(same)), set, "a chain that began anew");
+        assert_eq!(at(3, 120, Some(same)), set, "the chain does not know of them");
         // The view was read before those weights were: it must not make them come twice.
-        let past = Past { set: Some(&same), failed_block: None };
+        let past = Past { said: Some(same), ..Past::default() };
         let stale = decide(&view(60), BlockNumber(108), &scores, 0, past).unwrap();
         assert_eq!(stale, Decision::Wait("the weights on the chain are right"));
+    }
+
+    /// `LastUpdate` is written at a registration too: it must not be taken for weights that a slot from before had.
+    #[test]
+    fn weights_of_an_earlier_registration_do_not_count() {
+        let scores = [(Uid(1), 10_000)];
+        let right = [(Uid(1), u16::MAX)];
+        let at = |registered_at| {
+            let mut view = view(104);
+            view.finalized.number = BlockNumber(110);
+            let own = view.own.as_mut().unwrap();
+            own.registered_at = BlockNumber(registered_at);
+            let past = Past { said: Some(set_at(103, &right)), ..Past::default() };
+            decide(&view, BlockNumber(110), &scores, 0, past).unwrap()
+        };
+        assert_eq!(at(102), Decision::Wait("the weights on the chain are right"));
+        assert!(matches!(at(104), Decision::Set(_)));
     }
 
     /// Without permit or score there is nothing to say; what must burn and cannot is a mistake of the operator.
@@ -214,29 +279,41 @@ mod tests {
     #[test]
     fn failed_weights_are_not_tried_at_once() {
         let scores = [(Uid(1), 10_000)];
-        let at = |head, block| {
-            let past = Past { set: None, failed_block: Some(BlockNumber(block)) };
-            decide(&view(0), BlockNumber(head), &scores, 0, past).unwrap()
+        let at = |head, failures| {
+            let past = Past { said: None, failed_block: Some(BlockNumber(100)), failures };
+            let mut view = view(0);
+            view.rules.tempo = 360;
+            decide(&view, BlockNumber(head), &scores, 0, past).unwrap()
         };
-        assert_eq!(at(104, 100), Decision::Wait("the last weights failed a moment ago"));
-        assert!(matches!(at(105, 100), Decision::Set(_)));
-        assert!(matches!(at(20, 100), Decision::Set(_)));
+        let wait = Decision::Wait("the last weights failed a moment ago");
+        for (failures, blocks) in [(1, 5), (2, 10), (3, 20), (7, 320), (8, 360), (u64::MAX, 360)] {
+            assert_eq!(at(99 + blocks, failures), wait, "{failures} failures");
+            assert!(matches!(at(100 + blocks, failures), Decision::Set(_)), "{failures} failures");
+        }
+        assert!(matches!(at(20, 9), Decision::Set(_)));
     }
 
-    /// A commit in every block would fill the ten that the chain holds, and the last ones would be refused.
+    /// A commit in every block would fill the ten that the chain holds, and the last ones would be refused; one that comes
+    /// a tempo after the last one falls behind, until an epoch has none.
     #[test]
     fn one_commit_an_epoch() {
         let scores = [(Uid(1), 10_000)];
-        let other = set_at(100, &[(Uid(2), u16::MAX)]);
-        let at = |head, commit_reveal| {
+        let weights = [(Uid(2), u16::MAX)];
+        let at = |head, commit_reveal, then, now| {
             let mut view = view(100);
             view.rules.commit_reveal = commit_reveal;
-            let past = Past { set: Some(&other), failed_block: None };
+            view.epoch = now;
+            let said = Said { epoch: then, ..set_at(100, &weights) };
+            let past = Past { said: Some(said), ..Past::default() };
             decide(&view, BlockNumber(head), &scores, 0, past).unwrap()
         };
-        assert!(matches!(at(105, false), Decision::Set(_)));
-        assert_eq!(at(109, true), Decision::Wait("the weights of this epoch are committed"));
-        assert!(matches!(at(110, true), Decision::Set(_)));
+        let wait = Decision::Wait("the weights of this epoch are committed");
+        assert!(matches!(at(105, false, None, None), Decision::Set(_)));
+        assert_eq!(at(109, true, None, None), wait);
+        assert!(matches!(at(110, true, None, None), Decision::Set(_)));
+        assert!(matches!(at(106, true, Some(7), Some(8)), Decision::Set(_)), "an epoch is new");
+        assert_eq!(at(119, true, Some(7), Some(7)), wait, "an epoch is late");
+        assert_eq!(at(119, true, Some(7), Some(6)), wait, "a view from before");
     }
 
     /// Weights that the subnet would refuse are a decision with a reason, not a failed extrinsic.

@@ -153,7 +153,7 @@ impl Store {
         }
     }
 
-    /// Remembers weights that the chain took, or a commit to them.
+    /// Remembers weights that stand on the chain for everybody to read; never a commit to them.
     async fn insert_weight_set(
         tx: &mut sqlx::Transaction<'_, sqlx::Sqlite>,
         set: &WeightSet,

@@ -2,7 +2,7 @@
 
 use nicompute_market::{BlockNumber, Uid, UnixMillis};
 use sqlx::Row as _;
-use sqlx::sqlite::SqliteRow;
+use sqlx::sqlite::{SqliteQueryResult, SqliteRow};
 
 use super::{Store, StoreError, WeightSet, bytes_of, damaged, failed, number_of, stored, text_of};
 
@@ -75,7 +75,7 @@ pub(crate) struct Submission {
     pub(crate) step: Step,
     /// The block with the weights or the commit.
     pub(crate) said_block: Option<BlockNumber>,
-    /// The subnet's epoch of a hash commit.
+    /// The subnet's epoch of a commit.
     pub(crate) epoch: Option<u64>,
     /// The block in which it was decided for good.
     pub(crate) ended_block: Option<BlockNumber>,
@@ -174,18 +174,40 @@ impl Store {
         self.one_submission("SELECT * FROM weight_submissions ORDER BY id DESC LIMIT 1").await
     }
 
-    /// Sealed weights that the chain has not opened yet, as far as is known, the oldest first.
-    pub(crate) async fn sealed_submissions(&self) -> Result<Vec<Submission>, StoreError> {
-        let rows = sqlx::query(
-            "SELECT * FROM weight_submissions WHERE is_open = 0 AND step = 'committed' ORDER BY id",
+    /// The newest weights that the chain took, in the clear or as a commit, unless it has thrown them away since.
+    pub(crate) async fn last_said(&self) -> Result<Option<Submission>, StoreError> {
+        self.one_submission(
+            "SELECT * FROM weight_submissions WHERE said_block IS NOT NULL AND step != 'failed' \
+             ORDER BY id DESC LIMIT 1",
         )
+        .await
+    }
+
+    /// How many of the newest weights failed one after the other.
+    pub(crate) async fn failures_in_a_row(&self) -> Result<u64, StoreError> {
+        let row = sqlx::query(
+            "SELECT count(*) AS failures FROM weight_submissions WHERE id > (SELECT \
+             coalesce(max(id), 0) FROM weight_submissions WHERE step != 'failed')",
+        )
+        .fetch_one(&self.pool)
+        .await
+        .map_err(failed("count the weights that failed"))?;
+        number_of(&row, "failures")
+    }
+
+    /// Commits that are final and not opened or revealed yet, as far as is known, the oldest first.
+    pub(crate) async fn commits(&self, way: Way) -> Result<Vec<Submission>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT * FROM weight_submissions WHERE step = 'committed' AND way = ? ORDER BY id",
+        )
+        .bind(way.as_str())
         .fetch_all(&self.pool)
         .await
-        .map_err(failed("read the sealed weights"))?;
+        .map_err(failed("read the commits"))?;
         rows.iter().map(submission).collect()
     }
 
-    /// The weights, or the commit to them, are final in that block. They count as set from here on.
+    /// The weights, or the commit to them, are final in that block. A commit is no weights yet.
     pub(crate) async fn submission_said(
         &self,
         it: &Submission,
@@ -193,19 +215,17 @@ impl Store {
         (epoch, at): (Option<u64>, UnixMillis),
     ) -> Result<(), StoreError> {
         let act = "remember that weights were said";
-        let (step, is_open) = match it.said.way {
-            Way::Plain => (Step::Done, false),
-            Way::Timelocked => (Step::Committed, false),
-            Way::Hash => (Step::Committed, true),
+        let step = match it.said.way {
+            Way::Plain => Step::Done,
+            Way::Timelocked | Way::Hash => Step::Committed,
         };
         let ended = (step == Step::Done).then_some(stored(block.get()));
         let mut tx = self.pool.begin().await.map_err(failed(act))?;
-        sqlx::query(
-            "UPDATE weight_submissions SET step = ?, is_open = ?, said_block = ?, epoch = ?, \
+        let done = sqlx::query(
+            "UPDATE weight_submissions SET step = ?, is_open = 0, said_block = ?, epoch = ?, \
              ended_block = ?, note = '' WHERE id = ?",
         )
         .bind(step.as_str())
-        .bind(i64::from(is_open))
         .bind(stored(block.get()))
         .bind(epoch.map(stored))
         .bind(ended)
@@ -213,6 +233,34 @@ impl Store {
         .execute(&mut *tx)
         .await
         .map_err(failed(act))?;
+        one_row(&done, act)?;
+        if step == Step::Done {
+            let set = WeightSet { at, block, weights: it.said.weights.clone() };
+            Self::insert_weight_set(&mut tx, &set).await?;
+        }
+        tx.commit().await.map_err(failed(act))
+    }
+
+    /// What was committed stands on the chain as weights, seen there in that block.
+    pub(crate) async fn commit_done(
+        &self,
+        it: &Submission,
+        (block, at): (BlockNumber, UnixMillis),
+        note: &str,
+    ) -> Result<(), StoreError> {
+        let act = "remember that a commit became weights";
+        let mut tx = self.pool.begin().await.map_err(failed(act))?;
+        let done = sqlx::query(
+            "UPDATE weight_submissions SET step = 'done', is_open = 0, ended_block = ?, note = ? \
+             WHERE id = ?",
+        )
+        .bind(stored(block.get()))
+        .bind(note)
+        .bind(it.id)
+        .execute(&mut *tx)
+        .await
+        .map_err(failed(act))?;
+        one_row(&done, act)?;
         let set = WeightSet { at, block, weights: it.said.weights.clone() };
         Self::insert_weight_set(&mut tx, &set).await?;
         tx.commit().await.map_err(failed(act))
@@ -220,9 +268,10 @@ impl Store {
 
     /// Remembers the reveal of a hash, before it is sent.
     pub(crate) async fn begin_reveal(&self, id: i64, signed: &Signed) -> Result<(), StoreError> {
-        sqlx::query(
-            "UPDATE weight_submissions SET step = 'revealing', extrinsic = ?, birth_block = ?, \
-             last_block = ? WHERE id = ? AND step = 'committed' AND is_open = 1",
+        let act = "remember a reveal before it is sent";
+        let done = sqlx::query(
+            "UPDATE weight_submissions SET step = 'revealing', is_open = 1, extrinsic = ?, \
+             birth_block = ?, last_block = ? WHERE id = ? AND step = 'committed'",
         )
         .bind(signed.bytes.as_slice())
         .bind(stored(signed.birth.get()))
@@ -230,48 +279,49 @@ impl Store {
         .bind(id)
         .execute(&self.pool)
         .await
-        .map(drop)
-        .map_err(failed("remember a reveal before it is sent"))
+        .map_err(failed(act))?;
+        one_row(&done, act)
     }
 
     /// The reveal can never get onto the chain any more: another may be signed while its epoch lasts.
-    pub(crate) async fn reveal_expired(&self, id: i64) -> Result<(), StoreError> {
-        sqlx::query(
-            "UPDATE weight_submissions SET step = 'committed', note = 'the reveal expired' \
+    pub(crate) async fn reveal_again(&self, id: i64, note: &str) -> Result<(), StoreError> {
+        let act = "remember that a reveal must come again";
+        let done = sqlx::query(
+            "UPDATE weight_submissions SET step = 'committed', is_open = 0, note = ? \
              WHERE id = ? AND step = 'revealing'",
         )
+        .bind(cut(note))
         .bind(id)
         .execute(&self.pool)
         .await
-        .map(drop)
-        .map_err(failed("remember that a reveal expired"))
+        .map_err(failed(act))?;
+        one_row(&done, act)
     }
 
-    /// The last word about weights.
-    pub(crate) async fn end_submission(
+    /// The chain will never have these weights, or has thrown them away.
+    pub(crate) async fn submission_failed(
         &self,
         id: i64,
-        step: Step,
         (block, note): (BlockNumber, &str),
     ) -> Result<(), StoreError> {
-        sqlx::query(
-            "UPDATE weight_submissions SET step = ?, is_open = 0, ended_block = ?, note = ? \
-             WHERE id = ?",
+        let act = "remember that weights failed";
+        let done = sqlx::query(
+            "UPDATE weight_submissions SET step = 'failed', is_open = 0, ended_block = ?, \
+             note = ? WHERE id = ?",
         )
-        .bind(step.as_str())
         .bind(stored(block.get()))
-        .bind(note.chars().take(NOTE_CHARS_MAX).collect::<String>())
+        .bind(cut(note))
         .bind(id)
         .execute(&self.pool)
         .await
-        .map(drop)
-        .map_err(failed("remember what became of weights"))
+        .map_err(failed(act))?;
+        one_row(&done, act)
     }
 
     /// What holds the weights up just now.
     pub(crate) async fn note_submission(&self, id: i64, note: &str) -> Result<(), StoreError> {
         sqlx::query("UPDATE weight_submissions SET note = ? WHERE id = ?")
-            .bind(note.chars().take(NOTE_CHARS_MAX).collect::<String>())
+            .bind(cut(note))
             .bind(id)
             .execute(&self.pool)
             .await
@@ -287,6 +337,15 @@ impl Store {
 }
 
 // === rows ===
+
+fn cut(note: &str) -> String {
+    note.chars().take(NOTE_CHARS_MAX).collect()
+}
+
+/// A step that no row took must not be followed by what it was to be remembered for.
+fn one_row(done: &SqliteQueryResult, act: &'static str) -> Result<(), StoreError> {
+    if done.rows_affected() == 1 { Ok(()) } else { Err(failed(act)(sqlx::Error::RowNotFound)) }
+}
 
 fn submission(row: &SqliteRow) -> Result<Submission, StoreError> {
     let pairs: Vec<(u16, u16)> =
@@ -370,23 +429,92 @@ mod tests {
         opened.close().await;
         drop(opened);
         let opened = store(dir.path()).await;
-        let read = opened.open_submission().await.unwrap().unwrap();
+        assert!(opened.open_submission().await.unwrap().is_none(), "a commit keeps nobody waiting");
+        let read = opened.commits(Way::Hash).await.unwrap().remove(0);
         assert_eq!((read.id, read.step, read.epoch), (begun.id, Step::Committed, Some(5)));
         assert_eq!(read.said_block, Some(BlockNumber(8)));
         let (a, b) = (&read.said, &begun.said);
         assert_eq!((a.way, &a.weights, &a.salt), (b.way, &b.weights, &b.salt));
         assert_eq!((a.version_key, &a.extrinsic, a.opens), (u64::MAX, &b.extrinsic, b.opens));
-        let set = opened.last_weight_set().await.unwrap().unwrap();
-        assert_eq!((set.block, set.weights), (BlockNumber(8), b.weights.clone()));
+        assert!(opened.last_weight_set().await.unwrap().is_none(), "nobody may read a commit");
         let reveal = Signed { bytes: vec![9], birth: BlockNumber(20), last: BlockNumber(35) };
         opened.begin_reveal(read.id, &reveal).await.unwrap();
+        assert!(opened.begin_reveal(read.id, &reveal).await.is_err(), "it is under way");
         let read = opened.open_submission().await.unwrap().unwrap();
-        assert_eq!((read.step, read.said.extrinsic), (Step::Revealing, reveal));
-        opened.reveal_expired(read.id).await.unwrap();
-        let read = opened.open_submission().await.unwrap().unwrap();
-        assert_eq!(read.step, Step::Committed);
-        opened.end_submission(read.id, Step::Done, (BlockNumber(40), "revealed")).await.unwrap();
+        assert_eq!((read.step, &read.said.extrinsic), (Step::Revealing, &reveal));
+        opened.reveal_again(read.id, "expired").await.unwrap();
+        assert!(opened.reveal_again(read.id, "expired").await.is_err(), "no reveal is under way");
         assert!(opened.open_submission().await.unwrap().is_none());
+        assert_eq!(opened.last_said().await.unwrap().unwrap().step, Step::Committed);
+        opened.begin_reveal(read.id, &reveal).await.unwrap();
+        opened.commit_done(&read, (BlockNumber(40), UnixMillis(9)), "revealed").await.unwrap();
+        assert!(opened.open_submission().await.unwrap().is_none());
+        let set = opened.last_weight_set().await.unwrap().unwrap();
+        assert_eq!((set.block, set.weights), (BlockNumber(40), b.weights.clone()));
+        opened.close().await;
+    }
+
+    /// Weights that failed must not count as said, and many failures in a row must be known as such.
+    #[tokio::test]
+    async fn failed_weights_are_not_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let opened = store(dir.path()).await;
+        assert_eq!(opened.failures_in_a_row().await.unwrap(), 0);
+        for failures in 1..=3 {
+            let it = opened.begin_submission(new(Way::Timelocked, 1)).await.unwrap();
+            opened.submission_said(&it, BlockNumber(8), (None, UnixMillis(9))).await.unwrap();
+            assert_eq!(opened.last_said().await.unwrap().unwrap().id, it.id);
+            assert_eq!(opened.failures_in_a_row().await.unwrap(), 0);
+            let end = (BlockNumber(9), "thrown away");
+            opened.submission_failed(it.id, end).await.unwrap();
+            assert!(opened.last_said().await.unwrap().is_none());
+            let other = opened.begin_submission(new(Way::Plain, failures)).await.unwrap();
+            opened.submission_failed(other.id, end).await.unwrap();
+            assert_eq!(opened.failures_in_a_row().await.unwrap(), 2 * u64::from(failures));
+        }
+        assert!(opened.submission_failed(99, (BlockNumber(9), "no such row")).await.is_err());
+        opened.close().await;
+    }
+
+    /// An operator who upgrades must lose neither evidence nor the salt of a commit, and a commit from before must not keep
+    /// the next weights waiting for ever.
+    #[tokio::test]
+    async fn a_store_of_an_older_version_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let migrator = sqlx::migrate!("./migrations");
+        let file = dir.path().join(super::super::FILE);
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(file);
+        let pool = sqlx::SqlitePool::connect_with(options.create_if_missing(true)).await.unwrap();
+        let up_to = async |last: i64| {
+            let mut conn = pool.acquire().await.unwrap();
+            let older = sqlx::migrate::Migrator {
+                migrations: migrator.iter().filter(|it| it.version <= last).cloned().collect(),
+                ..sqlx::migrate::Migrator::DEFAULT
+            };
+            older.run(&mut *conn).await.unwrap();
+        };
+        let run = async |query: &'static str| {
+            sqlx::query(query).execute(&pool).await.unwrap();
+        };
+        up_to(4).await;
+        run("INSERT INTO owner (one, hotkey, netuid) VALUES (1, \
+             x'0101010101010101010101010101010101010101010101010101010101010101', 27)")
+        .await;
+        run("INSERT INTO weight_sets (at_unix_ms, block, weights) VALUES (5, 6, '[[1,65535]]')")
+            .await;
+        up_to(5).await;
+        run("INSERT INTO weight_submissions (decided_at_unix_ms, genesis, way, weights, \
+             version_key, salt, step, is_open, extrinsic, birth_block, last_block, said_block, \
+             epoch, note) VALUES (7, zeroblob(32), 'hash', '[[1,2]]', '3', '[4,5]', 'committed', \
+             1, x'06', 1, 16, 9, 2, '')")
+        .await;
+        pool.close().await;
+        let opened = store(dir.path()).await;
+        assert_eq!(opened.last_weight_set().await.unwrap().unwrap().block, BlockNumber(6));
+        assert!(opened.open_submission().await.unwrap().is_none());
+        let commits = opened.commits(Way::Hash).await.unwrap();
+        assert_eq!((commits[0].said.salt.as_slice(), commits[0].epoch), (&[4, 5][..], Some(2)));
+        opened.begin_submission(new(Way::Hash, 1)).await.unwrap();
         opened.close().await;
     }
 
@@ -397,10 +525,10 @@ mod tests {
         let opened = store(dir.path()).await;
         let first = opened.begin_submission(new(Way::Plain, 1)).await.unwrap();
         assert!(opened.begin_submission(new(Way::Plain, 2)).await.is_err());
-        opened.end_submission(first.id, Step::Failed, (BlockNumber(5), "because")).await.unwrap();
+        opened.submission_failed(first.id, (BlockNumber(5), "because")).await.unwrap();
         let sealed = opened.begin_submission(new(Way::Timelocked, 2)).await.unwrap();
         opened.submission_said(&sealed, BlockNumber(6), (None, UnixMillis(1))).await.unwrap();
-        assert_eq!(opened.sealed_submissions().await.unwrap().len(), 1);
+        assert_eq!(opened.commits(Way::Timelocked).await.unwrap().len(), 1);
         // What the chain opens by itself keeps nobody waiting.
         opened.begin_submission(new(Way::Plain, 3)).await.unwrap();
         opened.close().await;
@@ -415,7 +543,7 @@ mod tests {
         for weight in 0..1_003 {
             let begun = opened.begin_submission(new(Way::Plain, weight)).await.unwrap();
             let end = (BlockNumber(1), note.as_str());
-            opened.end_submission(begun.id, Step::Failed, end).await.unwrap();
+            opened.submission_failed(begun.id, end).await.unwrap();
         }
         let row = sqlx::query("SELECT count(*) AS kept, min(id) AS oldest FROM weight_submissions");
         let row = row.fetch_one(&opened.pool).await.unwrap();

@@ -11,7 +11,7 @@ use std::time::Duration;
 use nicompute_daemon::{Clock as _, ManualClock, SystemClock, Tasks};
 use nicompute_devnet::{Beacon, Devnet, DevnetConfig, Genesis, SubnetGenesis};
 use nicompute_keys::{Keypair, Scheme};
-use nicompute_market::{Catalogue, Netuid, Rao, ScorePolicy};
+use nicompute_market::{Catalogue, Rao, ScorePolicy};
 
 use super::*;
 use crate::config::{Intervals, Policies, ProofSize, Provers, ValidatorConfig};
@@ -179,8 +179,7 @@ impl World {
     async fn until_on_chain(&self, ctx: &Arc<Context>, weights: &[(Uid, u16)]) {
         for _ in 0..BLOCKS_MAX {
             chain_view::run(ctx).await.unwrap();
-            let view = ctx.view().unwrap();
-            note_opened(ctx, &self.chain, &view).await.unwrap();
+            note_opened(ctx, &self.chain, ctx.view().unwrap().own).await.unwrap();
             let last = ctx.store.last_submission().await.unwrap().unwrap();
             let on_chain = self.chain.weights_of(NETUID, Uid(0)).await.unwrap();
             if on_chain == weights && last.step == Step::Done {
@@ -199,8 +198,14 @@ async fn one_look(ctx: &Arc<Context>, chain: &Chain, weights: &[(Uid, u16)]) -> 
     if let Some(open) = ctx.store.open_submission().await? {
         return follow(ctx, chain, &open).await;
     }
-    let last = ctx.store.last_weight_set().await?;
-    if last.is_some_and(|last| last.weights == weights) {
+    if let Some(text) = reveal_due(ctx, chain).await? {
+        return Ok(text);
+    }
+    let last = ctx.store.last_said().await?.filter(|last| last.said.weights == weights);
+    if last.as_ref().is_some_and(|it| it.said.way == Way::Hash && it.step != Step::Done) {
+        return Ok("a commit waits".to_owned());
+    }
+    if last.is_some() {
         return Ok("nothing to do".to_owned());
     }
     begin(ctx, chain, 0, weights.to_vec()).await
@@ -220,8 +225,7 @@ async fn killed_anywhere(way: Way, finality_lag: u32, expected: u64) {
             match world.step(&ctx, &weights, polls).await {
                 Some(true) => break,
                 Some(false) => {
-                    let waits = ctx.store.open_submission().await.unwrap();
-                    if waits.is_some_and(|it| it.step == Step::Committed) {
+                    if !ctx.store.commits(Way::Hash).await.unwrap().is_empty() {
                         world.blocks(1).await;
                     }
                 }
@@ -347,7 +351,7 @@ async fn a_missed_reveal_is_given_up() {
     let ctx = world.validator().await;
     let weights = [(Uid(0), 5), (Uid(1), u16::MAX)];
     assert_eq!(world.step(&ctx, &weights, u32::MAX).await, Some(false));
-    let open = ctx.store.open_submission().await.unwrap().unwrap();
+    let open = ctx.store.commits(Way::Hash).await.unwrap().remove(0);
     let me = hotkey().hotkey();
     let held = world.chain.hash_commits_of(NETUID, &me).await.unwrap();
     let said = Sealed { hotkey: &me, weights: &weights, version_key: 0 };
@@ -356,11 +360,110 @@ async fn a_missed_reveal_is_given_up() {
     assert_eq!((Some(held[0].block), held[0].epoch), (open.said_block, open.epoch));
     assert_eq!(open.said.salt.len(), SALT_LEN);
     world.blocks(2 * u32::from(TEMPO)).await;
-    let text = follow(&ctx, &world.chain, &open).await.unwrap();
+    let text = reveal_due(&ctx, &world.chain).await.unwrap().unwrap();
     assert!(text.contains("the epoch of its reveal is over"), "{text}");
     let last = ctx.store.last_submission().await.unwrap().unwrap();
     assert_eq!(last.step, Step::Failed);
     assert!(world.chain.weights_of(NETUID, Uid(0)).await.unwrap().is_empty());
+    ctx.store.close().await;
+    assert!(world.tasks.shutdown(Duration::from_secs(20)).await);
+}
+
+/// A reveal that a node refuses for a moment must come again, or an epoch goes without weights; until it is taken, nobody may
+/// read the weights from this validator's status either.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reveal_that_was_refused_comes_again() {
+    let world = World::start(Way::Hash, 0).await;
+    let ctx = world.validator().await;
+    let weights = [(Uid(0), 5), (Uid(1), u16::MAX)];
+    assert_eq!(world.step(&ctx, &weights, u32::MAX).await, Some(false));
+    let commit = ctx.store.commits(Way::Hash).await.unwrap().remove(0);
+    // The chain takes no reveal in the epoch of the commit.
+    let early = say_reveal(&ctx, &world.chain, &commit).await.unwrap();
+    assert!(early.contains("cannot be revealed now"), "{early}");
+    assert!(ctx.store.open_submission().await.unwrap().is_none());
+    assert!(ctx.store.last_weight_set().await.unwrap().is_none());
+    for look in 0.. {
+        assert!(look < BLOCKS_MAX, "no end");
+        if world.step(&ctx, &weights, u32::MAX).await == Some(true) {
+            break;
+        }
+        world.blocks(1).await;
+    }
+    assert_eq!(world.chain.weights_of(NETUID, Uid(0)).await.unwrap(), weights);
+    assert_eq!(ctx.store.last_weight_set().await.unwrap().unwrap().weights, weights);
+    assert_eq!(world.extrinsics().await, 2);
+    // Asked for again, the chain says that there is no such commit: the weights stand nevertheless.
+    let commit = Submission { id: again(&ctx, &commit).await, ..commit };
+    let text = say_reveal(&ctx, &world.chain, &commit).await.unwrap();
+    assert!(text.contains("revealed"), "{text}");
+    ctx.store.close().await;
+    assert!(world.tasks.shutdown(Duration::from_secs(20)).await);
+}
+
+/// The same commit as if nobody had seen its reveal.
+async fn again(ctx: &Context, commit: &Submission) -> i64 {
+    let stored = ctx.store.begin_submission(commit.said.clone()).await.unwrap();
+    let block = commit.said_block.unwrap();
+    ctx.store.submission_said(&stored, block, (commit.epoch, ctx.now())).await.unwrap();
+    stored.id
+}
+
+/// Where the owner has switched commits off, weights that wait for a reveal would keep plain ones from being set.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_is_given_up_where_the_subnet_takes_plain_weights() {
+    let world = World::start(Way::Plain, 0).await;
+    let ctx = world.validator().await;
+    let weights = vec![(Uid(1), u16::MAX)];
+    let call = Call::commit_weights(NETUID, [3; 32]);
+    let prepared = world.chain.prepare(&call, &hotkey()).await.unwrap();
+    let said = NewSubmission {
+        decided_at: ctx.now(),
+        genesis: world.chain.genesis_hash(),
+        way: Way::Hash,
+        weights: weights.clone(),
+        version_key: 0,
+        salt: vec![1],
+        extrinsic: signed(&prepared),
+        opens: None,
+    };
+    drop(prepared);
+    let stored = ctx.store.begin_submission(said).await.unwrap();
+    ctx.store.submission_said(&stored, BlockNumber(1), (Some(0), ctx.now())).await.unwrap();
+    let text = reveal_due(&ctx, &world.chain).await.unwrap().unwrap();
+    assert!(text.contains("in the clear now"), "{text}");
+    assert!(ctx.store.last_said().await.unwrap().is_none(), "they count as said");
+    ctx.store.close().await;
+    assert!(world.tasks.shutdown(Duration::from_secs(20)).await);
+}
+
+/// Sealed weights that the chain has thrown away must not pass for weights: the operator must hear of it, and new ones come.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sealed_weights_that_were_never_opened_have_failed() {
+    let world = World::start(Way::Timelocked, 0).await;
+    let ctx = world.validator().await;
+    let weights = vec![(Uid(1), u16::MAX)];
+    let call = Call::commit_timelocked_weights(NETUID, &[1, 2, 3], 9, 4);
+    let prepared = world.chain.prepare(&call, &hotkey()).await.unwrap();
+    let said = NewSubmission {
+        decided_at: ctx.now(),
+        genesis: world.chain.genesis_hash(),
+        way: Way::Timelocked,
+        weights: weights.clone(),
+        version_key: 0,
+        salt: Vec::new(),
+        extrinsic: signed(&prepared),
+        opens: Some(Opening { block: BlockNumber(2), round: 9 }),
+    };
+    drop(prepared);
+    let stored = ctx.store.begin_submission(said).await.unwrap();
+    ctx.store.submission_said(&stored, BlockNumber(1), (Some(0), ctx.now())).await.unwrap();
+    chain_view::run(&ctx).await.unwrap();
+    note_opened(&ctx, &world.chain, ctx.view().unwrap().own).await.unwrap();
+    let last = ctx.store.last_submission().await.unwrap().unwrap();
+    assert_eq!(last.step, Step::Failed);
+    assert!(last.note.contains("thrown them away"), "{}", last.note);
+    assert!(ctx.store.last_weight_set().await.unwrap().is_none());
     ctx.store.close().await;
     assert!(world.tasks.shutdown(Duration::from_secs(20)).await);
 }

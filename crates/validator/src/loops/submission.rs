@@ -37,6 +37,17 @@ pub(crate) async fn begin(
     version_key: u64,
     weights: Vec<(Uid, u16)>,
 ) -> Outcome {
+    let (stored, prepared) = sign(ctx, chain, version_key, weights).await?;
+    send(ctx, chain, &stored, (&prepared, Sending::First)).await
+}
+
+/// Signs weights and stores them; nothing is sent.
+async fn sign(
+    ctx: &Context,
+    chain: &Chain,
+    version_key: u64,
+    weights: Vec<(Uid, u16)>,
+) -> Result<(Submission, Prepared), LoopError> {
     let view = chain.now().await?;
     let said = match view.weights_way(ctx.config.netuid).await? {
         WeightsWay::Plain => plain(ctx, chain, weights, version_key).await?,
@@ -56,8 +67,7 @@ pub(crate) async fn begin(
         extrinsic: signed(&prepared),
         opens: said.opens,
     };
-    let stored = ctx.store.begin_submission(new).await?;
-    send(ctx, chain, &stored, (&prepared, Sending::First)).await
+    Ok((ctx.store.begin_submission(new).await?, prepared))
 }
 
 /// Takes weights that are on their way one step on.
@@ -356,14 +366,23 @@ async fn reveal(
 }
 
 async fn say_reveal(ctx: &Arc<Context>, chain: &Chain, it: &Submission) -> Outcome {
+    let (revealing, prepared) = sign_reveal(ctx, chain, it).await?;
+    send(ctx, chain, &revealing, (&prepared, Sending::First)).await
+}
+
+/// Signs a reveal and stores it; nothing is sent.
+async fn sign_reveal(
+    ctx: &Context,
+    chain: &Chain,
+    it: &Submission,
+) -> Result<(Submission, Prepared), LoopError> {
     let NewSubmission { weights, salt, version_key, .. } = &it.said;
     let call = Call::reveal_weights(ctx.config.netuid, weights, salt, *version_key);
     let prepared = chain.prepare(&call.within_blocks(ERA_BLOCKS), &ctx.config.hotkey).await?;
     let extrinsic = signed(&prepared);
     ctx.store.begin_reveal(it.id, &extrinsic).await?;
     let said = NewSubmission { extrinsic, ..it.said.clone() };
-    let revealing = Submission { step: Step::Revealing, said, ..it.clone() };
-    send(ctx, chain, &revealing, (&prepared, Sending::First)).await
+    Ok((Submission { step: Step::Revealing, said, ..it.clone() }, prepared))
 }
 
 /// Where the extrinsic cannot be followed, the chain still shows when this validator last said anything.

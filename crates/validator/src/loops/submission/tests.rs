@@ -24,6 +24,8 @@ use crate::validator::{Parts, context};
 const NETUID: Netuid = Netuid(27);
 const BLOCK: Duration = Duration::from_secs(1);
 const TEMPO: u16 = 100;
+/// How many blocks can be undone where forks are made.
+const LAG: u32 = 6;
 /// How long a step of ours may be quiet before the chain makes another block.
 const QUIET: Duration = Duration::from_millis(40);
 /// Blocks after which something that did not happen never will.
@@ -176,6 +178,32 @@ impl World {
         self.chain.prepare(&call, &hotkey()).await.unwrap().nonce()
     }
 
+    /// The validator as it is after a kill.
+    async fn restarted(&self, ctx: Arc<Context>) -> Arc<Context> {
+        ctx.store.close().await;
+        drop(ctx);
+        self.validator().await
+    }
+
+    /// The newest block that says weights, among those that are not final.
+    fn block_with_weights(&self) -> Option<u64> {
+        let dump = self.devnet.dump();
+        let says = |calls: &[String]| calls.iter().any(|call| call.contains("weights"));
+        let mut open = dump.blocks.iter().filter(|block| !block.is_final);
+        open.find(|block| says(&block.calls)).map(|block| block.number)
+    }
+
+    async fn until_said(&self, ctx: &Arc<Context>, weights: &[(Uid, u16)], last: &str) {
+        for _ in 0..BLOCKS_MAX {
+            match self.run(one_look(ctx, &self.chain, weights), u32::MAX).await {
+                Ended::Done(Ok(text)) if text == last => return,
+                Ended::Done(outcome) => drop(outcome.unwrap()),
+                Ended::Killed => panic!("nobody kills it"),
+            }
+        }
+        panic!("never: {last}");
+    }
+
     async fn until_on_chain(&self, ctx: &Arc<Context>, weights: &[(Uid, u16)]) {
         for _ in 0..BLOCKS_MAX {
             chain_view::run(ctx).await.unwrap();
@@ -278,42 +306,89 @@ async fn sealed_weights_are_committed_once_whenever_it_is_killed() {
     killed_anywhere(Way::Timelocked, 0, 1).await;
 }
 
-/// A block that a fork takes away takes the weights with it: the same bytes must come again, and nothing else.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn weights_survive_a_fork() {
-    let world = World::start(Way::Plain, 4).await;
+/// Kills a validator at every step of an extrinsic that it has just stored: before it is sent, in the pool, and in a block that
+/// a fork takes away, with the pool.
+async fn killed_at_every_step(
+    world: &World,
+    mut ctx: Arc<Context>,
+    weights: &[(Uid, u16)],
+) -> Arc<Context> {
+    let before = world.extrinsics().await;
+    assert!(world.devnet.dump().pool.is_empty(), "nothing is sent yet");
+    ctx = world.restarted(ctx).await;
+    assert!(ctx.store.open_submission().await.unwrap().is_some(), "it was not stored");
+    for look in 0.. {
+        assert!(look < 400, "never in the pool");
+        let mut polled =
+            Polled { inner: Box::pin(one_look(&ctx, &world.chain, weights)), left: u32::MAX };
+        // No block comes, so that it can get no further than into the pool.
+        let ended = tokio::time::timeout(QUIET, &mut polled).await;
+        assert!(ended.is_err(), "it ended without a block");
+        drop(polled);
+        if !world.devnet.dump().pool.is_empty() {
+            break;
+        }
+    }
+    ctx = world.restarted(ctx).await;
+    world.blocks(1).await;
+    let block = world.block_with_weights().expect("the weights are in no block");
+    assert!(world.devnet.dump().pool.is_empty());
+    assert!(world.devnet.head() - block < 3, "it is too deep for the fork");
+    let fork = nicompute_devnet::Chaos::Fork { depth: LAG, drop: true };
+    world.devnet.chaos(fork).await.unwrap();
+    assert_eq!(world.block_with_weights(), None, "the fork left them in block {block}");
+    assert_eq!(world.extrinsics().await, before);
+    world.restarted(ctx).await
+}
+
+/// Weights that come twice, or never, after a kill or a fork at the worst moment are punished by the chain or pay nobody.
+async fn once_through_kills_and_forks(way: Way) {
+    let world = World::start(way, LAG).await;
+    world.blocks(LAG).await;
     let ctx = world.validator().await;
     let weights = [(Uid(0), 9), (Uid(1), u16::MAX)];
-    // Until the extrinsic stands in a block that is not final.
-    for look in 0.. {
-        assert!(look < 100, "never in a block");
-        if !world.chain.weights_of(NETUID, Uid(0)).await.unwrap().is_empty() {
-            break;
+    drop(sign(&ctx, &world.chain, 0, weights.to_vec()).await.unwrap());
+    let mut ctx = killed_at_every_step(&world, ctx, &weights).await;
+    let mut expected = 1;
+    if way == Way::Hash {
+        world.until_said(&ctx, &weights, "a commit waits").await;
+        let commit = ctx.store.commits(way).await.unwrap().remove(0);
+        let due = commit.epoch.unwrap() + 1;
+        while next_epoch(&world.chain.now().await.unwrap(), NETUID).await.unwrap() < due {
+            world.blocks(1).await;
         }
-        let mut polled =
-            Polled { inner: Box::pin(one_look(&ctx, &world.chain, &weights)), left: u32::MAX };
-        assert!(tokio::time::timeout(QUIET, &mut polled).await.is_err(), "final too early");
-        drop(polled);
-        world.blocks(1).await;
+        drop(sign_reveal(&ctx, &world.chain, &commit).await.unwrap());
+        ctx = killed_at_every_step(&world, ctx, &weights).await;
+        expected = 2;
     }
-    let order = world.devnet.chaos(nicompute_devnet::Chaos::Fork { depth: 2, drop: true });
-    let (forked, ()) = tokio::join!(order, async {
-        for _ in 0..10 {
-            world.clock.advance(BLOCK);
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    });
-    forked.unwrap();
-    for look in 0.. {
-        assert!(look < 100, "no end");
-        if world.step(&ctx, &weights, u32::MAX).await == Some(true) {
-            break;
-        }
+    world.until_said(&ctx, &weights, "nothing to do").await;
+    if way == Way::Timelocked {
+        world.until_on_chain(&ctx, &weights).await;
     }
     assert_eq!(world.chain.weights_of(NETUID, Uid(0)).await.unwrap(), weights);
-    assert_eq!(world.extrinsics().await, 1);
+    assert_eq!(world.extrinsics().await, expected);
+    let last = ctx.store.last_submission().await.unwrap().unwrap();
+    assert_eq!((last.id, last.step), (1, Step::Done));
     ctx.store.close().await;
     assert!(world.tasks.shutdown(Duration::from_secs(20)).await);
+}
+
+/// A block that a fork takes away takes the weights with it: the same bytes must come again, and nothing else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn plain_weights_survive_kills_and_forks() {
+    once_through_kills_and_forks(Way::Plain).await;
+}
+
+/// The same for a commit, and for its reveal.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hashed_weights_survive_kills_and_forks() {
+    once_through_kills_and_forks(Way::Hash).await;
+}
+
+/// The same for sealed weights, which the chain opens itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sealed_weights_survive_kills_and_forks() {
+    once_through_kills_and_forks(Way::Timelocked).await;
 }
 
 /// Weights of a chain that began anew must neither be waited for nor keep the new chain from getting any.

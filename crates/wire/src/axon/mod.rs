@@ -23,12 +23,13 @@ pub use head::{
     verify_answer, verify_call,
 };
 pub use nonce::{
-    AHEAD_NS, FRESH_NS, NONCES_MAX, NONCES_PER_SENDER_MAX, NonceStore, RETENTION_NS, TIMEOUT_MAX,
-    UUID_BYTES_MAX, fresh,
+    AHEAD_NS, FRESH_NS, NONCES_MAX, NONCES_PER_SENDER_MAX, NONCES_RESERVED_MAX,
+    NONCES_RESERVED_PER_SENDER, NonceStore, RETENTION_NS, TIMEOUT_MAX, UUID_BYTES_MAX, fresh,
 };
 pub use requirement::{GpuRequirement, Requirement, RequirementError};
 pub use synapse::{
-    Allocate, Body, Challenge, DockerAction, DockerRequirement, Ping, Specs, Synapse, SynapseError,
+    Allocate, Body, Challenge, DockerAction, DockerRequirement, Ping, Received, Specs, Synapse,
+    SynapseError,
 };
 pub use terminal::TerminalInfo;
 

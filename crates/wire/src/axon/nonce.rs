@@ -23,6 +23,11 @@ pub const RETENTION_NS: u64 = 94_000_000_000;
 pub const NONCES_MAX: usize = 16_384;
 /// Most dendrites of one hotkey that are remembered at once. A process has one, or one for each call.
 pub const NONCES_PER_SENDER_MAX: usize = 2_048;
+/// Dendrites of one hotkey for which there is room also where others have filled the memory, so that a few senders cannot
+/// keep all others out.
+pub const NONCES_RESERVED_PER_SENDER: usize = 16;
+/// Most dendrites that are remembered at once by virtue of that, beyond [`NONCES_MAX`].
+pub const NONCES_RESERVED_MAX: usize = 8_192;
 /// Bytes of the name that a dendrite draws for itself; Python's have 36.
 pub const UUID_BYTES_MAX: usize = 64;
 
@@ -64,6 +69,14 @@ pub struct NonceStore {
     floor_ns: u64,
     total: usize,
     of_one: usize,
+    reserved: Reserved,
+}
+
+/// Room beyond the total for those who have little of it.
+#[derive(Debug, Clone, Copy)]
+struct Reserved {
+    total: usize,
+    of_one: usize,
 }
 
 type Dendrite = (AccountId, String);
@@ -73,9 +86,16 @@ impl NonceStore {
     #[must_use]
     pub fn new(started_ns: u64) -> Self {
         Self::with_limits(started_ns, NONCES_MAX, NONCES_PER_SENDER_MAX)
+            .with_reserve(NONCES_RESERVED_MAX, NONCES_RESERVED_PER_SENDER)
     }
 
-    /// An empty store with other limits.
+    /// The same with room for so many more, of so many of each sender that has no more than that.
+    #[must_use]
+    pub fn with_reserve(self, total: usize, of_one: usize) -> Self {
+        Self { reserved: Reserved { total, of_one }, ..self }
+    }
+
+    /// An empty store with other limits and nothing reserved.
     #[must_use]
     pub fn with_limits(started_ns: u64, total: usize, of_one: usize) -> Self {
         Self {
@@ -85,6 +105,7 @@ impl NonceStore {
             floor_ns: started_ns,
             total,
             of_one,
+            reserved: Reserved { total: 0, of_one: 0 },
         }
     }
 
@@ -100,24 +121,38 @@ impl NonceStore {
         self.last.is_empty()
     }
 
+    /// Whether this store has accepted neither this request nor a later one of its dendrite. Remembers nothing.
+    ///
+    /// # Errors
+    /// Where it is a replay, or may be one for all that is remembered.
+    pub fn is_new(&mut self, call: &Verified, now_ns: u64) -> Result<(), NotVerified> {
+        self.forget_before(now_ns.saturating_sub(RETENTION_NS));
+        if call.nonce_ns < self.floor_ns {
+            return Err(NotVerified::Forgotten);
+        }
+        match self.last.get(&(call.account, call.uuid.clone())) {
+            Some(last) if call.nonce_ns <= *last => Err(NotVerified::Replayed),
+            Some(_) | None => Ok(()),
+        }
+    }
+
     /// Accepts a request, unless it or a later one of its dendrite was accepted before.
     ///
     /// # Errors
     /// Where it is a replay, or may be one for all that is remembered, or where there is no room.
     pub fn admit(&mut self, call: &Verified, now_ns: u64) -> Result<(), NotVerified> {
-        self.forget_before(now_ns.saturating_sub(RETENTION_NS));
-        if call.nonce_ns < self.floor_ns {
-            return Err(NotVerified::Forgotten);
-        }
+        self.is_new(call, now_ns)?;
         let dendrite = (call.account, call.uuid.clone());
         if let Some(last) = self.last.get(&dendrite).copied() {
-            if call.nonce_ns <= last {
-                return Err(NotVerified::Replayed);
-            }
             self.by_age.remove(&(last, dendrite.clone()));
         } else {
             let of_sender = self.per_sender.get(&call.account).copied().unwrap_or_default();
-            if self.last.len() >= self.total || of_sender >= self.of_one {
+            let total = if of_sender < self.reserved.of_one {
+                self.total.saturating_add(self.reserved.total)
+            } else {
+                self.total
+            };
+            if self.last.len() >= total || of_sender >= self.of_one {
                 return Err(NotVerified::Full);
             }
             self.per_sender.insert(call.account, of_sender.saturating_add(1));
@@ -207,5 +242,21 @@ mod tests {
         assert_eq!(store.admit(&call(1, "a", NOW), NOW), Err(NotVerified::Replayed));
         let later = NOW + RETENTION_NS + 1;
         assert_eq!(store.admit(&call(3, "a", later), later), Ok(()));
+    }
+    /// A few senders with many names each must not shut out everybody who comes after them.
+    #[test]
+    fn a_full_memory_has_room_for_the_first_of_another_sender() {
+        let mut store = NonceStore::with_limits(0, 3, 3).with_reserve(2, 1);
+        for uuid in ["a", "b", "c"] {
+            assert_eq!(store.admit(&call(1, uuid, NOW), NOW), Ok(()));
+        }
+        assert_eq!(store.admit(&call(2, "a", NOW), NOW), Ok(()), "its first");
+        assert_eq!(store.admit(&call(2, "b", NOW), NOW), Err(NotVerified::Full), "its second");
+        assert_eq!(store.admit(&call(3, "a", NOW), NOW), Ok(()));
+        assert_eq!(store.admit(&call(4, "a", NOW), NOW), Err(NotVerified::Full), "bounded too");
+        assert_eq!(store.len(), 5);
+        assert_eq!(store.is_new(&call(3, "a", NOW), NOW), Err(NotVerified::Replayed));
+        assert_eq!(store.is_new(&call(4, "a", NOW), NOW), Ok(()), "asked, not remembered");
+        assert_eq!(store.len(), 5);
     }
 }

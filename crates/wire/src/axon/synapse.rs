@@ -44,6 +44,27 @@ pub struct Synapse<B> {
     pub body: B,
 }
 
+/// A synapse as it is read at the other end. What it says about both ends is passed over, whatever its shape: only the
+/// headers are signed, and who reads it goes by them.
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
+pub struct Received<B> {
+    /// How long the caller waits, in seconds.
+    #[serde(default)]
+    pub timeout: Option<Number>,
+    /// What Python says about its own memory; nothing depends on it.
+    #[serde(default)]
+    pub total_size: Option<u64>,
+    /// The same.
+    #[serde(default)]
+    pub header_size: Option<u64>,
+    /// Empty in bodies: the hash is in the headers.
+    #[serde(default)]
+    pub computed_body_hash: Option<String>,
+    /// The fields of its own.
+    #[serde(flatten)]
+    pub body: B,
+}
+
 /// `/Synapse`: a question whether somebody is there.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Ping {}
@@ -172,20 +193,36 @@ impl<B: Body> Synapse<B> {
     /// # Errors
     /// Where it is no JSON, or none of this synapse. The two have different statuses.
     pub fn parse(bytes: &[u8]) -> Result<Self, SynapseError> {
-        let error = match serde_json::from_slice(bytes) {
-            Ok(synapse) => return Ok(synapse),
-            Err(error) => error,
-        };
-        match serde_json::from_slice::<serde::de::IgnoredAny>(bytes) {
-            Ok(_) => Err(SynapseError::Shape { name: B::NAME, source: error }),
-            Err(error) => Err(SynapseError::Json(error)),
-        }
+        read(bytes, B::NAME)
     }
 
     /// The bytes of the body.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("synapses have text keys and plain values")
+    }
+}
+
+// === impl Received ===
+
+impl<B: Body> Received<B> {
+    /// Reads a body. The name that it states is not looked at: the path has said it.
+    ///
+    /// # Errors
+    /// Where it is no JSON, or none of this synapse. The two have different statuses.
+    pub fn parse(bytes: &[u8]) -> Result<Self, SynapseError> {
+        read(bytes, B::NAME)
+    }
+}
+
+fn read<T: DeserializeOwned>(bytes: &[u8], name: &'static str) -> Result<T, SynapseError> {
+    let error = match serde_json::from_slice(bytes) {
+        Ok(synapse) => return Ok(synapse),
+        Err(error) => error,
+    };
+    match serde_json::from_slice::<serde::de::IgnoredAny>(bytes) {
+        Ok(_) => Err(SynapseError::Shape { name, source: error }),
+        Err(error) => Err(SynapseError::Json(error)),
     }
 }
 

@@ -4,8 +4,8 @@ use std::sync::LazyLock;
 
 use nicompute_market::AccountId;
 use nicompute_wire::axon::{
-    Allocate, Challenge, HEADER_VALUE_BYTES_MAX, Head, HeadError, NotVerified, Ping, Specs,
-    Synapse, UUID_BYTES_MAX, Verified, error_body, message_of, shown_name, sign_answer,
+    Allocate, Challenge, HEADER_VALUE_BYTES_MAX, Head, HeadError, NotVerified, Ping, Received,
+    Specs, Synapse, UUID_BYTES_MAX, Verified, error_body, message_of, shown_name, sign_answer,
     verify_call,
 };
 use proptest::prelude::*;
@@ -155,6 +155,7 @@ proptest! {
     #[test]
     fn no_bytes_break_the_decoders(bytes in prop::collection::vec(any::<u8>(), 0..600), name in "[a-z_]{0,40}") {
         drop(Synapse::<Allocate>::parse(&bytes));
+        drop(Received::<Allocate>::parse(&bytes));
         drop(Synapse::<Challenge>::parse(&bytes));
         drop(Synapse::<Specs>::parse(&bytes));
         drop(Synapse::<Ping>::parse(&bytes));

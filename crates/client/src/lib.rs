@@ -10,6 +10,7 @@ mod axon;
 mod http;
 mod market;
 mod node;
+mod reach;
 mod refusal;
 mod ssh;
 mod text;
@@ -21,6 +22,7 @@ pub use market::{
     ApiBase, ApiBaseError, MarketClient, MarketError, OfferQuery, TRANSCRIPT_BYTES_MAX,
 };
 pub use node::{HeldLease, Node, NodeClient, NodeDialer, NodeError};
+pub use reach::{NotCalled, Reach};
 pub use refusal::Refusal;
 pub use ssh::{
     EXEC_OUTPUT_BYTES_MAX, ExecEvent, ExecStream, LeaseKey, LeaseKeyError, LeaseSession, Ran,

@@ -52,7 +52,9 @@ impl AccessList {
         Self { min_stake, trusted: BTreeSet::new(), blocked: BTreeMap::new() }
     }
 
-    /// Lets a hotkey, or every hotkey of a coldkey, in without stake; one that is kept out stays out.
+    /// Lets a hotkey, or every hotkey of a coldkey, in without stake; one that is kept out stays out. Who owns a hotkey is
+    /// known only while it is registered: one that is not is kept out by its own entry alone, and while the chain cannot say
+    /// who is registered nobody is let in beside a list of who is kept out.
     pub fn trust(&mut self, account: AccountId) {
         self.trusted.insert(account);
     }
@@ -102,7 +104,9 @@ pub(super) fn decide(list: &AccessList, hotkey: &Hotkey, known: Known) -> Result
         return Err(AxonError::Blacklisted(reason.clone()));
     }
     let stake = member.map_or(Rao(0), |member| member.stake);
-    if accounts.any(|account| list.trusted.contains(&account)) {
+    // Whether its owner is kept out cannot be told now.
+    let unsure = known == Known::Unknown && !list.blocked.is_empty();
+    if !unsure && accounts.any(|account| list.trusted.contains(&account)) {
         return Ok(stake);
     }
     match known {
@@ -147,9 +151,12 @@ mod tests {
         list.trust(account(1));
         list.trust(account(9));
         assert_eq!(words(&list, 1, Known::Stranger), Ok(Rao(0)));
+        assert_eq!(words(&list, 1, Known::Unknown), Ok(Rao(0)));
         assert_eq!(words(&list, 2, member(9, Rao(5))), Ok(Rao(5)), "by its coldkey");
         list.block(account(9), "Blacklisted coldkey").unwrap();
         assert_eq!(words(&list, 2, member(9, MIN_STAKE)), refused("Blacklisted coldkey"));
+        // The owner of a trusted hotkey may be the one who is kept out.
+        assert!(words(&list, 1, Known::Unknown).unwrap_err().contains("Service unavailable"));
         list.block(account(1), "ex\nploiter\u{e9}").unwrap();
         assert_eq!(words(&list, 1, Known::Stranger), refused("exploiter"), "also the trusted");
     }

@@ -9,8 +9,8 @@ use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::Response;
 use nicompute_keys::Keypair;
 use nicompute_wire::axon::{
-    AxonError, Body as SynapseBody, EMPTY_BODY_HASH, Head, PROTOCOL_VERSION, Ping, Synapse,
-    TerminalInfo, error_body, sign_answer, unparsable_body,
+    AxonError, Body as SynapseBody, EMPTY_BODY_HASH, Head, PROTOCOL_VERSION, Ping, Received,
+    Synapse, TerminalInfo, error_body, sign_answer, unparsable_body,
 };
 use serde_json::Number;
 
@@ -36,7 +36,7 @@ pub(super) enum Refused {
 }
 
 /// A synapse without its own fields, which its handler has.
-type Envelope = Synapse<Ping>;
+type Envelope = Received<Ping>;
 
 /// A synapse of whatever kind, once both ends are filled in.
 trait ToBytes: std::fmt::Debug + Send {
@@ -51,7 +51,8 @@ impl<B: SynapseBody> ToBytes for Answered<B> {
         let Self(envelope, body) = *self;
         let synapse = Synapse {
             name: Some(B::NAME.to_owned()),
-            timeout: envelope.timeout,
+            // Python's default, which stands in its answers where a body names none.
+            timeout: envelope.timeout.or_else(|| DEFAULT_TIMEOUT.parse().ok()),
             total_size: envelope.total_size.or(Some(0)),
             header_size: envelope.header_size.or(Some(0)),
             dendrite: Some(dendrite),
@@ -64,14 +65,11 @@ impl<B: SynapseBody> ToBytes for Answered<B> {
 }
 
 /// A synapse's own fields, and all others.
-pub(super) fn open<B>(synapse: Synapse<B>) -> (B, Envelope) {
-    let envelope = Synapse {
-        name: synapse.name,
+pub(super) fn open<B>(synapse: Received<B>) -> (B, Envelope) {
+    let envelope = Received {
         timeout: synapse.timeout,
         total_size: synapse.total_size,
         header_size: synapse.header_size,
-        dendrite: None,
-        axon: None,
         computed_body_hash: synapse.computed_body_hash,
         body: Ping {},
     };

@@ -7,11 +7,13 @@
 
 mod access;
 mod answer;
+mod faults;
 mod gate;
 mod handlers;
+mod memory;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -21,38 +23,47 @@ use axum::http::request::Parts;
 use axum::middleware::Next;
 use axum::response::Response;
 use axum::{Router, middleware};
-use nicompute_daemon::{ErrorChain, SharedClock};
+use nicompute_daemon::SharedClock;
 use nicompute_keys::Keypair;
 use nicompute_market::Hotkey;
 use nicompute_wire::axon::{
-    Allocate, AxonError, Body as SynapseBody, Challenge, EMPTY_BODY_HASH, Head, NonceStore, Ping,
-    Specs, Synapse, SynapseError, Verified, fresh, shown_name, verify_call,
+    AHEAD_NS, Allocate, AxonError, Body as SynapseBody, Challenge, EMPTY_BODY_HASH, Head, Ping,
+    Received, Specs, SynapseError, Verified, fresh, shown_name, verify_call,
 };
 use nicompute_wire::node::BODY_BYTES_MAX;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-use crate::node_api::{ApiLimits, BODY_LIMIT, FLOOR_AHEAD_MAX_NS, HEADER_BYTES_MAX, header_bytes};
+use crate::node_api::{
+    ApiLimits, BODY_LIMIT, CONNECTIONS_PER_ADDRESS_MAX, FLOOR_AHEAD_MAX_NS, HEADER_BYTES_MAX,
+    header_bytes,
+};
 use crate::offers::Offers;
 use crate::store::{Store, StoreError};
-use crate::subnet::{Known, Permits};
+use crate::subnet::Permits;
 use access::decide;
 pub use access::{AccessList, AccessListError, BLOCKED_MAX, MIN_STAKE};
 use answer::Refused;
+use faults::Faults;
 use gate::Gate;
+use memory::{Guest, Memory};
 
 /// Requests that are worked on at once.
 pub const AXON_RUNNING_MAX: usize = 16;
 /// Requests that wait for a place; beyond it the one of least priority is refused.
 pub const AXON_WAITING_MAX: usize = 64;
-/// Bodies that are read at once.
-pub const AXON_ARRIVALS_MAX: usize = 64;
-/// Dendrites of strangers that are remembered, in all and of one: they may only ask whether somebody is there.
-const STRANGERS_NONCES_MAX: usize = 4_096;
-const STRANGER_NONCES_MAX: usize = 16;
+/// Bodies of the accepted that are read at once.
+pub const AXON_ARRIVALS_MAX: usize = 192;
+/// Bodies of everybody else that are read at once: keys are free, so they have places of their own.
+pub const AXON_STRANGERS_ARRIVALS_MAX: usize = 32;
+const _: () = assert!(
+    AXON_ARRIVALS_MAX > CONNECTIONS_PER_ADDRESS_MAX,
+    "one address would keep all others out"
+);
 /// How far ahead of the last accepted nonce the stored floor is put, so that it is written once in this time.
 const FLOOR_STEP_NS: u64 = 1_000_000_000;
-/// The names that a 404 lists, in the order in which 1.9.0 attaches them.
+const NANOS_PER_SECOND: u64 = 1_000_000_000;
+/// The names that a 404 lists: those that 1.9.0 attaches, in its order, and `Specs`, which it defines and does not attach.
 const NAMES: &[&str] = &[Ping::NAME, Allocate::NAME, Challenge::NAME, Specs::NAME];
 
 /// The address at the other end of a connection.
@@ -70,13 +81,13 @@ pub(crate) struct Door {
     permits: Arc<Permits>,
     access: AccessList,
     ssh_port: u16,
-    /// Nonces of those who may do something here, and of everybody else.
-    admitted: Mutex<NonceStore>,
-    strangers: Mutex<NonceStore>,
+    memory: Memory,
     /// No nonce beyond it was accepted without being stored first.
     stored_floor_ns: AtomicU64,
     gate: Arc<Gate>,
     arrivals: Semaphore,
+    strangers_arrivals: Semaphore,
+    faults: Faults,
     limit: Duration,
 }
 
@@ -93,7 +104,7 @@ pub(crate) struct DoorParts {
 
 /// A caller who may ask for this synapse, and how soon its turn comes.
 struct Admitted {
-    caller: Verified,
+    guest: Guest,
     /// `None` goes past the gate.
     priority: Option<u64>,
 }
@@ -133,8 +144,22 @@ impl Door {
     async fn new(parts: DoorParts, access: AccessList) -> Result<Self, StoreError> {
         let now_ns = parts.clock.unix_ns();
         let floor_ns = parts.store.axon_nonce_floor_ns().await?;
-        let start_ns =
-            now_ns.max(floor_ns.saturating_add(1).min(now_ns.saturating_add(FLOOR_AHEAD_MAX_NS)));
+        let floor_max_ns = now_ns.saturating_add(FLOOR_AHEAD_MAX_NS);
+        let floor_ns = if floor_ns > floor_max_ns {
+            // Lowered in the store too, so that the next start does not wait as long again.
+            parts.store.lower_axon_nonce_floor(floor_max_ns).await?;
+            floor_max_ns
+        } else {
+            floor_ns
+        };
+        if floor_ns > now_ns.saturating_add(AHEAD_NS).saturating_add(FLOOR_STEP_NS) {
+            tracing::error!(
+                seconds = floor_ns.saturating_sub(now_ns) / NANOS_PER_SECOND,
+                "the clock is behind the last request that the v1.9.0 door accepted; its requests are refused until \
+                 it has caught up, set it by NTP"
+            );
+        }
+        let start_ns = now_ns.max(floor_ns.saturating_add(1));
         let limits = parts.limits;
         Ok(Self {
             key: parts.key,
@@ -145,15 +170,12 @@ impl Door {
             permits: parts.permits,
             access,
             ssh_port: parts.ssh_port,
-            admitted: Mutex::new(NonceStore::new(start_ns)),
-            strangers: Mutex::new(NonceStore::with_limits(
-                start_ns,
-                STRANGERS_NONCES_MAX,
-                STRANGER_NONCES_MAX,
-            )),
+            memory: Memory::new(start_ns),
             stored_floor_ns: AtomicU64::new(floor_ns),
             gate: Gate::new(limits.axon_running, limits.axon_waiting),
             arrivals: Semaphore::new(limits.axon_arrivals),
+            strangers_arrivals: Semaphore::new(limits.axon_strangers_arrivals),
+            faults: Faults::default(),
             limit: limits.request,
         })
     }
@@ -229,9 +251,10 @@ impl Door {
     ) -> Result<answer::Served, Stop> {
         let admitted = self.admit(name, caller).await?;
         if head.computed_body_hash.as_deref() != Some(EMPTY_BODY_HASH) {
-            return Err(internal("the stated body hash is not that of this synapse").into());
+            let why = "the stated body hash is not that of this synapse";
+            return Err(self.faults.of_caller(&self.clock, &Said(why)).into());
         }
-        let body = self.read(body).await?;
+        let body = self.read(admitted.guest, body).await?;
         let _place = match admitted.priority {
             Some(priority) => Some(self.gate.enter(priority).await.map_err(|gate::Full| {
                 AxonError::Unavailable("as many requests wait as may wait")
@@ -239,57 +262,50 @@ impl Door {
             None => None,
         };
         match name {
-            Name::Ping => self.handle::<Ping>(head, &body, async |ping| Ok(ping)).await,
-            Name::Allocate => {
-                self.handle(head, &body, async |asked| self.allocate(&admitted.caller, asked).await)
-                    .await
-            }
-            Name::Challenge => {
-                self.handle(head, &body, async |asked| Ok(handlers::challenge(asked))).await
-            }
-            Name::Specs => self.handle(head, &body, async |asked| Ok(handlers::specs(asked))).await,
+            Name::Ping => self.handle(head, &body, |ping: Ping| ping),
+            Name::Allocate => self.handle(head, &body, |asked| self.allocate(asked)),
+            Name::Challenge => self.handle(head, &body, handlers::challenge),
+            Name::Specs => self.handle(head, &body, handlers::specs),
         }
     }
 
     /// Reads a synapse, lets its handler work on it, and writes it back whole.
-    async fn handle<B: SynapseBody>(
+    fn handle<B: SynapseBody>(
         &self,
         head: &Head,
         body: &[u8],
-        handler: impl AsyncFnOnce(B) -> Result<B, StoreError>,
+        handler: impl FnOnce(B) -> B,
     ) -> Result<answer::Served, Stop> {
-        let synapse = Synapse::<B>::parse(body).map_err(|error| match error {
+        let synapse = Received::<B>::parse(body).map_err(|error| match error {
             SynapseError::Json(error) => Stop::NoJson(error),
-            other => internal(&other).into(),
+            other => self.faults.of_caller(&self.clock, &other).into(),
         })?;
         let (asked, envelope) = answer::open(synapse);
-        let answered = handler(asked).await.map_err(|error| {
-            tracing::error!(error = %ErrorChain(&error), "a request failed in the store");
-            internal("the store failed")
-        })?;
-        Ok(answer::Served::new(head, body.len(), envelope, answered))
+        Ok(answer::Served::new(head, body.len(), envelope, handler(asked)))
     }
 
     /// Asks who the caller is and whether it may ask for this, then remembers its nonce.
     async fn admit(&self, name: Name, caller: Verified) -> Result<Admitted, AxonError> {
         let hotkey = Hotkey(caller.account);
-        let (known, priority) = match name {
-            // Whoever signs may ask whether somebody is there.
-            Name::Ping => (self.permits.recall_member(&hotkey), None),
+        let (guest, priority) = match name {
+            // Whoever signs may ask whether somebody is there; the lists say only whose places it takes.
+            Name::Ping => {
+                let known = self.permits.recall_member(&hotkey);
+                let accepted = decide(&self.access, &hotkey, known).is_ok();
+                (if accepted { Guest::Accepted } else { Guest::Stranger }, None)
+            }
             Name::Allocate | Name::Challenge | Name::Specs => {
                 let known = self.permits.member(&hotkey).await;
                 let stake = decide(&self.access, &hotkey, known)?;
-                (known, Some(stake.get().saturating_add(name.bonus_rao())))
+                (Guest::Accepted, Some(stake.get().saturating_add(name.bonus_rao())))
             }
         };
         // Read again: waiting for the chain may have made the request old.
         let now_ns = self.clock.unix_ns();
         fresh(caller.nonce_ns, caller.timeout, now_ns)?;
-        let stranger = priority.is_none() && !matches!(known, Known::Member(_));
-        let nonces = if stranger { &self.strangers } else { &self.admitted };
-        nonces.lock().unwrap_or_else(PoisonError::into_inner).admit(&caller, now_ns)?;
+        self.memory.admit(guest, &caller, now_ns)?;
         self.store_floor(caller.nonce_ns).await?;
-        Ok(Admitted { caller, priority })
+        Ok(Admitted { guest, priority })
     }
 
     /// Whatever was accepted stays below a number in the store, so that the next process accepts nothing of it again.
@@ -298,16 +314,18 @@ impl Door {
             return Ok(());
         }
         let floor_ns = nonce_ns.saturating_add(FLOOR_STEP_NS);
-        self.store.raise_axon_nonce_floor(floor_ns).await.map_err(|error| {
-            tracing::error!(error = %ErrorChain(&error), "the nonces cannot be stored");
-            internal("the nonce cannot be stored")
-        })?;
+        let raised = self.store.raise_axon_nonce_floor(floor_ns).await;
+        raised.map_err(|error| faults::of_node("the nonces cannot be stored", &error))?;
         self.stored_floor_ns.fetch_max(floor_ns, Ordering::AcqRel);
         Ok(())
     }
 
-    async fn read(&self, body: Body) -> Result<axum::body::Bytes, AxonError> {
-        let Ok(_place) = self.arrivals.try_acquire() else {
+    async fn read(&self, guest: Guest, body: Body) -> Result<axum::body::Bytes, AxonError> {
+        let places = match guest {
+            Guest::Accepted => &self.arrivals,
+            Guest::Stranger => &self.strangers_arrivals,
+        };
+        let Ok(_place) = places.try_acquire() else {
             return Err(AxonError::Unavailable("as many requests arrive as are taken"));
         };
         let read = tokio::select! {
@@ -323,7 +341,7 @@ impl Door {
             if cause.is_some_and(|cause| cause.is::<http_body_util::LengthLimitError>()) {
                 AxonError::TooLarge("the body has more than 256 KiB")
             } else {
-                internal("the body ended early or is malformed")
+                self.faults.of_caller(&self.clock, &error)
             }
         })
     }
@@ -341,12 +359,10 @@ impl From<AxonError> for Stop {
     }
 }
 
-/// A 500 that the operator finds in the log.
-fn internal(cause: &(impl std::fmt::Display + ?Sized)) -> AxonError {
-    let id = Uuid::new_v4().to_string();
-    tracing::debug!(%id, %cause, "a request at the v1.9.0 door came to nothing");
-    AxonError::Internal { id }
-}
+/// A cause that is a sentence.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Said(&'static str);
 
 // === impl Name ===
 

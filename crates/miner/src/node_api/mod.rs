@@ -27,7 +27,9 @@ use nicompute_wire::hostkey::{self, HostKeyError};
 use nicompute_wire::node::{LeaseView, NodeView, OffersView, SshAccessView, SshDoorView};
 use tokio::sync::Semaphore;
 
-use crate::axon::{AXON_ARRIVALS_MAX, AXON_RUNNING_MAX, AXON_WAITING_MAX};
+use crate::axon::{
+    AXON_ARRIVALS_MAX, AXON_RUNNING_MAX, AXON_STRANGERS_ARRIVALS_MAX, AXON_WAITING_MAX,
+};
 use crate::offers::Offers;
 use crate::routes::Routes;
 use crate::store::{Store, StoreError};
@@ -89,8 +91,10 @@ pub struct ApiLimits {
     pub axon_running: usize,
     /// Requests at the v1.9.0 door that wait for that.
     pub axon_waiting: usize,
-    /// Bodies that the v1.9.0 door reads at once.
+    /// Bodies of the accepted that the v1.9.0 door reads at once.
     pub axon_arrivals: usize,
+    /// Bodies of everybody else that the v1.9.0 door reads at once.
+    pub axon_strangers_arrivals: usize,
 }
 
 /// What the handlers work on.
@@ -154,6 +158,7 @@ impl ApiLimits {
             axon_running: AXON_RUNNING_MAX,
             axon_waiting: AXON_WAITING_MAX,
             axon_arrivals: AXON_ARRIVALS_MAX,
+            axon_strangers_arrivals: AXON_STRANGERS_ARRIVALS_MAX,
         }
     }
 }

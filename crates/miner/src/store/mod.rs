@@ -337,6 +337,18 @@ impl Store {
         .map_err(query("store the nonce floor of the v1.9.0 door"))
     }
 
+    /// Lowers that number, which a clock that was far ahead has left.
+    pub(crate) async fn lower_axon_nonce_floor(&self, nonce_ns: u64) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE node SET axon_nonce_floor_ns = ?1 WHERE id = 1 AND axon_nonce_floor_ns > ?1",
+        )
+        .bind(number(nonce_ns, "nonce")?)
+        .execute(&self.pool)
+        .await
+        .map(drop)
+        .map_err(query("store the nonce floor of the v1.9.0 door"))
+    }
+
     /// Forgets the oldest finished leases beyond a number.
     pub(crate) async fn forget_finished(&self, keep: u32) -> Result<u64, StoreError> {
         sqlx::query(

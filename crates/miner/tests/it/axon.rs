@@ -18,17 +18,18 @@ use crate::http::{Answer, exchange, request};
 use crate::world::{Node, World, key};
 
 /// One call of a dendrite.
-struct Asking<'a> {
-    by: Keypair,
-    receiver: Hotkey,
-    path: &'a str,
-    uuid: &'a str,
-    nonce_ns: u64,
-    body: Vec<u8>,
+pub(crate) struct Asking<'a> {
+    pub(crate) by: Keypair,
+    pub(crate) receiver: Hotkey,
+    pub(crate) path: &'a str,
+    pub(crate) uuid: &'a str,
+    pub(crate) nonce_ns: u64,
+    pub(crate) timeout: Duration,
+    pub(crate) body: Vec<u8>,
 }
 
 impl<'a> Asking<'a> {
-    fn new<B: Body>(world: &World, by: &str, body: B) -> Self {
+    pub(crate) fn new<B: Body>(world: &World, by: &str, body: B) -> Self {
         let synapse = Synapse { name: Some(B::NAME.to_owned()), body, ..Synapse::<B>::default() };
         Self {
             by: key(by),
@@ -36,14 +37,15 @@ impl<'a> Asking<'a> {
             path: B::NAME,
             uuid: "dendrite-1",
             nonce_ns: world.nonce(),
+            timeout: Duration::from_secs(12),
             body: synapse.to_bytes(),
         }
     }
 
-    fn lines(&self) -> Vec<(String, String)> {
+    pub(crate) fn lines(&self) -> Vec<(String, String)> {
         let call = Call {
             name: self.path,
-            timeout: Duration::from_secs(12),
+            timeout: self.timeout,
             axon: ("127.0.0.1".parse().unwrap(), 8091),
             axon_hotkey: &self.receiver,
             dendrite_ip: "192.0.2.77".parse().unwrap(),
@@ -55,7 +57,7 @@ impl<'a> Asking<'a> {
         lines.chain([("content-type".to_owned(), "application/json".to_owned())]).collect()
     }
 
-    async fn send(&self, node: &Node<'_>) -> Answer {
+    pub(crate) async fn send(&self, node: &Node<'_>) -> Answer {
         self.send_as(node, "POST").await
     }
 
@@ -66,11 +68,11 @@ impl<'a> Asking<'a> {
 }
 
 /// A node whose door is open.
-async fn open(world: &World) -> Node<'_> {
+pub(crate) async fn open(world: &World) -> Node<'_> {
     with(world, AccessList::new(MIN_STAKE)).await
 }
 
-async fn with(world: &World, list: AccessList) -> Node<'_> {
+pub(crate) async fn with(world: &World, list: AccessList) -> Node<'_> {
     let config = MinerConfig { axon: Some(list), ..world.config() };
     world.start_with(config, ApiLimits::standard()).await.unwrap()
 }
@@ -80,14 +82,14 @@ fn head(answer: &Answer) -> Head {
     Head::parse(lines.map(|(name, value)| (name.as_str(), value.as_bytes()))).unwrap()
 }
 
-fn refused(answer: &Answer) -> (u16, String) {
+pub(crate) fn refused(answer: &Answer) -> (u16, String) {
     let (message, head) = (message_of(&answer.body).unwrap(), head(answer));
     assert_eq!(head.axon.status_message.as_deref(), Some(message.as_str()));
     assert_eq!(head.axon.status_code, Some(answer.status));
     (answer.status, message)
 }
 
-fn served<B: Body>(answer: &Answer) -> B {
+pub(crate) fn served<B: Body>(answer: &Answer) -> B {
     assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(&answer.body));
     assert_eq!(answer.header("content-type"), Some("application/json"));
     assert_eq!(head(answer).axon.status_message.as_deref(), Some("Success"));
@@ -96,17 +98,18 @@ fn served<B: Body>(answer: &Answer) -> B {
     synapse.body
 }
 
-fn check(device_requirement: &Value) -> Allocate {
+pub(crate) fn check(device_requirement: &Value) -> Allocate {
     let device_requirement = device_requirement.as_object().unwrap().clone();
     Allocate { timeline: 1, device_requirement, ..Allocate::default() }
 }
 
-/// What a check is answered: free, or why not.
-fn output(message: Option<&str>) -> Map<String, Value> {
-    let mut output = Map::from_iter([("status".to_owned(), json!(message.is_none()))]);
-    output.extend(message.map(|message| ("message".to_owned(), json!(message))));
-    output.insert("port".to_owned(), json!(crate::world::SSH_PORT));
-    output
+/// What a check is answered, and why.
+fn refusal(message: &str) -> Map<String, Value> {
+    Map::from_iter([
+        ("status".to_owned(), json!(false)),
+        ("message".to_owned(), json!(message)),
+        ("port".to_owned(), json!(crate::world::SSH_PORT)),
+    ])
 }
 
 /// A peer resets every field that is absent in the answer, and sees no status without the headers.
@@ -133,6 +136,13 @@ async fn the_whole_synapse_comes_back() {
     assert_eq!(synapse.dendrite.unwrap().uuid.as_deref(), Some("dendrite-1"));
     let ping = Asking::new(&world, "//Nobody", Ping {});
     assert_eq!(served::<Ping>(&ping.send(&node).await), Ping {});
+    let bare = Asking {
+        body: br#"{"axon": {"port": 70000}}"#.to_vec(),
+        ..Asking::new(&world, "//Nobody", Ping {})
+    };
+    let answer: Value = bare.send(&node).await.json();
+    assert_eq!((&answer["timeout"], &answer["total_size"]), (&json!(12.0), &json!(0)));
+    assert_eq!(answer["axon"]["port"], 8091, "the headers', not the body's");
     let get = Asking::new(&world, "//Nobody", Ping {});
     assert_eq!(get.send_as(&node, "GET").await.status, 200);
     let specs: Specs =
@@ -141,9 +151,9 @@ async fn the_whole_synapse_comes_back() {
     assert_eq!(said["status"], false);
 }
 
-/// A node that says that it is free while it is not, or has what it has not, is rented in vain.
+/// A node that says yes to a check and no to the order that follows is asked in vain, again and again.
 #[tokio::test]
-async fn a_check_says_what_could_be_had_now() {
+async fn a_check_is_answered_as_the_order_would_be() {
     let world = World::new();
     let node = open(&world).await;
     let ask = async |body: Allocate| -> Allocate {
@@ -151,18 +161,22 @@ async fn a_check_says_what_could_be_had_now() {
     };
     let modest = json!({"cpu": {"count": 1}, "gpu": {}, "ram": {"capacity": 1}});
     let answered = ask(check(&modest)).await;
-    assert_eq!(answered.output, output(None));
+    let none_here =
+        "this node gives leases through its node API alone (POST /v1/leases, signed with btauth/1)";
+    assert_eq!(answered.output, refusal(none_here));
     assert_eq!(answered.docker_requirement["ssh_port"], crate::world::SSH_PORT);
     assert_eq!((answered.timeline, answered.checking), (1, true));
     let too_much = json!({"cpu": {"count": 100_000}});
     let less = "the machine has less than device_requirement.cpu.count";
-    assert_eq!(ask(check(&too_much)).await.output, output(Some(less)));
+    assert_eq!(ask(check(&too_much)).await.output, refusal(less));
     let nonsense = json!({"cpu": {"count": "many"}});
     let unread = "device_requirement.cpu.count is not of its kind";
-    assert_eq!(ask(check(&nonsense)).await.output, output(Some(unread)));
-    node.running(1).await;
-    let occupied = "the machine is leased, or has no image to start";
-    assert_eq!(ask(check(&modest)).await.output, output(Some(occupied)));
+    assert_eq!(ask(check(&nonsense)).await.output, refusal(unread));
+    for requirement in [&modest, &too_much, &nonsense] {
+        let checked = ask(check(requirement)).await.output;
+        let ordered = ask(Allocate { checking: false, ..check(requirement) }).await.output;
+        assert_eq!(checked, ordered, "{requirement}");
+    }
 }
 
 /// What this door does not do must never look done.
@@ -247,6 +261,10 @@ async fn refusals_have_the_statuses_of_the_original() {
     let fits = Asking { body: vec![b' '; BODY_BYTES_MAX], ..ask() }.send(&node).await;
     assert_eq!(fits.status, 422);
     assert_eq!(refused(&ask().send_as(&node, "PUT").await).0, 405);
+    let put = exchange(node.at(), &request("PUT", "/Allocate", &Vec::new(), b"")).await;
+    assert_eq!(refused(&put).0, 401, "who calls is asked before how");
+    let unsigned = exchange(node.at(), &request("PUT", "/Unknown", &Vec::new(), b"")).await;
+    assert_eq!(refused(&unsigned), (404, names.to_owned()), "a name is no secret");
     let unsigned = exchange(node.at(), &request("GET", "/Synapse", &Vec::new(), b"")).await;
     assert_eq!(refused(&unsigned), (401, "Not Verified with error: Missing Nonce".to_owned()));
     let mut wrong = ask().lines();

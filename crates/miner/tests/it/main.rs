@@ -11,6 +11,7 @@ mod http;
 mod world;
 
 mod axon;
+mod axon_limits;
 mod hostile;
 mod life;
 mod limits;

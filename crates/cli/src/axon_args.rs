@@ -1,8 +1,9 @@
 //! Options of the v1.9.0 axon door, with the original's names where it has them.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
 use clap::Args;
 use nicompute_market::{AccountId, Rao};
 use nicompute_miner::{AccessList, AccessListError};
@@ -64,19 +65,41 @@ impl AxonArgs {
             }
         }
         if let Some(file) = &self.blocked_file {
-            let size = std::fs::metadata(file).map(|file| file.len());
-            let size =
-                size.with_context(|| format!("read {} (--blacklist.file)", file.display()))?;
-            if size > LIST_BYTES_MAX {
-                let what = format!("{} has more than 4 MiB (--blacklist.file)", file.display());
-                return Err(Failure::new(Exit::Config, what).into());
-            }
-            let text = std::fs::read_to_string(file)
-                .with_context(|| format!("read {} (--blacklist.file)", file.display()))?;
-            list.block_lines(&text, "Suspected exploiter").map_err(refused)?;
+            let unusable = || format!("--blacklist.file: {} cannot be used", file.display());
+            let text = read_list(file)
+                .map_err(|error| Failure::new(Exit::Config, unusable()).because(error))?;
+            list.block_lines(&text, "Suspected exploiter").map_err(|error| {
+                Failure::new(Exit::Config, unusable()).because(error).hint(HINT)
+            })?;
         }
         Ok(self.v190.then_some(list))
     }
+}
+
+/// Why a list is not read.
+#[derive(Debug, thiserror::Error)]
+enum ListError {
+    #[error("it cannot be read")]
+    Read(#[from] std::io::Error),
+    #[error("it is no file")]
+    NoFile,
+    #[error("it has more than 4 MiB")]
+    TooLong,
+    #[error("it is no text")]
+    NoText(#[from] std::string::FromUtf8Error),
+}
+
+/// Reads no more than a list may have, whatever the file says about its size. A pipe would be waited for.
+fn read_list(file: &Path) -> Result<String, ListError> {
+    if !std::fs::metadata(file)?.is_file() {
+        return Err(ListError::NoFile);
+    }
+    let mut bytes = Vec::new();
+    File::open(file)?.take(LIST_BYTES_MAX.saturating_add(1)).read_to_end(&mut bytes)?;
+    if u64::try_from(bytes.len()).is_ok_and(|length| length > LIST_BYTES_MAX) {
+        return Err(ListError::TooLong);
+    }
+    Ok(String::from_utf8(bytes)?)
 }
 
 fn account(text: &str, flag: &str) -> anyhow::Result<AccountId> {
@@ -91,4 +114,119 @@ fn refused(error: AccessListError) -> Failure {
     Failure::new(Exit::Config, "the list of who is kept out cannot be used")
         .because(error)
         .hint(HINT)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use nicompute_keys::{Keypair, Scheme};
+    use nicompute_miner::{BLOCKED_MAX, MIN_STAKE};
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        axon: AxonArgs,
+    }
+
+    fn account(uri: &str) -> AccountId {
+        Keypair::from_uri(uri, Scheme::Sr25519).unwrap().account()
+    }
+
+    fn door(flags: &[&str]) -> anyhow::Result<Option<AccessList>> {
+        Line::try_parse_from([&["nicompute"], flags].concat()).unwrap().axon.door()
+    }
+
+    fn open(flags: &[&str]) -> AccessList {
+        door(&[&["--axon.v190"], flags].concat()).unwrap().unwrap()
+    }
+
+    fn fails(flags: &[&str]) -> String {
+        let error = door(flags).unwrap_err();
+        let failure = error.downcast_ref::<Failure>().expect("a failure of the configuration");
+        assert!(format!("{failure:?}").contains("Config"), "{failure:?}");
+        format!("{error:#}")
+    }
+
+    fn list(text: &[u8]) -> (tempfile::TempDir, String) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("list");
+        std::fs::write(&path, text).unwrap();
+        (folder, path.to_str().unwrap().to_owned())
+    }
+
+    /// A door that nobody opened must be shut, whatever lists there are; and a list must be that of its flag.
+    #[test]
+    fn every_flag_means_what_it_says() {
+        let (one, two) = (account("//One").to_string(), account("//Two").to_string());
+        assert_eq!(door(&[]).unwrap(), None);
+        assert_eq!(door(&["--whitelist.hotkeys", &one, "--axon.min_stake", "0"]).unwrap(), None);
+        assert_eq!(open(&[]), AccessList::new(MIN_STAKE), "10,000 coins, as 1.9.0");
+        assert_eq!(open(&["--axon.min_stake", "3"]), AccessList::new(Rao(3_000_000_000)));
+        assert_eq!(open(&["--axon.min_stake", "99999999999"]), AccessList::new(Rao(u64::MAX)));
+        let any = AccessList::new(Rao(0));
+        assert_eq!(open(&["--miner.whitelist.not.enough.stake"]), any);
+        assert_eq!(open(&["--axon.min_stake", "3", "--miner.whitelist.not.enough.stake"]), any);
+        let both = format!("{one},{two}");
+        let mut trusted = AccessList::new(MIN_STAKE);
+        trusted.trust(account("//One"));
+        trusted.trust(account("//Two"));
+        assert_eq!(open(&["--whitelist.hotkeys", &both]), trusted);
+        assert_eq!(open(&["--whitelist.coldkeys", &format!(" {one} , {two}")]), trusted);
+        for (flag, reason) in [
+            ("--blacklist.hotkeys", "Blacklisted hotkey"),
+            ("--blacklist.coldkeys", "Blacklisted coldkey"),
+        ] {
+            let mut blocked = AccessList::new(MIN_STAKE);
+            blocked.block(account("//One"), reason).unwrap();
+            blocked.block(account("//Two"), reason).unwrap();
+            assert_eq!(open(&[flag, &both]), blocked, "{flag}");
+        }
+        let (_folder, path) = list(format!("{one} resold # 2025\n{two}\n").as_bytes());
+        let mut blocked = AccessList::new(MIN_STAKE);
+        blocked.block(account("//One"), "resold").unwrap();
+        blocked.block(account("//Two"), "Suspected exploiter").unwrap();
+        assert_eq!(open(&["--blacklist.file", &path]), blocked);
+    }
+
+    /// A mistake in a list that is passed over lets somebody in; an exit code other than 78 has a daemon started again.
+    #[test]
+    fn mistakes_are_found_also_where_the_door_is_shut() {
+        for flag in ["--whitelist.hotkeys", "--whitelist.coldkeys"] {
+            assert!(fails(&[flag, "5nobody"]).contains("--whitelist: 5nobody is no address"));
+        }
+        for flag in ["--blacklist.hotkeys", "--blacklist.coldkeys"] {
+            assert!(fails(&[flag, "5nobody"]).contains("--blacklist: 5nobody is no address"));
+        }
+        let (folder, path) = list(b"\n5nobody\n");
+        let said = fails(&["--blacklist.file", &path]);
+        assert!(said.contains(&path) && said.contains("line 2"), "{said}");
+        let none = folder.path().join("none");
+        assert!(fails(&["--blacklist.file", none.to_str().unwrap()]).contains("cannot be read"));
+        let directory = folder.path().to_str().unwrap();
+        assert!(fails(&["--blacklist.file", directory]).contains("it is no file"));
+        assert!(fails(&["--blacklist.file", "/dev/zero"]).contains("it is no file"));
+        let (_folder, path) = list(&[0xff]);
+        assert!(fails(&["--blacklist.file", &path]).contains("it is no text"));
+        assert!(Line::try_parse_from(["nicompute", "--axon.min_stake", "-1"]).is_err());
+    }
+
+    /// A list is bounded by what is read of it and by how many it names.
+    #[test]
+    fn a_list_is_bounded() {
+        let most = usize::try_from(LIST_BYTES_MAX).unwrap();
+        let (_folder, path) = list(&vec![b'\n'; most]);
+        assert_eq!(open(&["--blacklist.file", &path]), AccessList::new(MIN_STAKE));
+        let (_folder, path) = list(&vec![b'\n'; most + 1]);
+        assert!(fails(&["--blacklist.file", &path]).contains("more than 4 MiB"));
+        let number = |index: usize| {
+            let mut bytes = [7; 32];
+            bytes[..8].copy_from_slice(&index.to_le_bytes());
+            format!("{}\n", AccountId::from_bytes(bytes))
+        };
+        let text: String = (0..=BLOCKED_MAX).map(number).collect();
+        let (_folder, path) = list(text.as_bytes());
+        assert!(fails(&["--blacklist.file", &path]).contains("more than 10000 accounts"));
+    }
 }

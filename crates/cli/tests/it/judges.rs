@@ -1,9 +1,12 @@
 //! Programs of others that judge ours: Python with Bittensor's packages. A test whose judge is missing says so loudly, and
 //! fails where judges are demanded.
 
-use std::io::Write as _;
+use std::io::{Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -14,6 +17,8 @@ pub(crate) const PYTHON_10: &str = "NICOMPUTE_TEST_PY10";
 /// bittensor 11.
 pub(crate) const PYTHON_11: &str = "NICOMPUTE_TEST_PY11";
 const STRICT: &str = "NICOMPUTE_TEST_STRICT";
+/// No judge works longer on a busy machine; one that does hangs.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// The interpreter that a variable names; `None`, after saying so, where there is none.
 pub(crate) fn python(variable: &str) -> Option<PathBuf> {
@@ -42,10 +47,29 @@ pub(crate) fn ask(python: &Path, script: &str, arguments: &[&str], input: &Value
         .spawn()
         .unwrap();
     child.stdin.take().unwrap().write_all(input.to_string().as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    let (said, complained) =
-        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{script} {arguments:?}\n{said}\n{complained}");
+    let said = whole(child.stdout.take().unwrap());
+    let complained = whole(child.stderr.take().unwrap());
+    let in_time = said.recv_timeout(PATIENCE);
+    if in_time.is_err() {
+        drop(child.kill());
+    }
+    let status = child.wait().unwrap();
+    let complained = complained.recv_timeout(PATIENCE).unwrap_or_default();
+    let Ok(said) = in_time else {
+        panic!("{script} {arguments:?} came to no end\n{complained}");
+    };
+    assert!(status.success(), "{script} {arguments:?}\n{said}\n{complained}");
     let last = said.lines().last().unwrap_or_default();
     serde_json::from_str(last).unwrap_or_else(|error| panic!("{error}\n{said}\n{complained}"))
+}
+
+/// Everything that a program writes until it ends.
+fn whole(mut from: impl Read + Send + 'static) -> mpsc::Receiver<String> {
+    let (give, said) = mpsc::sync_channel(1);
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        drop(from.read_to_end(&mut bytes));
+        drop(give.send(String::from_utf8_lossy(&bytes).into_owned()));
+    });
+    said
 }

@@ -1,14 +1,15 @@
 //! The v1.9.0 axon in both directions with the Python that speaks it: the SDK that the original pins, and the last that has it.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::thread;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use nicompute_client::{AxonCallError, AxonClient, AxonDialer, AxonReason};
+use nicompute_client::{AxonCallError, AxonClient, AxonDialer, AxonReason, Reach};
 use nicompute_daemon::{SystemClock, Tasks};
 use nicompute_host::runtime::{FakeMachine, FakeRuntime, RuntimeConfig, SandboxProgram};
 use nicompute_keys::{Keypair, Scheme};
@@ -26,6 +27,9 @@ use crate::judges::{PYTHON_9, PYTHON_10, ask, python};
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 77));
 const PATIENCE: Duration = Duration::from_secs(60);
+/// What is kept of a judge's words.
+const LINES_MAX: usize = 1_000;
+const LINE_BYTES_MAX: u64 = 64 * 1024;
 
 fn key(uri: &str) -> Keypair {
     Keypair::from_uri(uri, Scheme::Sr25519).unwrap()
@@ -170,9 +174,11 @@ async fn dendrite_is_served(variable: &str) {
     let caller = key("//Alice").hotkey().to_string();
     assert_eq!(told[1]["caller"], caller);
     let check = &told[1]["fields"];
-    assert_eq!((&check["output"]["status"], &check["timeline"]), (&json!(true), &json!(30)));
     assert_eq!((&check["public_key"], &check["checking"]), (&json!("PEM"), &json!(true)));
-    for refused in [2, 3] {
+    assert_eq!((&check["timeline"], &told[2]["fields"]["timeline"]), (&json!(30), &json!(30)));
+    // A check is answered as the order that would follow it.
+    assert_eq!(check["output"], told[2]["fields"]["output"]);
+    for refused in [1, 2, 3] {
         let output = &told[refused]["fields"]["output"];
         assert_eq!(output["status"], false);
         assert!(output["message"].as_str().is_some_and(|text| text.len() > 20), "{output}");
@@ -207,6 +213,20 @@ async fn a_dendrite_of_sdk_10_is_served() {
     dendrite_is_served(PYTHON_10).await;
 }
 
+/// Reads a program's lines to their end, so that it is never kept waiting, and gives the first of them.
+fn read_on(from: impl std::io::Read + Send + 'static) -> mpsc::Receiver<String> {
+    let (give, lines) = mpsc::sync_channel(LINES_MAX);
+    thread::spawn(move || {
+        let mut from = BufReader::new(from);
+        let mut line = Vec::new();
+        while from.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
+            drop(give.try_send(String::from_utf8_lossy(&line).trim_end().to_owned()));
+            line.clear();
+        }
+    });
+    lines
+}
+
 /// A Python axon, ended with the test.
 struct Axon {
     child: Child,
@@ -226,21 +246,29 @@ impl Axon {
             .env("BT_NO_PARSE_CLI_ARGS", "1")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let complaints = read_on(child.stderr.take().unwrap());
+        let said = read_on(child.stdout.take().unwrap());
+        // Ended also where it never says anything.
+        let mut axon = Self { child, address: SocketAddr::new(LOOPBACK, 0), _home: home };
         let port = loop {
-            let line = lines.next().expect("the axon says where it listens").unwrap();
+            let Ok(line) = said.recv_timeout(PATIENCE) else {
+                drop(axon.child.kill());
+                let why: Vec<String> = complaints.iter().collect();
+                panic!("the axon does not say where it listens\n{}", why.join("\n"));
+            };
             let Ok(told) = serde_json::from_str::<Value>(&line) else { continue };
             break u16::try_from(told["port"].as_u64().unwrap()).unwrap();
         };
-        Self { child, address: SocketAddr::new(LOOPBACK, port), _home: home }
+        axon.address.set_port(port);
+        axon
     }
 
     fn client(&self, uri: &str, axon: &str) -> AxonClient {
         let dialer = AxonDialer::new(key(uri), HERE, SystemClock::shared()).unwrap();
-        dialer.axon(self.address, key(axon).hotkey())
+        dialer.reaching(Reach::Anywhere).axon(self.address, key(axon).hotkey()).unwrap()
     }
 
     async fn refuses<B: Body>(&self, uri: &str, axon: &str, body: B) -> (AxonReason, String) {

@@ -214,6 +214,8 @@ async fn who_is_not_believed_or_not_wanted_is_told_so() {
     assert_eq!(says("//Plain").await, listed("Not enough stake!"));
     assert_eq!(says("//Other").await, listed("resold GPUs"));
     served::<Allocate>(&ask("//Friend").send(&node).await);
+    // Whoever signs may ask whether somebody is there, and is told nothing of the list.
+    served::<Ping>(&Asking::new(&world, "//Other", Ping {}).send(&node).await);
     let elsewhere = Asking { receiver: key("//Other").hotkey(), ..ask("//Validator") };
     let answer = elsewhere.send(&node).await;
     let (status, message) = refused(&answer);

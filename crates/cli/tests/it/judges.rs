@@ -18,7 +18,7 @@ pub(crate) const PYTHON_10: &str = "NICOMPUTE_TEST_PY10";
 pub(crate) const PYTHON_11: &str = "NICOMPUTE_TEST_PY11";
 const STRICT: &str = "NICOMPUTE_TEST_STRICT";
 /// No judge works longer on a busy machine; one that does hangs.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// The interpreter that a variable names; `None`, after saying so, where there is none.
 pub(crate) fn python(variable: &str) -> Option<PathBuf> {

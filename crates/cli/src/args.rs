@@ -8,6 +8,7 @@ use nicompute_chain::{Chain, ConnectError, Limits, NodeUrl};
 use nicompute_daemon::{Kind, LogFormat, SharedClock, Tasks};
 use nicompute_keys::Keypair;
 use nicompute_keys::wallet::WalletPath;
+use nicompute_market::Hotkey;
 
 use crate::exit::{Exit, Failure};
 
@@ -119,6 +120,22 @@ impl KeyArgs {
             let what = format!("the hotkey {}/{} cannot be used", self.name, self.hotkey);
             Failure::new(Exit::Config, what).hint(hint).because(error)
         })?)
+    }
+
+    /// The hotkey's address, which is all that a coldkey's transaction needs: of the hotkey itself, or of its public file
+    /// where the secret is encrypted or lies on another machine.
+    pub(crate) fn hotkey_address(&self) -> anyhow::Result<Hotkey> {
+        let wallet = WalletPath::new(&self.root()?, &self.name)?;
+        let error = match wallet.load_hotkey(&self.hotkey) {
+            Ok(pair) => return Ok(pair.hotkey()),
+            Err(error) => error,
+        };
+        wallet.load_hotkeypub(&self.hotkey).map_err(|_| {
+            let what = format!("the address of hotkey {}/{} is not known", self.name, self.hotkey);
+            let hint = "name it with --hotkey-ss58, or copy the hotkey's public file (its name ends in pub.txt) here: \
+                        a new hotkey would be another neuron";
+            Failure::new(Exit::Config, what).hint(hint).because(error).into()
+        })
     }
 
     /// The folder with the wallets.

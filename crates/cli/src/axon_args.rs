@@ -10,6 +10,8 @@ use nicompute_miner::{AccessList, AccessListError};
 
 use crate::exit::{Exit, Failure};
 
+/// The stake that the original asks for.
+const MIN_STAKE_COINS: u64 = 10_000;
 const RAO_PER_COIN: u64 = 1_000_000_000;
 /// Bytes of a list that is read; ten thousand lines with reasons are less.
 const LIST_BYTES_MAX: u64 = 4 * 1024 * 1024;
@@ -25,7 +27,7 @@ pub(crate) struct AxonArgs {
     #[arg(long = "axon.v190")]
     v190: bool,
     /// The stake that callers of the door need, in coins.
-    #[arg(long = "axon.min_stake", default_value_t = 10_000, value_name = "COINS")]
+    #[arg(long = "axon.min_stake", default_value_t = MIN_STAKE_COINS, value_name = "COINS")]
     min_stake: u64,
     /// Callers of the door need no stake.
     #[arg(long = "miner.whitelist.not.enough.stake")]
@@ -72,7 +74,27 @@ impl AxonArgs {
                 Failure::new(Exit::Config, unusable()).because(error).hint(HINT)
             })?;
         }
+        if !self.v190 && self.is_anybody_named() {
+            let what =
+                "lists and stakes of callers are kept by the v1.9.0 door alone, and it is shut";
+            let hint = "add --axon.v190 to open it, or leave the flags out";
+            return Err(Failure::new(Exit::Usage, what).hint(hint).into());
+        }
         Ok(self.v190.then_some(list))
+    }
+
+    /// Whether there is a flag that only the door heeds.
+    fn is_anybody_named(&self) -> bool {
+        let lists = [
+            &self.blocked_hotkeys,
+            &self.blocked_coldkeys,
+            &self.trusted_hotkeys,
+            &self.trusted_coldkeys,
+        ];
+        self.any_stake
+            || self.min_stake != MIN_STAKE_COINS
+            || self.blocked_file.is_some()
+            || lists.iter().any(|list| !list.is_empty())
     }
 }
 
@@ -156,12 +178,21 @@ mod tests {
         (folder, path.to_str().unwrap().to_owned())
     }
 
-    /// A door that nobody opened must be shut, whatever lists there are; and a list must be that of its flag.
+    /// A door that nobody opened must be shut, and its lists not be taken as if they kept anybody out; and a list must be that of its flag.
     #[test]
     fn every_flag_means_what_it_says() {
         let (one, two) = (account("//One").to_string(), account("//Two").to_string());
         assert_eq!(door(&[]).unwrap(), None);
-        assert_eq!(door(&["--whitelist.hotkeys", &one, "--axon.min_stake", "0"]).unwrap(), None);
+        for ignored in [
+            &["--whitelist.hotkeys", &one][..],
+            &["--blacklist.coldkeys", &one],
+            &["--axon.min_stake", "0"],
+            &["--miner.whitelist.not.enough.stake"],
+        ] {
+            let error = door(ignored).unwrap_err();
+            let failure = error.downcast_ref::<Failure>().expect("a failure of the command line");
+            assert!(format!("{failure:?}").contains("Usage"), "{ignored:?}: {failure:?}");
+        }
         assert_eq!(open(&[]), AccessList::new(MIN_STAKE), "10,000 coins, as 1.9.0");
         assert_eq!(open(&["--axon.min_stake", "3"]), AccessList::new(Rao(3_000_000_000)));
         assert_eq!(open(&["--axon.min_stake", "99999999999"]), AccessList::new(Rao(u64::MAX)));

@@ -15,7 +15,9 @@ pub(crate) fn unread(error: ReadError) -> anyhow::Error {
 pub(crate) fn unsent(error: SubmitError) -> anyhow::Error {
     let exit = match &error {
         SubmitError::Read(error) => exit_of(error),
-        SubmitError::Unknown { .. } | SubmitError::Expired { .. } => Exit::Deadline,
+        SubmitError::Unknown { .. } => Exit::Deadline,
+        // Nothing has changed, and it may be done again: not to be mistaken for an unknown end.
+        SubmitError::Expired { .. } => Exit::Unavailable,
         SubmitError::Encode(_) => Exit::Config,
         _ => Exit::Refused,
     };

@@ -5,6 +5,8 @@ use std::process::ExitCode;
 
 use nicompute_daemon::{BoxError, ErrorChain};
 
+use crate::text::shown;
+
 /// The exit codes of the program. They are a promise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
@@ -84,9 +86,9 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     let hint = known.and_then(|failure| failure.hint.as_deref());
     #[expect(clippy::print_stderr, reason = "the program's last word to the person who started it")]
     {
-        eprintln!("error: {}", ErrorChain(error.as_ref()));
+        eprintln!("error: {}", shown(&ErrorChain(error.as_ref()).to_string()));
         if let Some(hint) = hint {
-            eprintln!("hint: {hint}");
+            eprintln!("hint: {}", shown(hint));
         }
     }
     ExitCode::from(known.map_or(Exit::Failed, |failure| failure.exit).code())

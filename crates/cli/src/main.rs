@@ -13,6 +13,7 @@ mod exit;
 mod market_args;
 mod openssh;
 mod original_flags;
+mod text;
 mod transaction;
 
 use std::process::ExitCode;

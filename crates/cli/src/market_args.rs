@@ -12,6 +12,7 @@ use nicompute_wire::market_api::RentalView;
 
 use crate::args;
 use crate::exit::{Exit, Failure};
+use crate::text::escaped;
 
 /// The longest single question to the market's API; a lease may take this long to come up.
 const CALL_MAX: Duration = Duration::from_secs(30);
@@ -122,7 +123,7 @@ pub(crate) fn print<T: serde::Serialize>(
     text: impl FnOnce() -> String,
 ) -> anyhow::Result<()> {
     match json {
-        Some(value) => writeln!(out, "{}", serde_json::to_string_pretty(value)?)?,
+        Some(value) => writeln!(out, "{}", escaped(&serde_json::to_string_pretty(value)?))?,
         None => write!(out, "{}", text())?,
     }
     Ok(())

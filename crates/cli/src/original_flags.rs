@@ -13,7 +13,7 @@ const REFUSED: [(&str, &str); 14] = [
     ("logging.record_log", "leave it out and keep standard error: nicompute … 2>> FILE"),
     ("logging.logging_dir", "leave it out and keep standard error: nicompute … 2>> FILE"),
     ("axon.max_workers", "leave it out: requests are bounded by the node's own limits"),
-    ("blacklist.exploiters", "leave it out, or name them: --blacklist.hotkeys SS58,…"),
+    ("blacklist.exploiters", "leave it out, or name them: --axon.v190 --blacklist.hotkeys SS58,…"),
     ("validator.*", "leave it out: a validator's rounds have no batches and no whitelists"),
     ("miner.hashcat.*", "leave it out: no hashes are cracked any more"),
     ("miner.whitelist.not.updated", "leave it out: the caller's version counts for nothing"),
@@ -23,16 +23,32 @@ const REFUSED: [(&str, &str); 14] = [
     ("priority.*", "leave it out: requests are served in the order of their arrival"),
 ];
 
+/// The same for a validator alone: the original read one set of flags for both of its programs.
+const REFUSED_OF_VALIDATORS: [(&str, &str); 5] = [
+    (
+        "blacklist.*",
+        "leave it out: a validator serves no axon, and its API asks for keys (--api-key-file)",
+    ),
+    (
+        "whitelist.*",
+        "leave it out: a validator serves no axon, and its API asks for keys (--api-key-file)",
+    ),
+    ("axon.*", "leave it out: a validator serves no axon; its API has --api.listen"),
+    ("ssh.port", "leave it out: only providers are entered by SSH"),
+    ("miner.*", "leave it out: it is a provider's flag"),
+];
+
 /// Refuses the first flag of the original that a daemon would otherwise not know.
 pub(crate) fn check(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<()> {
     let mut arguments = arguments.into_iter().skip(1);
     let daemon = arguments.next();
-    let is_daemon = daemon.as_deref().is_some_and(|word| word == "miner" || word == "validator");
-    if !is_daemon {
-        return Ok(());
-    }
+    let own: &[(&str, &'static str)] = match daemon.as_deref().and_then(OsStr::to_str) {
+        Some("miner") => &[],
+        Some("validator") => &REFUSED_OF_VALIDATORS,
+        _ => return Ok(()),
+    };
     for argument in arguments {
-        if let Some((name, remedy)) = refused(&argument) {
+        if let Some((name, remedy)) = refused(&argument, own) {
             let what = format!("--{name} is a flag of the original and does nothing here");
             return Err(Failure::new(Exit::Usage, what).hint(remedy).into());
         }
@@ -40,9 +56,12 @@ pub(crate) fn check(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Re
     Ok(())
 }
 
-fn refused(argument: &OsStr) -> Option<(&str, &'static str)> {
+fn refused<'a>(
+    argument: &'a OsStr,
+    own: &[(&str, &'static str)],
+) -> Option<(&'a str, &'static str)> {
     let name = argument.to_str()?.strip_prefix("--")?.split('=').next()?;
-    let found = REFUSED.iter().find(|(known, _)| match known.strip_suffix('*') {
+    let found = own.iter().chain(&REFUSED).find(|(known, _)| match known.strip_suffix('*') {
         Some(beginning) => name.starts_with(beginning),
         None => name == *known,
     });
@@ -71,5 +90,11 @@ mod tests {
         {
             assert!(checked(&["miner", known]).is_ok(), "{known}");
         }
+        for (known, _) in REFUSED_OF_VALIDATORS {
+            let flag = format!("--{}", known.replace('*', "hotkeys"));
+            assert!(checked(&["validator", &flag]).unwrap_err().contains(&flag), "{flag}");
+            assert!(checked(&["miner", &flag]).is_ok(), "{flag}");
+        }
+        assert!(checked(&["validator", "--api.listen", "--netuid"]).is_ok());
     }
 }

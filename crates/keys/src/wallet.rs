@@ -209,6 +209,14 @@ impl WalletPath {
         keyfile::load(&self.hotkey_file(hotkey)?, password)
     }
 
+    /// Loads the public half of a hotkey from its own file, which stands in for it on a machine without the secret.
+    ///
+    /// # Errors
+    /// Where the file is missing or broken.
+    pub fn load_hotkeypub(&self, hotkey: &str) -> Result<Hotkey, KeyfileError> {
+        keyfile::load_public(&self.hotkeypub_file(hotkey)?).map(|public| Hotkey(public.account))
+    }
+
     /// Loads the public half of the coldkey.
     ///
     /// # Errors

@@ -4,10 +4,11 @@ use std::fmt::Write as _;
 use std::io::Write;
 
 use clap::Args;
-use nicompute_client::{OfferQuery, plain};
+use nicompute_client::OfferQuery;
 use nicompute_wire::market_api::{LegView, MarketOfferView};
 
 use crate::market_args::{MarketArgs, block_on, dollars, failed, print};
+use crate::text::plain;
 
 /// Characters of a reason that are shown.
 const REASON_CHARS_SHOWN: usize = 120;

@@ -14,7 +14,7 @@ use crate::chain_failures::unread;
 use crate::coins::{coins, parse_amount};
 use crate::exit::{Exit, Failure};
 use crate::market_args::{block_on, print};
-use crate::transaction::{self, ConsentArgs, Plan, Purse};
+use crate::transaction::{self, ConsentArgs, Later, Plan, Purse};
 
 /// Stake.
 #[derive(Debug, Clone, Subcommand)]
@@ -105,7 +105,7 @@ pub(crate) fn run(command: StakeCommand, out: &mut dyn Write) -> anyhow::Result<
 fn hotkey_of(named: Option<Hotkey>, keys: &KeyArgs) -> anyhow::Result<Hotkey> {
     match named {
         Some(hotkey) => Ok(hotkey),
-        None => Ok(keys.load_hotkey()?.hotkey()),
+        None => Ok(keys.hotkey_address()?),
     }
 }
 
@@ -117,16 +117,16 @@ async fn add(
 ) -> anyhow::Result<()> {
     let (netuid, tasks) = (Netuid(args.subtensor.netuid), Tasks::new());
     let chain = args.subtensor.connect(&SystemClock::shared(), &tasks).await?;
-    let what = format!(
-        "stake {} coins on {hotkey} of subnet {netuid}, at the pool's price of the moment",
-        coins(args.amount)
-    );
-    let plan =
-        Plan { what, call: Call::add_stake(netuid, &hotkey, args.amount), cost: args.amount };
-    if transaction::carry_out(&chain, purse, &args.consent, &plan).await?.is_none() {
-        return Ok(());
+    let what = format!("stake {} coins on {hotkey} of subnet {netuid}", coins(args.amount));
+    let done = format!("staked {} coins on {hotkey} of subnet {netuid}", coins(args.amount));
+    let pool = pool_of(&chain, netuid).await?;
+    let notes = quote(pool, args.amount, &["alpha", "coins"]);
+    let call = Call::add_stake(netuid, &hotkey, args.amount);
+    let plan = Plan { what, notes, done, call, cost: args.amount, price_limit: None };
+    match transaction::carry_out(&chain, purse, &args.consent, &plan, out).await? {
+        Some(done) => done.end(position_later(&chain, purse.coldkey, (hotkey, netuid)).await, out),
+        None => Ok(()),
     }
-    say_position(&chain, purse.coldkey, (hotkey, netuid), out).await
 }
 
 async fn remove(
@@ -140,24 +140,57 @@ async fn remove(
     let staked = position(&chain, purse.coldkey, (hotkey, netuid)).await?;
     let amount = args.amount.unwrap_or(staked);
     if staked == Rao(0) || amount > staked {
-        let what = format!(
-            "{} alpha are staked on {hotkey} of subnet {netuid}, not {}",
-            coins(staked),
-            if args.all { "any".to_owned() } else { coins(amount) }
-        );
+        let what = if staked == Rao(0) {
+            format!("no alpha are staked on {hotkey} of subnet {netuid}")
+        } else {
+            let (staked, amount) = (coins(staked), coins(amount));
+            format!("{staked} alpha are staked on {hotkey} of subnet {netuid}, not {amount}")
+        };
         return Err(Failure::new(Exit::Refused, what)
             .hint("nicompute stake list shows all")
             .into());
     }
-    let what = format!(
-        "take {} alpha back from {hotkey} of subnet {netuid}, at the pool's price of the moment",
-        coins(amount)
-    );
-    let plan = Plan { what, call: Call::remove_stake(netuid, &hotkey, amount), cost: Rao(0) };
-    if transaction::carry_out(&chain, purse, &args.consent, &plan).await?.is_none() {
-        return Ok(());
+    let what = format!("take {} alpha back from {hotkey} of subnet {netuid}", coins(amount));
+    let done = format!("took {} alpha back from {hotkey} of subnet {netuid}", coins(amount));
+    let (coins_in, alpha_in) = pool_of(&chain, netuid).await?;
+    let mut notes = quote((alpha_in, coins_in), amount, &["coins", "alpha"]);
+    if args.all {
+        notes.push("what is credited from now on stays staked".to_owned());
     }
-    say_position(&chain, purse.coldkey, (hotkey, netuid), out).await
+    let call = Call::remove_stake(netuid, &hotkey, amount);
+    let plan = Plan { what, notes, done, call, cost: Rao(0), price_limit: None };
+    match transaction::carry_out(&chain, purse, &args.consent, &plan, out).await? {
+        Some(done) => done.end(position_later(&chain, purse.coldkey, (hotkey, netuid)).await, out),
+        None => Ok(()),
+    }
+}
+
+/// Coins and alpha in the subnet's pool.
+async fn pool_of(chain: &Chain, netuid: Netuid) -> anyhow::Result<(Rao, Rao)> {
+    let subnets = chain.subnets().await.map_err(unread)?;
+    let subnet = subnets.iter().find(|subnet| subnet.netuid == netuid);
+    Ok(subnet.map_or((Rao(0), Rao(0)), |subnet| (subnet.tao_in, subnet.alpha_in)))
+}
+
+/// What a pool that keeps the product of its two sides gives for an amount, and that nothing is promised. The pool's own rules
+/// may differ, so this says how large a trade is for the pool and is no price that anybody keeps.
+fn quote((gets, gives): (Rao, Rao), amount: Rao, [wanted, paid]: &[&str; 2]) -> Vec<String> {
+    let limit = "there is no limit on the price: it is the pool's when this is carried out, and others can move it before";
+    let (gets, gives) = (u128::from(gets.get()), u128::from(gives.get()));
+    let amount = u128::from(amount.get());
+    let mut notes = Vec::new();
+    if gets > 0 && gives > 0 {
+        let given = gives * amount / (gets + amount);
+        let (given, gets, gives) = (rao(given), rao(gets), rao(gives));
+        let pool = format!("the pool has {} {paid} and {} {wanted}", coins(gets), coins(gives));
+        notes.push(format!("{pool}: by that about {} {wanted} now, less its fee", coins(given)));
+    }
+    notes.push(limit.to_owned());
+    notes
+}
+
+fn rao(amount: u128) -> Rao {
+    Rao(u64::try_from(amount).unwrap_or(u64::MAX))
 }
 
 async fn list(args: &ListArgs, coldkey: Coldkey, out: &mut dyn Write) -> anyhow::Result<()> {
@@ -201,12 +234,31 @@ async fn position(
     Ok(own.map_or(Rao(0), |own| own.alpha))
 }
 
-async fn say_position(
+async fn position_later(
     chain: &Chain,
     coldkey: Coldkey,
     (hotkey, netuid): (Hotkey, Netuid),
-    out: &mut dyn Write,
-) -> anyhow::Result<()> {
-    let alpha = coins(position(chain, coldkey, (hotkey, netuid)).await?);
-    Ok(writeln!(out, "{alpha} alpha are staked on {hotkey} of subnet {netuid}")?)
+) -> anyhow::Result<Later> {
+    let alpha = position(chain, coldkey, (hotkey, netuid)).await?;
+    let text = format!("{} alpha are staked on {hotkey} of subnet {netuid}", coins(alpha));
+    Ok(Later { text, name: "staked_alpha_rao", value: json!(alpha) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const COIN: u64 = 1_000_000_000;
+
+    /// Whoever stakes much in a small pool must see that he gets little for it, and that nobody keeps the price.
+    #[test]
+    fn a_large_amount_is_quoted_with_its_effect() {
+        let pool = (Rao(100 * COIN), Rao(200 * COIN));
+        let notes = quote(pool, Rao(100 * COIN), &["alpha", "coins"]);
+        assert!(notes[0].contains("about 100 alpha"), "{notes:?}");
+        assert!(notes[1].contains("no limit"), "{notes:?}");
+        let full = quote((Rao(u64::MAX), Rao(u64::MAX)), Rao(u64::MAX), &["alpha", "coins"]);
+        assert!(full[0].contains("9223372036.854775807 alpha"), "{full:?}");
+        assert_eq!(quote((Rao(0), Rao(0)), Rao(COIN), &["alpha", "coins"]).len(), 1);
+    }
 }

@@ -12,9 +12,8 @@ use serde_json::{Value, json};
 use crate::args::{KeyArgs, SubtensorArgs};
 use crate::chain_failures::{unread, unsent};
 use crate::coins::{coins, parse_coins};
-use crate::exit::{Exit, Failure};
 use crate::market_args::{block_on, print};
-use crate::transaction::{self, ConsentArgs, Plan, Purse};
+use crate::transaction::{self, ConsentArgs, Later, Plan, Purse};
 
 /// Characters of an address that a table shows.
 const ADDRESS_CHARS: usize = 10;
@@ -51,6 +50,9 @@ pub(crate) struct RegisterArgs {
     keys: KeyArgs,
     #[command(flatten)]
     consent: ConsentArgs,
+    /// The hotkey's address, where the hotkey lies on another machine; the wallet's own hotkey otherwise.
+    #[arg(long, visible_alias = "hotkey-ss58-address", value_name = "ADDRESS")]
+    hotkey_ss58: Option<Hotkey>,
     /// Pay at most so many coins; otherwise the price that is shown is the limit.
     #[arg(long, visible_alias = "limit", value_name = "COINS", value_parser = parse_coins)]
     max_cost: Option<Rao>,
@@ -75,7 +77,10 @@ pub(crate) fn run(command: SubnetCommand, out: &mut dyn Write) -> anyhow::Result
 /// Registers the wallet's hotkey.
 pub(crate) fn register(args: &RegisterArgs, out: &mut dyn Write) -> anyhow::Result<()> {
     let purse = Purse::open(&args.keys)?;
-    let hotkey = args.keys.load_hotkey()?.hotkey();
+    let hotkey = match args.hotkey_ss58 {
+        Some(hotkey) => hotkey,
+        None => args.keys.hotkey_address()?,
+    };
     block_on(take_slot(args, &purse, hotkey, out))?
 }
 
@@ -91,32 +96,43 @@ async fn take_slot(
         chain.pow_register(netuid).await.map_err(unsent)?;
     }
     if let Some(uid) = chain.uid_of(netuid, &hotkey).await.map_err(unread)? {
-        return Ok(writeln!(out, "{hotkey} is uid {uid} on subnet {netuid} already")?);
+        let json = json!({ "sent": false, "hotkey": hotkey, "netuid": netuid, "uid": uid });
+        return print(out, args.consent.json.then_some(&json), || {
+            format!("{hotkey} is uid {uid} on subnet {netuid} already\n")
+        });
     }
-    let price = chain.burn(netuid).await.map_err(unread)?;
-    let limit = args.max_cost.or_else(|| args.burn_max.map(Rao)).unwrap_or(price);
-    if price > limit {
-        let what =
-            format!("a slot costs {} coins, and the limit is {}", coins(price), coins(limit));
-        let hint = "raise --max-cost, or wait: the price falls while nobody registers";
-        return Err(Failure::new(Exit::Refused, what).hint(hint).into());
-    }
-    let call = if chain.has_call("SubtensorModule", "register_limit").await.map_err(unread)? {
-        Call::register_limit(netuid, &hotkey, limit)
+    let limit = args.max_cost.or_else(|| args.burn_max.map(Rao));
+    let limit = match limit {
+        Some(limit) => limit,
+        None => chain.burn(netuid).await.map_err(unread)?,
+    };
+    let price = transaction::check_price(&chain, netuid, limit).await?;
+    let chain_keeps_limit =
+        chain.has_call("SubtensorModule", "register_limit").await.map_err(unread)?;
+    let (call, notes) = if chain_keeps_limit {
+        (Call::register_limit(netuid, &hotkey, limit), Vec::new())
     } else {
-        Call::burned_register(netuid, &hotkey)
+        let note = "this chain's runtime keeps no limit: the price is read once more before it is signed, and may still rise \
+                    until it is in a block";
+        (Call::burned_register(netuid, &hotkey), vec![note.to_owned()])
     };
     let what = format!(
-        "register {hotkey} on subnet {netuid} for the price of the moment, at most {} coins, which are burned",
+        "register {hotkey} on subnet {netuid} for the price of the moment, at most {} coins, which nobody gives back",
         coins(limit)
     );
-    let plan = Plan { what, call, cost: price };
-    if transaction::carry_out(&chain, purse, &args.consent, &plan).await?.is_none() {
-        return Ok(());
+    let done = format!("{hotkey} is registered on subnet {netuid}");
+    let price_limit = Some((netuid, limit));
+    let plan = Plan { what, notes, done, call, cost: price, price_limit };
+    match transaction::carry_out(&chain, purse, &args.consent, &plan, out).await? {
+        Some(done) => done.end(uid_later(&chain, netuid, &hotkey).await, out),
+        None => Ok(()),
     }
-    let uid = chain.uid_of(netuid, &hotkey).await.map_err(unread)?;
-    let uid = uid.map_or_else(|| "not listed yet".to_owned(), |uid| format!("uid {uid}"));
-    Ok(writeln!(out, "{hotkey} is registered on subnet {netuid}: {uid}")?)
+}
+
+async fn uid_later(chain: &Chain, netuid: Netuid, hotkey: &Hotkey) -> anyhow::Result<Later> {
+    let uid = chain.uid_of(netuid, hotkey).await.map_err(unread)?;
+    let text = uid.map_or_else(|| "uid not listed yet".to_owned(), |uid| format!("uid {uid}"));
+    Ok(Later { text, name: "uid", value: json!(uid) })
 }
 
 async fn list(args: &ReadArgs, out: &mut dyn Write) -> anyhow::Result<()> {
@@ -145,7 +161,7 @@ async fn list(args: &ReadArgs, out: &mut dyn Write) -> anyhow::Result<()> {
             "NETUID", "NAME", "TEMPO", "TAO IN POOL", "OWNER"
         );
         for subnet in &subnets {
-            let name = nicompute_client::plain(&subnet.name, 24);
+            let name = crate::text::plain(&subnet.name, 24);
             let (netuid, pool) = (subnet.netuid.get(), coins(subnet.tao_in));
             let (tempo, owner) = (subnet.tempo, subnet.owner_coldkey);
             line(&mut text, format_args!("{netuid:>6}  {name:<24} {tempo:>6} {pool:>24}  {owner}"));

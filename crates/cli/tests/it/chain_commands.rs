@@ -77,13 +77,19 @@ fn a_slot_is_taken_at_a_price_that_was_shown() {
     refused(&with(&["--yes", "--pow"]), 3, "proof of work");
     assert_eq!(free(&world, "miner"), before, "something was paid");
 
+    // A coldkey's machine has no hotkeys: its address, or its public file, is enough.
+    let missing = ["subnet", "register", "--yes", "--wallet.hotkey", "elsewhere"];
+    refused(&run(&world, "miner", &missing), 78, "the address of hotkey miner/elsewhere");
+    fs::remove_file(wallet.hotkey_file("second").unwrap()).unwrap();
     let registered = with(&["--yes", "--max-cost", "2"]);
     assert_eq!(registered.code, Some(0), "{registered:?}");
     assert!(registered.stdout.contains("uid 2"), "{registered:?}");
+    assert!(registered.stderr.contains("genesis  0x"), "no chain was named: {registered:?}");
     let paid = before - free(&world, "miner");
     // The price falls from block to block, and the fee comes on top.
     assert!(paid > price / 2 && paid < 2 * COIN, "{paid} for {price}");
-    let again = done(&world, "miner", &["register", "--yes", "--wallet.hotkey", "second"]);
+    let address = second.hotkey().to_string();
+    let again = done(&world, "miner", &["register", "--yes", "--hotkey-ss58", &address]);
     assert!(again.stdout.contains("already"), "{again:?}");
 
     let graph = read(&world, &["subnet", "metagraph"]);
@@ -108,6 +114,9 @@ fn coins_move_exactly() {
     refused(&run(&world, "miner", &send), 2, "there is no terminal");
     let sent = done(&world, "miner", &[&send[..], &["--yes"]].concat());
     assert!(sent.stdout.contains("sent 1.000000007 coins"), "{sent:?}");
+    let (_, hash) = sent.stdout.split_once("extrinsic ").expect("a hash");
+    let (hash, _) = hash.split_once(" in block ").expect("a block");
+    assert!(sent.stderr.contains(&format!("sending extrinsic {hash}\n")), "{sent:?}");
     let shown = read(&world, &["wallet", "balance", "--ss58", &friend]);
     assert_eq!(shown["free_rao"], 1_000_000_007);
     let fee = before - free(&world, "miner") - 1_000_000_007;
@@ -117,6 +126,7 @@ fn coins_move_exactly() {
     let add = [&["stake", "add", "--amount", "5.5", "--yes"], &stake[..]].concat();
     let staked = done(&world, "miner", &add);
     assert!(staked.stdout.contains("5.5 alpha are staked"), "{staked:?}");
+    assert!(staked.stderr.contains("no limit on the price"), "{staked:?}");
     let listed = done(&world, "miner", &["stake", "list", "--json"]);
     let listed: Value = serde_json::from_str(&listed.stdout).unwrap();
     assert_eq!(listed["stake"][0]["hotkey"], validator);
@@ -126,6 +136,31 @@ fn coins_move_exactly() {
     done(&world, "miner", &[&["stake", "remove", "--all", "--yes"], &stake[..]].concat());
     let dry = [&["stake", "add", "--amount", "99999999", "--dry-run"], &stake[..]].concat();
     refused(&run(&world, "miner", &dry), 3, "the coldkey has");
+}
+
+/// A script needs the receipt of what it paid, and the plan of what it would pay, in a form that it can read.
+#[test]
+fn a_script_gets_plan_and_receipt() {
+    let world = World::new();
+    let friend = Keypair::generate(Scheme::Sr25519).account().to_string();
+    let send = ["wallet", "transfer", "--to", &friend, "--amount", "2", "--json"];
+    let shown = |more: &str| -> Value {
+        let outcome = done(&world, "miner", &[&send[..], &[more]].concat());
+        serde_json::from_str(&outcome.stdout).unwrap()
+    };
+    let plan = shown("--dry-run");
+    assert!(plan["sent"] == false && plan.get("extrinsic").is_none(), "{plan}");
+    assert!(plan["cost_rao"] == 2 * COIN && plan["fee_rao"].as_u64() > Some(0), "{plan}");
+    let receipt = shown("--yes");
+    assert!(receipt["sent"] == true && receipt["block"].as_u64() > Some(0), "{receipt}");
+    for hash in ["extrinsic", "block_hash", "genesis"] {
+        assert_eq!(receipt[hash].as_str().unwrap().len(), 2 + 64, "{hash} in {receipt}");
+    }
+    assert_eq!(receipt["balance_after_rao"], free(&world, "miner"));
+    let hotkey = hotkey(&world, "miner", "default");
+    let register = ["register", "--hotkey-ss58", &hotkey, "--yes", "--json"];
+    let again: Value = serde_json::from_str(&done(&world, "miner", &register).stdout).unwrap();
+    assert!(again["sent"] == false && again["uid"].is_u64(), "{again}");
 }
 
 /// A wrong password, a wrong word or a wrong chain changes nothing, and each has its own exit code.

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use clap::Args;
-use nicompute_chain::Call;
+use nicompute_chain::{Call, Chain};
 use nicompute_daemon::{SystemClock, Tasks};
 use nicompute_market::{AccountId, Coldkey, Rao};
 use serde_json::json;
@@ -13,7 +13,7 @@ use crate::chain_failures::unread;
 use crate::coins::{coins, parse_amount};
 use crate::commands::stake::{positions_json, positions_table};
 use crate::market_args::{block_on, print};
-use crate::transaction::{self, ConsentArgs, Plan, Purse};
+use crate::transaction::{self, ConsentArgs, Later, Plan, Purse};
 
 /// Options of `balance`.
 #[derive(Debug, Clone, Args)]
@@ -95,10 +95,16 @@ async fn send(args: &TransferArgs, purse: &Purse, out: &mut dyn Write) -> anyhow
     };
     let what =
         format!("send {} coins to {}; nobody can take that back", coins(args.amount), args.to);
-    let plan = Plan { what, call, cost: args.amount };
-    if transaction::carry_out(&chain, purse, &args.consent, &plan).await?.is_none() {
-        return Ok(());
+    let done = format!("sent {} coins to {}", coins(args.amount), args.to);
+    let plan = Plan { what, notes: Vec::new(), done, call, cost: args.amount, price_limit: None };
+    match transaction::carry_out(&chain, purse, &args.consent, &plan, out).await? {
+        Some(done) => done.end(left(&chain, purse).await, out),
+        None => Ok(()),
     }
+}
+
+async fn left(chain: &Chain, purse: &Purse) -> anyhow::Result<Later> {
     let left = chain.balance(&purse.coldkey.0).await.map_err(unread)?;
-    Ok(writeln!(out, "sent {} coins to {}; {} are left", coins(args.amount), args.to, coins(left))?)
+    let text = format!("{} coins are left", coins(left));
+    Ok(Later { text, name: "balance_after_rao", value: json!(left) })
 }

@@ -21,7 +21,7 @@ class Adapter(Btcli):
         "last_stored_round": "asks the beacon itself",
         "owner_hotkey": "shows it within the metagraph alone",
         "weights": "shows them as shares of one; the SDK itself is compared",
-        "block_hash": "has a block's time and extrinsics, and keeps hashes to itself",
+        "block_hash": "is not asked: it shows a block (block-info) for people; the SDK itself is compared",
     }
 
     def succeeded(self, *arguments, hotkey="first"):

@@ -1,7 +1,7 @@
 """The `btcli` of SDK 10's time."""
 
 from bittensor_cli.version import __version_as_int__
-from conformance import parts
+from conformance import must, parts
 from conformance_btcli import Btcli, coins
 from conformance_records import NAMES
 
@@ -76,7 +76,9 @@ class Adapter(Btcli):
     def read_hyperparameters(self, netuid, block):
         found = self.json("subnets", "hyperparameters", "--netuid", netuid, "--network", self.url, "--json-output")
         found = {one["hyperparameter"]: one["value"] for one in found}
-        return {ours: found[theirs] for ours, theirs in NAMES.items() if theirs in found}
+        absent = [name for name in NAMES.values() if name not in found]
+        must(not absent, f"no {absent} among {sorted(found)}")
+        return {ours: found[theirs] for ours, theirs in NAMES.items()}
 
     def read_metagraph(self, netuid, block):
         which = ["--netuid", netuid, "--mechid", 0, "--network", self.url]

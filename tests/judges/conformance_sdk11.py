@@ -11,9 +11,6 @@ CODEC = {"by": "codec"}
 class Adapter:
     ABSENT = {
         "commit_weights": "makes no hash commits: it reveals what others have committed",
-        "last_stored_round": "asks the beacon itself",
-        "owner_hotkey": "reads it within the metagraph alone",
-        "block_hash": "has a block's time and extrinsics, and keeps hashes to itself",
     }
 
     version = bt.__version__
@@ -141,6 +138,15 @@ class Adapter:
 
     def read_reveal_period(self, netuid, block):
         return int(self.at(block).query(bt.storage.SubtensorModule.RevealPeriodEpochs, [netuid]))
+
+    def read_last_stored_round(self, block):
+        return int(self.at(block).query(bt.storage.Drand.LastStoredRound, []))
+
+    def read_owner_hotkey(self, netuid, block):
+        return str(self.at(block).query(bt.storage.SubtensorModule.SubnetOwnerHotkey, [netuid]))
+
+    def read_block_hash(self, block):
+        return self.subtensor.block_info(block).hash
 
     def read_next_epoch(self, netuid, block):
         return self.at(block).read("next_epoch_start_block", netuid=netuid)

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use nicompute_chain::{Call, Endpoint};
+use nicompute_chain::{Call, Depth, Endpoint};
 use nicompute_market::{Rao, Uid};
 use serde_json::{Value, json};
 
@@ -158,6 +158,15 @@ pub(super) const OPERATIONS: [Operation; 15] = [
         ours: |_, _| vec![Call::set_commitment(NETUID, COMMITMENT.as_bytes()).unwrap()],
     },
 ];
+
+/// Sets the commitment of the first hotkey where nobody has.
+pub(super) async fn commit_to_text(scene: &Scene) {
+    let found = scene.chain.commitment_of(NETUID, &scene.first.hotkey()).await.unwrap();
+    if found.is_none() {
+        let call = Call::set_commitment(NETUID, COMMITMENT.as_bytes()).unwrap();
+        scene.chain.submit(&call, &scene.first, Depth::Included).await.unwrap();
+    }
+}
 
 /// Lets the client send it, finds it in a block and compares.
 pub(super) async fn compare(

@@ -41,7 +41,7 @@ pub(super) const READS: [Read; 19] = [
     Read { name: "stake", with: |scene| json!({ "address": scene.coldkey.account() }) },
     Read {
         name: "uid",
-        with: |scene| json!({ "netuid": NETUID, "hotkey_address": scene.latecomer.hotkey() }),
+        with: |scene| json!({ "netuid": NETUID, "hotkey_address": scene.first.hotkey() }),
     },
     Read { name: "weights", with: |_| json!({ "netuid": NETUID, "uid": 0 }) },
     Read {
@@ -69,6 +69,9 @@ pub(super) async fn compare(read: &Read, judge: &mut Judge, scene: &Scene) -> Ve
         Answer::Failed(why) => return Verdict::Wrong(why),
     };
     let now = rpc::height(scene.node);
+    if is_empty(&theirs) {
+        return Verdict::Wrong(format!("nothing was read: {theirs}"));
+    }
     let mut difference = String::new();
     for block in pinned..=now {
         let view = scene.chain.at_block(BlockNumber(block)).await.unwrap();
@@ -100,7 +103,7 @@ async fn ours(name: &str, scene: &Scene, view: &View) -> Result<Value, ReadError
         "last_stored_round" => json!(view.last_stored_round().await?),
         "balance" => json!(view.balance(&scene.coldkey.account()).await?.0),
         "stake" => stake(scene, view).await?,
-        "uid" => json!(view.uid_of(NETUID, &scene.latecomer.hotkey()).await?.map(|uid| uid.0)),
+        "uid" => json!(view.uid_of(NETUID, &scene.first.hotkey()).await?.map(|uid| uid.0)),
         "weights" => {
             let row = view.weights_of(NETUID, Uid(0)).await?;
             json!(row.iter().map(|(uid, weight)| json!([uid.0, weight])).collect::<Vec<_>>())
@@ -132,6 +135,16 @@ fn differs(path: &str, theirs: &Value, ours: &Value) -> Option<String> {
     }
 }
 
+/// Whether there is nothing that could differ. Everything that is read here exists, at least for those who can make it.
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Object(fields) => fields.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        _ => false,
+    }
+}
+
 /// How much was equal.
 fn remark(value: &Value) -> String {
     fn leaves(value: &Value) -> usize {
@@ -156,6 +169,7 @@ async fn normalised(judge: &mut Judge) -> Verdict {
         state >> 40
     };
     let policy = WeightPolicy { burn_share_ppm: 0, burn_uid: None };
+    let mut compared = 0;
     for vector in 0..VECTORS {
         let len = u16::try_from(1 + vector % u64::from(VECTOR_LEN)).unwrap();
         let scores: Vec<(Uid, u64)> =
@@ -175,8 +189,12 @@ async fn normalised(judge: &mut Judge) -> Verdict {
         if theirs != own {
             return Verdict::Wrong(format!("{with}: theirs {theirs}, ours {own}"));
         }
+        compared += 1;
     }
-    Verdict::Equal(format!("{VECTORS} vectors"))
+    if compared != VECTORS {
+        return Verdict::Wrong(format!("only {compared} of {VECTORS} vectors have weights"));
+    }
+    Verdict::Equal(format!("{compared} vectors"))
 }
 
 async fn hyperparameters(view: &View) -> Result<Value, ReadError> {

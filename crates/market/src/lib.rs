@@ -15,6 +15,7 @@
 
 mod account;
 mod catalogue;
+mod class;
 mod hardware;
 mod ids;
 mod lease;
@@ -30,6 +31,7 @@ pub use account::{AccountId, Coldkey, Hotkey, ParseAccountError};
 pub use catalogue::{
     CATALOGUE_BYTES_MAX, Catalogue, CatalogueError, Class, Figure, KnownModel, MICRO, Shortfall,
 };
+pub use class::{RuntimeClass, UnknownClass};
 pub use hardware::{Capability, DeviceKind, Gpu, Machine};
 pub use ids::{LeaseId, OfferId, ParseIdError};
 pub use lease::{

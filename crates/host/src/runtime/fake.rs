@@ -9,9 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 
 use nicompute_market::LeaseId;
+use tokio::sync::watch;
 
 use super::{
-    ContainerSpec, Limits, Presence, Running, Runtime, RuntimeConfig, RuntimeError, RuntimeKind,
+    ContainerSpec, Limits, Presence, PullProgress, Running, Runtime, RuntimeConfig, RuntimeError,
+    RuntimeKind,
 };
 
 /// The only image of a fake machine until a test names others.
@@ -27,6 +29,7 @@ pub struct FakeMachine(Arc<Mutex<Machine>>);
 struct Machine {
     containers: BTreeMap<(String, LeaseId), Container>,
     images: Vec<String>,
+    registry: Vec<String>,
     without_gpus: bool,
     pids_given: u32,
     failures_left: u32,
@@ -59,6 +62,11 @@ impl FakeMachine {
     /// Replaces the images.
     pub fn set_images(&self, images: &[&str]) {
         self.lock().images = images.iter().map(|image| (*image).to_owned()).collect();
+    }
+
+    /// Names the images that can be fetched onto the machine.
+    pub fn set_registry(&self, images: &[&str]) {
+        self.lock().registry = images.iter().map(|image| (*image).to_owned()).collect();
     }
 
     /// Makes the machine's runtimes give no GPUs to containers, as the sandbox does.
@@ -184,6 +192,34 @@ impl Runtime for FakeRuntime {
         let state = Presence::Running { init_pid };
         machine.containers.insert(key, Container { spec: spec.clone(), state });
         Ok(Running { init_pid })
+    }
+
+    async fn restart(&self, spec: &ContainerSpec) -> Result<Running, RuntimeError> {
+        spec.check()?;
+        let mut machine = self.act()?;
+        let init_pid = FIRST_PID.saturating_add(machine.pids_given);
+        let Some(container) = machine.containers.get_mut(&self.key(spec.lease)) else {
+            return Err(RuntimeError::NotRunning { lease: spec.lease });
+        };
+        container.state = Presence::Running { init_pid };
+        machine.pids_given = machine.pids_given.saturating_add(1);
+        Ok(Running { init_pid })
+    }
+
+    async fn pull(
+        &self,
+        image: &str,
+        progress: &watch::Sender<PullProgress>,
+    ) -> Result<(), RuntimeError> {
+        let mut machine = self.act()?;
+        if !machine.registry.iter().any(|known| known == image) {
+            return Err(RuntimeError::ImageMissing { image: image.to_owned() });
+        }
+        if !machine.images.iter().any(|known| known == image) {
+            machine.images.push(image.to_owned());
+        }
+        progress.send_replace(PullProgress { bytes_done: 1, bytes_total: 1 });
+        Ok(())
     }
 
     async fn inspect(&self, lease: LeaseId) -> Result<Presence, RuntimeError> {

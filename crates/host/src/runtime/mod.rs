@@ -10,7 +10,8 @@ use std::path::PathBuf;
 
 use async_trait::async_trait;
 
-use nicompute_market::LeaseId;
+use nicompute_market::{LeaseId, RuntimeClass};
+use tokio::sync::watch;
 
 pub mod docker;
 pub mod sandbox;
@@ -18,10 +19,15 @@ pub mod sandbox;
 mod detect;
 mod error;
 mod fake;
+mod options;
 
 pub use detect::{Choice, DetectError, detect};
 pub use error::RuntimeError;
 pub use fake::{FakeMachine, FakeRuntime};
+pub use options::{
+    ENVIRONMENT_BYTES_MAX, ENVIRONMENT_MAX, Network, Options, RootAccess, TARGET_LEN_MAX,
+    TMPFS_MAX, Tmpfs, VOLUME_NAME_LEN_MAX, VOLUMES_MAX, Volume,
+};
 
 /// Where the agent lies inside every container.
 pub const AGENT_IN_CONTAINER: &str = "/.nicompute/agent";
@@ -77,6 +83,8 @@ pub struct ContainerSpec {
     pub agent: PathBuf,
     /// Paths of this machine that must not be seen where the machine's own root is the image.
     pub masked_host_paths: Vec<PathBuf>,
+    /// What it asked for beyond its share.
+    pub options: Options,
 }
 
 /// Which implementation it is.
@@ -101,6 +109,15 @@ pub enum Limits {
     AllButDisk,
     /// Nothing: the container may use what the machine has.
     Nothing,
+}
+
+/// How far a fetch of an image is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PullProgress {
+    /// Bytes that have arrived.
+    pub bytes_done: u64,
+    /// Bytes in all, as far as they are known.
+    pub bytes_total: u64,
 }
 
 /// A container that runs.
@@ -146,12 +163,39 @@ pub trait Runtime: Send + Sync + fmt::Debug {
     /// Whether containers can be given GPUs. Where they cannot, none may be offered.
     fn gives_gpus(&self) -> bool;
 
+    /// The classes that are installed and work here; never empty.
+    fn classes(&self) -> Vec<RuntimeClass> {
+        vec![RuntimeClass::Standard]
+    }
+
     /// The images that a container can be made from on this machine, now.
     async fn images(&self) -> Result<Vec<String>, RuntimeError>;
 
     /// Makes the container and starts it, or adopts the one that is there. An exited one is started again with its disk.
     /// A paused one stays paused.
     async fn ensure(&self, spec: &ContainerSpec) -> Result<Running, RuntimeError>;
+
+    /// Ends every process of the container and starts it again on the disk that it had. A paused one runs afterwards.
+    async fn restart(&self, spec: &ContainerSpec) -> Result<Running, RuntimeError> {
+        Err(RuntimeError::Unsupported {
+            what: format!("the {} runtime cannot restart lease {}", self.kind(), spec.lease),
+            remedy: "release the lease and take a new one",
+        })
+    }
+
+    /// Brings an image onto the machine, so that `images` lists it. One that is there already is not fetched again. The
+    /// caller decides which images may be fetched, and by dropping the future gives a fetch up.
+    async fn pull(
+        &self,
+        image: &str,
+        progress: &watch::Sender<PullProgress>,
+    ) -> Result<(), RuntimeError> {
+        let _ = progress;
+        Err(RuntimeError::Unsupported {
+            what: format!("the {} runtime cannot fetch image {image:?}", self.kind()),
+            remedy: "put the image on the machine and name it in the node's configuration",
+        })
+    }
 
     /// How the lease's container stands.
     async fn inspect(&self, lease: LeaseId) -> Result<Presence, RuntimeError>;
@@ -215,6 +259,17 @@ impl RuntimeConfig {
 }
 
 impl ContainerSpec {
+    /// Refuses every wish beyond a share of the machine, for a runtime that fulfils none.
+    pub(crate) fn only_a_share(&self, kind: RuntimeKind) -> Result<(), RuntimeError> {
+        if self.options == Options::default() {
+            return Ok(());
+        }
+        Err(RuntimeError::Unsupported {
+            what: format!("the {kind} runtime gives a share of the machine and no options"),
+            remedy: "ask without options",
+        })
+    }
+
     /// Refuses amounts that no runtime can give and names that no engine would take.
     pub(crate) fn check(&self) -> Result<(), RuntimeError> {
         let bad = |field, rule| Err(RuntimeError::InvalidSpec { lease: self.lease, field, rule });
@@ -236,7 +291,7 @@ impl ContainerSpec {
         if !self.agent.is_absolute() {
             return bad("agent", "must be an absolute path");
         }
-        Ok(())
+        self.options.check(self.lease)
     }
 }
 

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use nicompute_daemon::{ErrorChain, SystemClock};
 use nicompute_host::runtime::docker::Docker;
 use nicompute_host::runtime::sandbox::Sandbox;
-use nicompute_host::runtime::{ContainerSpec, Rootfs, Runtime, RuntimeConfig, SandboxProgram};
+use nicompute_host::runtime::{
+    ContainerSpec, Options, Rootfs, Runtime, RuntimeConfig, SandboxProgram,
+};
 use nicompute_market::LeaseId;
 use tempfile::TempDir;
 
@@ -56,6 +58,7 @@ impl Node {
             dir: self.config.lease_dir(lease),
             agent: agent(),
             masked_host_paths: Vec::new(),
+            options: Options::default(),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nicompute_daemon::{ErrorChain, Kind};
 use nicompute_host::gateway::Route;
-use nicompute_host::runtime::{ContainerSpec, Presence, RuntimeError};
+use nicompute_host::runtime::{ContainerSpec, Options, Presence, RuntimeError};
 use nicompute_market::{EndReason, FailReason, Lease, LeaseEvent, LeaseId, LeaseState, UnixMillis};
 
 use super::{DriveError, Places, Reconciler};
@@ -269,6 +269,7 @@ impl Reconciler {
             dir: self.places.lease_dir(lease.terms.id),
             agent: self.places.agent.clone(),
             masked_host_paths: self.places.masked_host_paths.clone(),
+            options: Options::default(),
         }
     }
 }

@@ -292,6 +292,7 @@ impl Runtime for Docker {
 
     async fn ensure(&self, spec: &ContainerSpec) -> Result<Running, RuntimeError> {
         spec.check()?;
+        spec.only_a_share(self.kind())?;
         let run_dir = spec.dir.join("run");
         std::fs::create_dir_all(&run_dir).map_err(|source| RuntimeError::Io {
             act: "make",

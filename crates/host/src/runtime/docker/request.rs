@@ -137,6 +137,7 @@ mod tests {
             dir: "/state/leases/x".into(),
             agent: "/state/agent".into(),
             masked_host_paths: Vec::new(),
+            options: crate::runtime::Options::default(),
         };
         let body = create_body("5Node", &spec, Some(spec.disk_bytes));
         let json = serde_json::to_value(&body).expect("json");

@@ -346,6 +346,7 @@ mod tests {
             dir: "/nowhere".into(),
             agent: "/nowhere/agent".into(),
             masked_host_paths: Vec::new(),
+            options: crate::runtime::Options::default(),
         }
     }
 

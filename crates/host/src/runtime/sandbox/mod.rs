@@ -35,8 +35,8 @@ use self::protocol::{
 };
 use self::state::{Lock, Record};
 use super::{
-    ContainerSpec, Limits, Presence, Rootfs, Running, Runtime, RuntimeConfig, RuntimeError,
-    RuntimeKind,
+    ContainerSpec, Limits, Options, Presence, Rootfs, Running, Runtime, RuntimeConfig,
+    RuntimeError, RuntimeKind,
 };
 
 pub use self::helper::sandbox_main;
@@ -170,6 +170,7 @@ impl Sandbox {
             // Any file that everybody may execute will do: it is mounted and never started.
             agent: PathBuf::from("/bin/sh"),
             masked_host_paths: Vec::new(),
+            options: Options::default(),
         };
         let tried = self.make(&spec, End::Tried).await;
         let removed = self.remove(lease).await;
@@ -468,6 +469,7 @@ impl Runtime for Sandbox {
 
     async fn ensure(&self, spec: &ContainerSpec) -> Result<Running, RuntimeError> {
         spec.check()?;
+        spec.only_a_share(self.kind())?;
         if !spec.gpus.is_empty() {
             return Err(RuntimeError::Unsupported {
                 what: "the sandbox does not give GPUs to containers".to_owned(),

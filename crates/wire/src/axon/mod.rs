@@ -13,6 +13,7 @@ mod hash;
 mod head;
 mod nonce;
 mod requirement;
+mod seal;
 mod synapse;
 mod terminal;
 
@@ -27,6 +28,10 @@ pub use nonce::{
     NONCES_RESERVED_PER_SENDER, NonceStore, RETENTION_NS, TIMEOUT_MAX, UUID_BYTES_MAX, fresh,
 };
 pub use requirement::{GpuRequirement, Requirement, RequirementError};
+pub use seal::{
+    Access, CALLER_KEY_BITS_MAX, CALLER_KEY_BITS_MIN, CALLER_KEY_CHARS_MAX, CallerKey,
+    CallerKeyError, SEALED_BYTES_MAX, SealError,
+};
 pub use synapse::{
     Allocate, Body, Challenge, DockerAction, DockerRequirement, Ping, Received, Specs, Synapse,
     SynapseError,

@@ -17,6 +17,8 @@ pub struct Requirement {
     pub disk_bytes: u64,
     /// GPUs; `None` where none is asked for.
     pub gpu: Option<GpuRequirement>,
+    /// A validator's test, which lasts minutes.
+    pub testing: bool,
 }
 
 /// What the GPUs must be.
@@ -49,6 +51,11 @@ impl Requirement {
                 f64::ceil,
             )?,
             gpu: gpu.filter(|gpu| !gpu.is_empty()).map(GpuRequirement::parse).transpose()?,
+            testing: match fields.get("testing") {
+                None | Some(Value::Null) => false,
+                Some(Value::Bool(testing)) => *testing,
+                Some(_) => return Err(RequirementError("testing")),
+            },
         })
     }
 

@@ -162,7 +162,9 @@ fn market_kind(runtime: &dyn Runtime) -> RuntimeKind {
 mod tests {
     use nicompute_daemon::ManualClock;
     use nicompute_host::inventory::{Gpu as HostGpu, GpuShare};
-    use nicompute_host::runtime::{FakeMachine, FakeRuntime, RuntimeConfig, SandboxProgram};
+    use nicompute_host::runtime::{
+        FakeMachine, FakeRuntime, ImagePolicy, RuntimeConfig, SandboxProgram,
+    };
 
     use super::*;
 
@@ -195,6 +197,9 @@ mod tests {
                 sandbox_program: SandboxProgram { path: "/none".into(), args: Vec::new() },
                 docker_socket: None,
                 images: Vec::new(),
+                image_policy: ImagePolicy::default(),
+                trial_agent: None,
+                classes: Vec::new(),
             };
             let runtime = Arc::new(FakeRuntime::new(config, machine.clone()));
             let offers = Offers::new(&inventory, MicroUsd(1), runtime, ManualClock::at_unix_ms(1));

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use clap::Args;
 use nicompute_daemon::SharedClock;
 use nicompute_host::runtime::docker::Docker;
-use nicompute_host::runtime::{Choice, Rootfs, Runtime, RuntimeConfig, SandboxProgram, detect};
+use nicompute_host::runtime::{
+    Choice, ImagePolicy, Rootfs, Runtime, RuntimeConfig, SandboxProgram, detect,
+};
 use nicompute_market::{Hotkey, MicroUsd, Netuid};
 use nicompute_miner::{KillPoint, Miner, MinerConfig, OnShutdown, UnenforcedLimits};
 use serde_json::json;
@@ -216,6 +218,9 @@ pub(crate) fn runtime_config(
         },
         docker_socket: None,
         images: Vec::new(),
+        image_policy: ImagePolicy::default(),
+        trial_agent: None,
+        classes: Vec::new(),
     }
 }
 

@@ -11,7 +11,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use nicompute_client::{AxonCallError, AxonClient, AxonDialer, AxonReason, Reach};
 use nicompute_daemon::{SystemClock, Tasks};
-use nicompute_host::runtime::{FakeMachine, FakeRuntime, RuntimeConfig, SandboxProgram};
+use nicompute_host::runtime::{
+    FakeMachine, FakeRuntime, ImagePolicy, RuntimeConfig, SandboxProgram,
+};
 use nicompute_keys::{Keypair, Scheme};
 use nicompute_market::{MicroUsd, Netuid, Rao};
 use nicompute_miner::{
@@ -82,6 +84,9 @@ async fn node() -> Node {
         sandbox_program: SandboxProgram { path: "/none".into(), args: Vec::new() },
         docker_socket: None,
         images: Vec::new(),
+        image_policy: ImagePolicy::default(),
+        trial_agent: None,
+        classes: Vec::new(),
     };
     let config = MinerConfig {
         state_dir: folder.path().to_owned(),

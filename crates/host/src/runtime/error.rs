@@ -25,6 +25,52 @@ pub enum RuntimeError {
         /// The image asked for.
         image: String,
     },
+    /// The image may not be used or fetched, or is not made as it must be.
+    #[error("image {image:?} {why}")]
+    ImageRefused {
+        /// The image asked for.
+        image: String,
+        /// What stands against it.
+        why: &'static str,
+    },
+    /// No registry gives it.
+    #[error("image {image:?} is in no registry that answers without credentials")]
+    ImageUnknown {
+        /// The image asked for.
+        image: String,
+    },
+    /// It is larger than the node lets images be.
+    #[error("image {image:?} has at least {bytes} bytes, at most {bytes_max} may be fetched")]
+    ImageTooLarge {
+        /// The image asked for.
+        image: String,
+        /// What is known of its size.
+        bytes: u64,
+        /// The room for it.
+        bytes_max: u64,
+    },
+    /// The registry or the engine gave up on a fetch.
+    #[error("image {image:?} cannot be fetched: {reason}")]
+    Pull {
+        /// The image asked for.
+        image: String,
+        /// The engine's words, made harmless and short.
+        reason: String,
+    },
+    /// A disk of this machine is full, or would be.
+    #[error("{act}: the disk is full")]
+    NoSpace {
+        /// What needed it.
+        act: &'static str,
+    },
+    /// The kernel does not let go of a container's process.
+    #[error("container {name} cannot be ended, its process {init_pid} does not die")]
+    Unkillable {
+        /// The container's name.
+        name: String,
+        /// Its first process.
+        init_pid: u32,
+    },
     /// Something that this runtime or this machine does not offer.
     #[error("{what}")]
     Unsupported {
@@ -112,6 +158,9 @@ impl RuntimeError {
         match self {
             Self::InvalidSpec { .. }
             | Self::ImageMissing { .. }
+            | Self::ImageRefused { .. }
+            | Self::ImageUnknown { .. }
+            | Self::ImageTooLarge { .. }
             | Self::Unsupported { .. }
             | Self::Superseded { .. }
             | Self::Foreign { .. }
@@ -121,6 +170,9 @@ impl RuntimeError {
             | Self::Io { .. }
             | Self::Engine { .. }
             | Self::Timeout { .. }
+            | Self::Pull { .. }
+            | Self::NoSpace { .. }
+            | Self::Unkillable { .. }
             | Self::Injected => Kind::Elsewhere,
         }
     }
@@ -131,7 +183,17 @@ impl RuntimeError {
         match self {
             Self::Unsupported { remedy, .. } => Some(remedy),
             Self::Step { remedy, .. } => *remedy,
-            Self::ImageMissing { .. } => Some("ask for one of the images that the offer lists"),
+            Self::ImageMissing { .. } | Self::ImageRefused { .. } => {
+                Some("ask for one of the images that the offer lists or allows")
+            }
+            Self::ImageUnknown { .. } => {
+                Some("check the name; an image behind a login is put on the engine by its operator")
+            }
+            Self::ImageTooLarge { .. } => Some("ask for a smaller image, or raise --image.space"),
+            Self::NoSpace { .. } => Some("free some room on the engine's disk"),
+            Self::Unkillable { .. } => {
+                Some("restart the engine, and the machine if the process is still there")
+            }
             Self::Foreign { .. } => Some("remove the container by hand if nobody uses it"),
             Self::InvalidSpec { .. }
             | Self::Superseded { .. }
@@ -140,6 +202,7 @@ impl RuntimeError {
             | Self::Io { .. }
             | Self::Engine { .. }
             | Self::Timeout { .. }
+            | Self::Pull { .. }
             | Self::Injected => None,
         }
     }

@@ -19,11 +19,15 @@ pub mod sandbox;
 mod detect;
 mod error;
 mod fake;
+mod images;
 mod options;
 
 pub use detect::{Choice, DetectError, detect};
 pub use error::RuntimeError;
 pub use fake::{FakeMachine, FakeRuntime};
+pub use images::{
+    IMAGE_NAME_LEN_MAX, ImageName, ImagePattern, ImagePolicy, NotAPattern, NotAnImage,
+};
 pub use options::{
     ENVIRONMENT_BYTES_MAX, ENVIRONMENT_MAX, Network, Options, RootAccess, TARGET_LEN_MAX,
     TMPFS_MAX, Tmpfs, VOLUME_NAME_LEN_MAX, VOLUMES_MAX, Volume,
@@ -43,8 +47,6 @@ pub const PIDS_MAX: u32 = 4096;
 pub const DISK_BYTES_MIN: u64 = 32 << 20;
 /// The smallest memory limit under which the agent and a shell work.
 pub const MEMORY_BYTES_MIN: u64 = 32 << 20;
-/// Longest image name that is passed on to an engine.
-pub(crate) const IMAGE_NAME_LEN_MAX: usize = 255;
 
 /// Capabilities that a container's root keeps: what package managers, servers and shells need and nothing that reaches
 /// outside. Everything else is dropped for good.
@@ -163,6 +165,11 @@ pub trait Runtime: Send + Sync + fmt::Debug {
     /// Whether containers can be given GPUs. Where they cannot, none may be offered.
     fn gives_gpus(&self) -> bool;
 
+    /// Whether a container's root is an ordinary user of this machine.
+    fn user_namespaces(&self) -> bool {
+        false
+    }
+
     /// The classes that are installed and work here; never empty.
     fn classes(&self) -> Vec<RuntimeClass> {
         vec![RuntimeClass::Standard]
@@ -195,6 +202,13 @@ pub trait Runtime: Send + Sync + fmt::Debug {
             what: format!("the {} runtime cannot fetch image {image:?}", self.kind()),
             remedy: "put the image on the machine and name it in the node's configuration",
         })
+    }
+
+    /// The digest under which the image's registry knows it, `sha256:` and 64 digits. `None` for an image that came from no
+    /// registry.
+    async fn digest(&self, image: &str) -> Result<Option<String>, RuntimeError> {
+        let _ = image;
+        Ok(None)
     }
 
     /// How the lease's container stands.
@@ -246,8 +260,15 @@ pub struct RuntimeConfig {
     /// The engine's socket; the usual places are tried without one.
     pub docker_socket: Option<PathBuf>,
     /// The engine's images that containers may be made from. The engine may have others, which are the operator's own; with
-    /// none named here, none can be leased.
+    /// none named here and none allowed by the policy, none can be leased.
     pub images: Vec<String>,
+    /// What may be fetched beside them, and how much room it may take.
+    pub image_policy: ImagePolicy,
+    /// The agent's executable; with it a runtime tries at its start whether an agent inside a container reaches a socket of
+    /// ours, once for each class. Without it only what needs no agent is tried.
+    pub trial_agent: Option<PathBuf>,
+    /// The classes that leases may have; with none named, every class that works here.
+    pub classes: Vec<RuntimeClass>,
 }
 
 impl RuntimeConfig {

@@ -19,7 +19,17 @@ pub const VOLUME_NAME_LEN_MAX: usize = 32;
 pub const TARGET_LEN_MAX: usize = 255;
 
 /// Where nothing of a lease may be mounted: the agent's own places, the kernel's, and the root itself.
-const KEPT: [&str; 6] = ["/.nicompute", "/run/nicompute", "/proc", "/sys", "/dev", "/etc"];
+/// The last two are where the NVIDIA toolkit takes the name of a mount for the name of a GPU to be given.
+const KEPT: [&str; 8] = [
+    "/.nicompute",
+    "/run/nicompute",
+    "/proc",
+    "/sys",
+    "/dev",
+    "/etc",
+    "/run/nvidia-container-devices",
+    "/var/run/nvidia-container-devices",
+];
 
 /// What a lease asked for beyond its share; the default asks for nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -105,7 +115,7 @@ impl Options {
             return bad(
                 "target",
                 "must be an absolute path of at most 255 bytes without . and .., outside of / itself, /proc, /sys, /dev, \
-                 /etc, /.nicompute and /run/nicompute",
+                 /etc, /.nicompute, /run/nicompute and the NVIDIA toolkit's /run/nvidia-container-devices",
             );
         }
         if has_twice(targets()) {
@@ -142,7 +152,7 @@ fn is_volume_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= VOLUME_NAME_LEN_MAX && name.bytes().all(legal)
 }
 
-fn is_target(target: &str) -> bool {
+pub(super) fn is_target(target: &str) -> bool {
     let parts_fit = |path: &str| {
         path.split('/').all(|part| !part.is_empty() && part != "." && part != "..")
             && !path.chars().any(|c| c.is_control() || matches!(c, ',' | ':'))
@@ -214,6 +224,8 @@ mod tests {
             "/a\nb",
             "/a:ro",
             "/a,b",
+            "/var/run/nvidia-container-devices/all",
+            "/run/nvidia-container-devices/GPU-1",
         ] {
             assert_eq!(refused(&volume("data", target)), Some("target"), "{target:?}");
         }

@@ -12,7 +12,7 @@ use nicompute_daemon::{ErrorChain, SystemClock};
 use nicompute_host::runtime::docker::Docker;
 use nicompute_host::runtime::sandbox::Sandbox;
 use nicompute_host::runtime::{
-    ContainerSpec, Options, Rootfs, Runtime, RuntimeConfig, SandboxProgram,
+    ContainerSpec, ImagePolicy, Options, Rootfs, Runtime, RuntimeConfig, SandboxProgram,
 };
 use nicompute_market::LeaseId;
 use tempfile::TempDir;
@@ -40,6 +40,9 @@ impl Node {
             sandbox_program,
             docker_socket: None,
             images: Vec::new(),
+            image_policy: ImagePolicy::default(),
+            trial_agent: None,
+            classes: Vec::new(),
         };
         Self { config, _dir: dir }
     }

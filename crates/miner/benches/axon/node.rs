@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use nicompute_daemon::{SystemClock, Tasks};
-use nicompute_host::runtime::{FakeMachine, FakeRuntime, RuntimeConfig, SandboxProgram};
+use nicompute_host::runtime::{
+    FakeMachine, FakeRuntime, ImagePolicy, RuntimeConfig, SandboxProgram,
+};
 use nicompute_market::{MicroUsd, Netuid, Rao};
 use nicompute_miner::{
     AccessList, ApiLimits, MIN_STAKE, Member, Miner, MinerConfig, Neighbours, OnShutdown, Subnet,
@@ -64,6 +66,9 @@ fn config(folder: &std::path::Path) -> MinerConfig {
         sandbox_program: SandboxProgram { path: "/none".into(), args: Vec::new() },
         docker_socket: None,
         images: Vec::new(),
+        image_policy: ImagePolicy::default(),
+        trial_agent: None,
+        classes: Vec::new(),
     };
     MinerConfig {
         state_dir: folder.to_owned(),

@@ -6,7 +6,9 @@ use std::sync::atomic::AtomicU32;
 use nicompute_daemon::{Kind, ManualClock};
 use nicompute_host::gateway::Route;
 use nicompute_host::inventory::Inventory;
-use nicompute_host::runtime::{FakeMachine, FakeRuntime, Presence, RuntimeConfig, SandboxProgram};
+use nicompute_host::runtime::{
+    FakeMachine, FakeRuntime, ImagePolicy, Presence, RuntimeConfig, SandboxProgram,
+};
 use nicompute_market::{
     EndReason, FailReason, Hotkey, LeaseEvent, MicroUsd, Purpose, Terms, Wanted,
 };
@@ -100,6 +102,9 @@ impl World {
             sandbox_program: SandboxProgram { path: "/none".into(), args: Vec::new() },
             docker_socket: None,
             images: Vec::new(),
+            image_policy: ImagePolicy::default(),
+            trial_agent: None,
+            classes: Vec::new(),
         };
         let runtime: Arc<dyn Runtime> = Arc::new(FakeRuntime::new(config, self.machine.clone()));
         let clock: SharedClock = self.clock.clone();

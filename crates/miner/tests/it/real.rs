@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use nicompute_daemon::{ErrorChain, SharedClock, SystemClock, Tasks};
 use nicompute_host::runtime::sandbox::Sandbox;
-use nicompute_host::runtime::{Rootfs, Runtime, RuntimeConfig, SandboxProgram};
+use nicompute_host::runtime::{ImagePolicy, Rootfs, Runtime, RuntimeConfig, SandboxProgram};
 use nicompute_miner::{ApiLimits, Miner, MinerConfig, Neighbours, OnShutdown, UnenforcedLimits};
 use nicompute_wire::node::LeaseView;
 
@@ -47,6 +47,9 @@ async fn real() -> Option<Real> {
         sandbox_program: SandboxProgram { path: helper, args: Vec::new() },
         docker_socket: None,
         images: Vec::new(),
+        image_policy: ImagePolicy::default(),
+        trial_agent: None,
+        classes: Vec::new(),
     };
     match Sandbox::detect(config, Arc::clone(&clock)).await {
         Ok(sandbox) => Some(Real { world, clock, runtime: Arc::new(sandbox), agent }),

@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use nicompute_daemon::{Clock as _, Kind, ManualClock, SharedClock, Tasks};
 use nicompute_host::gateway::Route;
-use nicompute_host::runtime::{FakeMachine, FakeRuntime, RuntimeConfig, SandboxProgram};
+use nicompute_host::runtime::{
+    FakeMachine, FakeRuntime, ImagePolicy, RuntimeConfig, SandboxProgram,
+};
 use nicompute_keys::{Keypair, Scheme};
 use nicompute_market::{LeaseId, MicroUsd, Netuid, Rao};
 use nicompute_miner::{
@@ -195,6 +197,9 @@ impl World {
             sandbox_program: SandboxProgram { path: "/none".into(), args: Vec::new() },
             docker_socket: None,
             images: Vec::new(),
+            image_policy: ImagePolicy::default(),
+            trial_agent: None,
+            classes: Vec::new(),
         };
         MinerConfig {
             state_dir: self.state_dir(),

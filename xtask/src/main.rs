@@ -12,6 +12,7 @@ mod elf;
 mod emulator;
 mod judges;
 mod kernels;
+mod mock_nvml;
 mod release;
 mod run;
 mod test;
@@ -28,6 +29,7 @@ usage: cargo xtask <task>
   bench proof        speed of verifier and prover, beside references of the same run
   bench chain        speed of the metagraph and of signed requests, beside Python's SDKs in the same run
   mock-cuda          builds the emulated kernels and the mock driver, and prints their folder
+  mock-nvml          builds the stand-in of NVIDIA's management library, and prints its folder
   bench cuda [N ROWS PLOT_BYTES]
                      compares the CUDA kernels on this machine's GPU with their emulation, and times them
   kernels [--check]  builds the CUDA kernels' binary with a compiler that it fetches; --check compares it with the committed one
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         ["kernels", "--check"] => kernels::check(),
         ["bench", "cuda", ref sizes @ ..] => emulator::measure(sizes),
         ["mock-cuda"] => emulator::run(),
+        ["mock-nvml"] => mock_nvml::run(),
         ["prover"] => release::prover().map(drop),
         ["release"] => release::release(),
         _ => {

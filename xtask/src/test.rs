@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use anyhow::{Context as _, bail};
 
-use crate::{emulator, judges, run};
+use crate::{emulator, judges, mock_nvml, run};
 
 /// The word with which a test says that it could not judge.
 const SKIP_MARK: &str = "SKIPPED:";
@@ -37,6 +37,10 @@ pub(crate) fn run() -> anyhow::Result<()> {
     match emulator::build(&target) {
         Ok(folder) => environment.push((emulator::VARIABLE, folder)),
         Err(why) => missing.push(format!("{}: {why}", emulator::VARIABLE)),
+    }
+    match mock_nvml::build(&target) {
+        Ok(folder) => environment.push((mock_nvml::VARIABLE, folder)),
+        Err(why) => missing.push(format!("{}: {why}", mock_nvml::VARIABLE)),
     }
     environment.extend(embedded_programs(&target)?);
     for judge in &missing {

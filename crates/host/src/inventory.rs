@@ -3,23 +3,17 @@
 //! Reads `/proc`, the file system and NVIDIA's management library, which is loaded at run time: a machine without it has no
 //! GPUs, a machine where it is broken has a note that says so. Never changes anything.
 
-use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use nvml_wrapper::Nvml;
-use nvml_wrapper::enum_wrappers::device::GpuVirtualizationMode;
-use nvml_wrapper::error::NvmlError;
+use crate::nvml::{Answer, GPUS_MAX, GpuFailure, NvmlLibrary, shorten};
 
-/// The name under which drivers install the library; the unversioned one belongs to development packages.
-const NVML_LIBRARY: &str = "libnvidia-ml.so.1";
-/// More GPUs than any machine holds, MIG slices included.
-const GPUS_MAX: usize = 256;
+/// How long the driver may take to tell of its GPUs. One without persistence mode wakes each of them first.
+const GPUS_LIMIT: Duration = Duration::from_secs(60);
 /// What is shown where the processor does not name itself.
 const CPU_UNNAMED: &str = "unnamed processor";
-/// Longest processor or GPU name that is passed on.
-const NAME_CHARS_MAX: usize = 96;
 
 /// What a machine claims to have.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,6 +92,14 @@ pub enum InventoryError {
 /// # Errors
 /// When the kernel's own files cannot be read. Trouble with GPUs is a note, not an error.
 pub fn read(state_dir: &Path) -> Result<Inventory, InventoryError> {
+    read_with(state_dir, &NvmlLibrary::default())
+}
+
+/// The same, with GPUs as another library tells of them.
+///
+/// # Errors
+/// See [`read`].
+pub fn read_with(state_dir: &Path, library: &NvmlLibrary) -> Result<Inventory, InventoryError> {
     let cpuinfo = read_file("/proc/cpuinfo")?;
     let meminfo = read_file("/proc/meminfo")?;
     let disk = rustix::fs::statvfs(state_dir)
@@ -105,7 +107,7 @@ pub fn read(state_dir: &Path) -> Result<Inventory, InventoryError> {
     let cores = std::thread::available_parallelism()
         .map_err(|source| InventoryError::Read { path: "/proc/self/status".into(), source })?;
     let mut notes = Vec::new();
-    let (gpus, gpu_driver) = read_gpus(&mut notes);
+    let (gpus, gpu_driver) = read_gpus(library, &mut notes);
     Ok(Inventory {
         cpu_model: cpu_model(&cpuinfo),
         cores: u32::try_from(cores.get()).unwrap_or(u32::MAX),
@@ -143,73 +145,43 @@ fn meminfo_bytes(meminfo: &str, field: &'static str) -> Result<u64, InventoryErr
         .ok_or(InventoryError::Field { file: "/proc/meminfo", field })
 }
 
-fn shorten(name: &str) -> String {
-    name.chars().filter(|c| !c.is_control()).take(NAME_CHARS_MAX).collect()
-}
-
-/// The GPUs and the driver's version. No library, no GPUs; a library that fails is worth a note.
-fn read_gpus(notes: &mut Vec<String>) -> (Vec<Gpu>, Option<String>) {
-    let nvml = match Nvml::builder().lib_path(OsStr::new(NVML_LIBRARY)).init() {
-        Ok(nvml) => nvml,
-        Err(NvmlError::LibloadingError(_)) => return (Vec::new(), None),
-        Err(error) => {
-            notes.push(format!("{NVML_LIBRARY} is installed and does not work: {error}"));
+/// The GPUs and the driver's version. No library, no GPUs; a library that fails, or does not come back, is worth a note.
+fn read_gpus(library: &NvmlLibrary, notes: &mut Vec<String>) -> (Vec<Gpu>, Option<String>) {
+    let gpus = match ask_in_time(library.clone(), GPUS_LIMIT) {
+        Some(Answer::Gpus(gpus)) => gpus,
+        Some(Answer::NoLibrary) => return (Vec::new(), None),
+        Some(Answer::Broken(problem)) => {
+            notes.push(format!(
+                "the GPU driver's library is installed and does not work: {problem}"
+            ));
+            return (Vec::new(), None);
+        }
+        None => {
+            let seconds = GPUS_LIMIT.as_secs();
+            notes.push(format!("the GPU driver did not answer within {seconds} s"));
             return (Vec::new(), None);
         }
     };
-    let driver = nvml.sys_driver_version().map(|version| shorten(&version)).ok();
-    let count = match nvml.device_count() {
-        Ok(count) => count,
-        Err(error) => {
-            notes.push(format!("the driver does not count its GPUs: {error}"));
-            return (Vec::new(), driver);
-        }
-    };
-    let mut gpus = Vec::new();
-    for index in 0..count {
-        if let Err(error) = read_gpu(&nvml, index, &mut gpus) {
-            notes.push(format!("GPU {index} cannot be read: {error}"));
-        }
+    for GpuFailure { index, problem } in &gpus.failures {
+        notes.push(format!("GPU {index} cannot be read: {problem}"));
     }
-    if gpus.len() > GPUS_MAX {
-        notes.push(format!("only the first {GPUS_MAX} of {} GPUs are offered", gpus.len()));
-        gpus.truncate(GPUS_MAX);
+    if gpus.samples.len() >= GPUS_MAX {
+        notes.push(format!("only the first {GPUS_MAX} GPUs are offered"));
     }
-    (gpus, driver)
+    (gpus.samples.into_iter().map(|sample| sample.gpu).collect(), gpus.driver)
 }
 
-/// Adds the GPU with that number, or its slices where it is cut into some.
-fn read_gpu(nvml: &Nvml, index: u32, gpus: &mut Vec<Gpu>) -> Result<(), NvmlError> {
-    let device = nvml.device_by_index(index)?;
-    let whole = describe(&device, GpuShare::Whole)?;
-    let mig_enabled = device.mig_mode().is_ok_and(|mode| mode.current == 1);
-    if !mig_enabled {
-        let vgpu = matches!(device.virtualization_mode(), Ok(GpuVirtualizationMode::Vgpu));
-        let share = if vgpu { GpuShare::Vgpu } else { GpuShare::Whole };
-        gpus.push(Gpu { share, ..whole });
-        return Ok(());
+/// Asks the driver on a thread of its own, which is left behind where it never comes back.
+#[must_use]
+pub fn ask_in_time(library: NvmlLibrary, limit: Duration) -> Option<Answer> {
+    let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+    let thread = std::thread::Builder::new().name("gpu inventory".to_owned());
+    // Nobody may wait for the answer any more.
+    let thread = thread.spawn(move || drop(sender.try_send(library.ask())));
+    match thread {
+        Ok(_) => receiver.recv_timeout(limit).ok(),
+        Err(_) => None,
     }
-    for slot in 0..device.mig_device_count()? {
-        // The count is the number of slots; one without a slice in it is no error.
-        let Ok(slice) = device.mig_device_by_index(slot) else { continue };
-        let mut gpu = describe(&slice, GpuShare::Mig { parent: whole.uuid.clone() })?;
-        gpu.compute_capability = gpu.compute_capability.or(whole.compute_capability);
-        gpus.push(gpu);
-    }
-    Ok(())
-}
-
-fn describe(device: &nvml_wrapper::Device<'_>, share: GpuShare) -> Result<Gpu, NvmlError> {
-    let capability = device.cuda_compute_capability().ok().and_then(|capability| {
-        Some((u32::try_from(capability.major).ok()?, u32::try_from(capability.minor).ok()?))
-    });
-    Ok(Gpu {
-        uuid: shorten(&device.uuid()?),
-        name: shorten(&device.name()?),
-        memory_bytes: device.memory_info()?.total,
-        compute_capability: capability,
-        share,
-    })
 }
 
 #[cfg(test)]
@@ -234,6 +206,6 @@ mod tests {
         assert!(meminfo_bytes("MemTotal: lots\n", "MemTotal").is_err());
         assert_eq!(cpu_model("processor\t: 0\nmodel name\t: A  CPU\x1b[0m\n"), "A  CPU[0m");
         assert_eq!(cpu_model("processor\t: 0\n"), CPU_UNNAMED);
-        assert_eq!(cpu_model(&format!("model name: {}", "x".repeat(500))).len(), NAME_CHARS_MAX);
+        assert_eq!(cpu_model(&format!("model name: {}", "x".repeat(500))).len(), 96);
     }
 }

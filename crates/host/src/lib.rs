@@ -4,4 +4,6 @@
 pub mod cdi;
 pub mod gateway;
 pub mod inventory;
+mod nvml;
 pub mod runtime;
+pub mod telemetry;

@@ -10,6 +10,7 @@ mod gateway_hostile;
 mod gateway_lifecycle;
 mod gateway_limits;
 mod gateway_world;
+mod gpus;
 mod sandbox_crash;
 mod sandbox_inside;
 mod sandbox_limits;

@@ -123,7 +123,17 @@ fn each_kind_of_gpu_is_told_apart() {
         })
         .collect();
     told.extend([format!("{:?}\n{:#?}\n", inventory.gpu_driver, inventory.notes)]);
-    expect![[r#""#]].assert_eq(&told);
+    expect![[r#"
+        GPU-8c3a2c5e-0001-4f7e-9a41-1c3d5e7f9a0b "NVIDIA H100 80GB HBM3" 85520809984 Some((9, 0)) Whole
+        MIG-1 "NVIDIA H100 MIG 3g.40gb" 42000000000 Some((9, 0)) Mig { parent: "GPU-8c3a2c5e-0002-4f7e-9a41-1c3d5e7f9a0b" }
+        MIG-2 "NVIDIA H100 MIG 4g.40gb" 43000000000 Some((9, 0)) Mig { parent: "GPU-8c3a2c5e-0002-4f7e-9a41-1c3d5e7f9a0b" }
+        GPU-shared "NVIDIA H100 80GB HBM3" 85520809984 Some((9, 0)) Vgpu
+        GPU-old "evil[2Jname" 1 None Whole
+        Some("550.54.15")
+        [
+            "GPU 2 cannot be read: device fell off the bus or has otherwise become inacessible",
+        ]
+    "#]].assert_eq(&told);
 }
 
 /// A driver that is broken must be told from a machine without GPUs, and neither may keep the node from starting.
@@ -154,7 +164,97 @@ fn samples_have_what_the_driver_tells() {
         + "gpu\tuuid=GPU-mute\tname=mute\tmemory=1\n";
     let Some(mock) = Mock::new(&gpus) else { return };
     let Answer::Gpus(gpus) = mock.library().ask() else { panic!("the driver answers") };
-    expect![[r#""#]].assert_debug_eq(&gpus);
+    expect![[r#"
+        Gpus {
+            samples: [
+                GpuSample {
+                    gpu: Gpu {
+                        uuid: "MIG-1",
+                        name: "slice",
+                        memory_bytes: 40,
+                        compute_capability: Some(
+                            (
+                                9,
+                                0,
+                            ),
+                        ),
+                        share: Mig {
+                            parent: "GPU-8c3a2c5e-0001-4f7e-9a41-1c3d5e7f9a0b",
+                        },
+                    },
+                    index: "0:0",
+                    bus_id: Some(
+                        "00000000:01:00.0",
+                    ),
+                    minor: Some(
+                        1,
+                    ),
+                    memory_used_bytes: Some(
+                        7,
+                    ),
+                    temperature_celsius: Some(
+                        41,
+                    ),
+                    power_milliwatts: Some(
+                        120500,
+                    ),
+                    power_limit_milliwatts: Some(
+                        700000,
+                    ),
+                    clock_mhz: Some(
+                        1980,
+                    ),
+                    memory_clock_mhz: Some(
+                        2619,
+                    ),
+                    throttled: [
+                        "power cap",
+                        "software thermal slowdown",
+                        "hardware thermal slowdown",
+                    ],
+                    ecc_corrected: Some(
+                        3,
+                    ),
+                    ecc_uncorrected: Some(
+                        0,
+                    ),
+                    pids: [
+                        17,
+                        18,
+                    ],
+                },
+                GpuSample {
+                    gpu: Gpu {
+                        uuid: "GPU-mute",
+                        name: "mute",
+                        memory_bytes: 1,
+                        compute_capability: None,
+                        share: Whole,
+                    },
+                    index: "1",
+                    bus_id: None,
+                    minor: None,
+                    memory_used_bytes: Some(
+                        0,
+                    ),
+                    temperature_celsius: None,
+                    power_milliwatts: None,
+                    power_limit_milliwatts: None,
+                    clock_mhz: None,
+                    memory_clock_mhz: None,
+                    throttled: [],
+                    ecc_corrected: None,
+                    ecc_uncorrected: None,
+                    pids: [],
+                },
+            ],
+            failures: [],
+            driver: Some(
+                "550.54.15",
+            ),
+        }
+    "#]]
+    .assert_debug_eq(&gpus);
 }
 
 /// The specs name GPUs by index, the market by UUID: a wrong pair gives a tenant another one's GPU.

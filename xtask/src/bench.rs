@@ -85,3 +85,11 @@ pub(crate) fn chain() -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+/// A rental from request to prompt, its SSH, a node with many leases, and the sweep of orphans, each beside its reference.
+pub(crate) fn rental(parts: &[&str]) -> anyhow::Result<()> {
+    let bench = ["bench", "--locked", "--package", "nicompute-cli", "--bench", "rental", "--"];
+    let mut command = run::cargo(&bench);
+    command.args(parts);
+    run::must(command)
+}

@@ -28,6 +28,9 @@ usage: cargo xtask <task>
   test               installs what the tests need where it may, and runs them all
   bench proof        speed of verifier and prover, beside references of the same run
   bench chain        speed of the metagraph and of signed requests, beside Python's SDKs in the same run
+  bench rental [PART…]
+                     speed of a rental and its SSH, beside docker run, the original's way and OpenSSH's server in the same
+                     run; parts are docker, embedded, sweep; needs root, and NICOMPUTE_TEST_ROOTFS as in the tests
   mock-cuda          builds the emulated kernels and the mock driver, and prints their folder
   mock-nvml          builds the stand-in of NVIDIA's management library, and prints its folder
   bench cuda [N ROWS PLOT_BYTES]
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         ["test"] => test::run(),
         ["bench", "proof"] => bench::proof(),
         ["bench", "chain"] => bench::chain(),
+        ["bench", "rental", ref parts @ ..] => bench::rental(parts),
         ["kernels"] => kernels::build(),
         ["kernels", "--check"] => kernels::check(),
         ["bench", "cuda", ref sizes @ ..] => emulator::measure(sizes),

@@ -237,6 +237,17 @@ impl World {
         Daemon::start(state_dir, &args)
     }
 
+    /// Starts the provider's node as on a real network: nothing is chosen for it but its addresses.
+    pub(crate) fn start_provider(&self, more: &[&str]) -> Daemon {
+        let state_dir = self.dir.path().join("m");
+        drop(fs::remove_file(state_dir.join("ready.json")));
+        let mut args = self.keys("miner");
+        args.insert(0, "miner".to_owned());
+        let own = ["--ssh.port", "0", "--axon.port", "0", "--axon.ip", "127.0.0.2"];
+        args.extend(own.iter().chain(more).map(|word| (*word).to_owned()));
+        Daemon::start(&state_dir, &args)
+    }
+
     /// Starts the validator.
     pub(crate) fn start_validator(&self) -> Daemon {
         self.start_validator_with(&[])

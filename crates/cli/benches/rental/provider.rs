@@ -1,0 +1,162 @@
+//! A provider's node in a process of its own, and a holder that rents from it and enters by OpenSSH's client.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use nicompute_client::{HeldLease, NodeClient, NodeDialer};
+use nicompute_daemon::SystemClock;
+use nicompute_market::{LeaseId, LeaseState};
+use nicompute_wire::node::LeaseRequest;
+use serde_json::json;
+
+use crate::figures::timed;
+use crate::ssh::Door;
+use crate::world::{Daemon, World, program, wait_for};
+
+const BUDGET: Duration = Duration::from_secs(60);
+/// The offer of a node whose provider names none.
+const MACHINE: &str = "machine";
+
+/// How tenants are run.
+pub(crate) enum Kind<'k> {
+    Docker { image: &'k str },
+    Sandbox { rootfs: &'k Path },
+}
+
+/// A node, and the one who rents from it.
+pub(crate) struct Provider {
+    daemon: Daemon,
+    node: NodeClient,
+    runtime: tokio::runtime::Runtime,
+    key: PathBuf,
+    public: String,
+    folder: tempfile::TempDir,
+    drawn: AtomicU64,
+}
+
+/// A running lease, given back when it is dropped.
+pub(crate) struct Leased<'p> {
+    provider: &'p Provider,
+    id: LeaseId,
+    door: Door,
+}
+
+// === impl Kind ===
+
+impl Kind<'_> {
+    fn options(&self) -> Vec<String> {
+        let options = match self {
+            Self::Docker { image } => ["--runtime", "docker", "--image", image].map(str::to_owned),
+            Self::Sandbox { rootfs } => {
+                ["--runtime", "sandbox", "--rootfs", &rootfs.display().to_string()]
+                    .map(str::to_owned)
+            }
+        };
+        options.into()
+    }
+}
+
+// === impl Provider ===
+
+impl Provider {
+    pub(crate) fn start(world: &World, kind: &Kind<'_>) -> Self {
+        Self::start_with(world, kind, &[])
+    }
+
+    pub(crate) fn start_with(world: &World, kind: &Kind<'_>, more: &[&str]) -> Self {
+        let options = kind.options();
+        let mut words: Vec<&str> = options.iter().map(String::as_str).collect();
+        words.extend(more);
+        let mut daemon = world.start_provider(&words);
+        let ready = daemon.ready();
+        let address: SocketAddr = ready["axon"].as_str().unwrap().parse().unwrap();
+        let dialer = NodeDialer::new(world.validator.clone(), SystemClock::shared()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let key = folder.path().join("id");
+        let mut keygen = program("ssh-keygen");
+        keygen.args(["-q", "-t", "ed25519", "-N", "", "-C", "bench", "-f"]).arg(&key);
+        assert!(keygen.status().unwrap().success());
+        let public = fs::read_to_string(key.with_extension("pub")).unwrap().trim().to_owned();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let node = dialer.node(address, world.miner.hotkey());
+        Self { daemon, node, runtime, key, public, folder, drawn: AtomicU64::new(1) }
+    }
+
+    /// From the request to the first output of a command, in seconds. The lease is given back afterwards, and its end is
+    /// waited for, so that rounds do not meet.
+    pub(crate) fn to_first_output(&self) -> f64 {
+        let (took, lease) = timed(|| {
+            let lease = self.lease();
+            lease.door.first_output();
+            lease
+        });
+        drop(lease);
+        took
+    }
+
+    /// A lease that runs, of the node's only offer.
+    pub(crate) fn lease(&self) -> Leased<'_> {
+        self.lease_of(MACHINE)
+    }
+
+    /// A lease of one offer.
+    pub(crate) fn lease_of(&self, offer: &str) -> Leased<'_> {
+        let drawn = u128::from(self.drawn.fetch_add(1, Ordering::Relaxed));
+        let id = LeaseId::from_random_bytes(drawn.to_be_bytes());
+        // From its JSON: what a request leaves out has the node's defaults.
+        let request: LeaseRequest = serde_json::from_value(json!({
+            "id": id, "offer": offer, "purpose": "rental", "ssh_keys": [self.public],
+            "duration_seconds": 3600,
+        }))
+        .unwrap();
+        let held = self.runtime.block_on(async {
+            let held = self.node.create_lease(&request, BUDGET).await.unwrap();
+            if held.state == LeaseState::Running {
+                held
+            } else {
+                self.node.settled(id, BUDGET).await.unwrap()
+            }
+        });
+        assert_eq!(held.state, LeaseState::Running, "{offer}: {}", self.daemon.log());
+        Leased { provider: self, id, door: self.door(&held) }
+    }
+
+    fn door(&self, held: &HeldLease) -> Door {
+        let access = self.runtime.block_on(self.node.node(BUDGET)).unwrap().access(held);
+        let access = access.unwrap().expect("a running lease is entered");
+        let known_hosts = self.folder.path().join("known_hosts");
+        fs::write(&known_hosts, access.known_hosts_line()).unwrap();
+        Door {
+            host: access.host().to_owned(),
+            port: access.port(),
+            user: access.user().to_owned(),
+            key: self.key.clone(),
+            known_hosts: Some(known_hosts),
+        }
+    }
+}
+
+// === impl Leased ===
+
+impl Leased<'_> {
+    pub(crate) const fn door(&self) -> &Door {
+        &self.door
+    }
+}
+
+impl Drop for Leased<'_> {
+    fn drop(&mut self) {
+        let Provider { runtime, node, .. } = self.provider;
+        drop(runtime.block_on(node.release(self.id, BUDGET)));
+        wait_for("the end of a lease", || {
+            runtime.block_on(node.lease(self.id, BUDGET)).ok().filter(|held| held.state.is_final())
+        });
+    }
+}

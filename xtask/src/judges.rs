@@ -16,9 +16,9 @@ use crate::run;
 pub(crate) type Judge = Result<PathBuf, String>;
 
 /// Debian packages: the OpenSSH client, the Docker engine, a static shell for images, file systems for quotas, `setpriv`
-/// and `unshare`, user accounts, virtual environments for Python,
-/// and a C++ compiler for the emulated GPUs.
-const DEBIAN: [(&str, &str); 9] = [
+/// and `unshare`, user accounts, virtual environments for Python, a C++ compiler for the emulated GPUs, links and packet
+/// filters for the tenants' network, and what makes a Debian system to rent.
+const DEBIAN: [(&str, &str); 13] = [
     ("ssh", "openssh-client"),
     ("sftp", "openssh-client"),
     ("rsync", "rsync"),
@@ -28,6 +28,10 @@ const DEBIAN: [(&str, &str); 9] = [
     ("setpriv", "util-linux"),
     ("python3", "python3-venv"),
     ("g++", "g++"),
+    ("ip", "iproute2"),
+    ("nft", "nftables"),
+    ("iptables", "iptables"),
+    ("debootstrap", "debootstrap"),
 ];
 /// The SDK of the original with everything that it pins. Its own requirements are ranges, and what they give today does not
 /// start.
@@ -44,6 +48,8 @@ const PYTHON_10: [&str; 3] =
     ["bittensor==10.5.0", "bittensor-wallet==4.1.0", "bittensor-cli==9.23.2"];
 /// The newer SDK, which brings its own btcli.
 const PYTHON_11: [&str; 1] = ["bittensor==11.3.0"];
+/// SSH clients that renters drive from Python.
+const SSH_CLIENTS: [&str; 3] = ["ansible-core==2.19.14", "paramiko==5.1.0", "asyncssh==2.24.1"];
 /// How long a Docker engine may take to answer.
 const ENGINE_SECONDS_MAX: u64 = 60;
 
@@ -116,6 +122,11 @@ pub(crate) fn python(target: &Path) -> [(&'static str, Judge); 3] {
         ("NICOMPUTE_TEST_PY10", environment(&folder.join("sdk10"), &PYTHON_10)),
         ("NICOMPUTE_TEST_PY11", environment(&folder.join("sdk11"), &PYTHON_11)),
     ]
+}
+
+/// The Python interpreter with Ansible, paramiko and asyncssh.
+pub(crate) fn ssh_clients(target: &Path) -> Judge {
+    environment(&target.join("judges/ssh"), &SSH_CLIENTS)
 }
 
 /// The main network's metadata of spec 461 with recorded calls, from the sources of SDK 11.

@@ -14,6 +14,7 @@ mod judges;
 mod kernels;
 mod mock_nvml;
 mod release;
+mod rootfs;
 mod run;
 mod test;
 mod tidy;
@@ -33,6 +34,7 @@ usage: cargo xtask <task>
                      run; parts are docker, embedded, sweep; needs root, and NICOMPUTE_TEST_ROOTFS as in the tests
   mock-cuda          builds the emulated kernels and the mock driver, and prints their folder
   mock-nvml          builds the stand-in of NVIDIA's management library, and prints its folder
+  renting            makes the Debian system and the SSH clients of the renting tests, and prints where they are
   bench cuda [N ROWS PLOT_BYTES]
                      compares the CUDA kernels on this machine's GPU with their emulation, and times them
   kernels [--check]  builds the CUDA kernels' binary with a compiler that it fetches; --check compares it with the committed one
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
         ["bench", "cuda", ref sizes @ ..] => emulator::measure(sizes),
         ["mock-cuda"] => emulator::run(),
         ["mock-nvml"] => mock_nvml::run(),
+        ["renting"] => rootfs::run(),
         ["prover"] => release::prover().map(drop),
         ["release"] => release::release(),
         _ => {

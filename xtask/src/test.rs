@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use anyhow::{Context as _, bail};
 
-use crate::{emulator, judges, mock_nvml, run};
+use crate::{emulator, judges, mock_nvml, rootfs, run};
 
 /// The word with which a test says that it could not judge.
 const SKIP_MARK: &str = "SKIPPED:";
@@ -30,9 +30,15 @@ pub(crate) fn run() -> anyhow::Result<()> {
             Err(why) => missing.push(format!("{name}: {why}")),
         }
     }
-    match judges::docker(&target) {
-        Ok(socket) => environment.push(("NICOMPUTE_TEST_DOCKER", socket)),
-        Err(why) => missing.push(format!("Docker engine: {why}")),
+    let (clients, engine) = (judges::ssh_clients(&target), judges::docker(&target));
+    let rootfs = rootfs::judge(&target, &clients, &engine);
+    let named =
+        [(rootfs::CLIENTS, clients), ("NICOMPUTE_TEST_DOCKER", engine), (rootfs::VARIABLE, rootfs)];
+    for (name, judge) in named {
+        match judge {
+            Ok(path) => environment.push((name, path)),
+            Err(why) => missing.push(format!("{name}: {why}")),
+        }
     }
     match emulator::build(&target) {
         Ok(folder) => environment.push((emulator::VARIABLE, folder)),

@@ -11,6 +11,8 @@ mod gateway_lifecycle;
 mod gateway_limits;
 mod gateway_world;
 mod gpus;
+mod net;
+mod net_world;
 mod sandbox_crash;
 mod sandbox_inside;
 mod sandbox_limits;

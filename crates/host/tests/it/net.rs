@@ -265,7 +265,7 @@ async fn an_address_changes_hands_without_its_connections() {
     let Some(mut world) = World::new() else { return };
     world.config.subnet = Some("10.77.0.0/29".parse().expect("subnet"));
     let fabric = world.fabric().await;
-    let server = world.outside.serves_udp(PORT);
+    let server = world.outside.serves_udp_at(PUBLIC, PORT);
     let (first, wire) = tenant(&fabric).await;
     first.udp(4000).send_to(b"first", (PUBLIC, PORT)).expect("send");
     server.heard_until("first").await;

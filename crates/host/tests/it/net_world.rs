@@ -142,9 +142,13 @@ impl Place {
         })
     }
 
-    /// A socket in it.
+    /// A socket in it, at all its addresses.
     pub(crate) fn udp(&self, port: u16) -> UdpSocket {
-        self.inside(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).expect("bind"))
+        self.udp_at(Ipv4Addr::UNSPECIFIED, port)
+    }
+
+    fn udp_at(&self, address: Ipv4Addr, port: u16) -> UdpSocket {
+        self.inside(|| UdpSocket::bind((address, port)).expect("bind"))
     }
 
     /// A TCP server at all its addresses that tells each caller its address as it came in.
@@ -163,7 +167,12 @@ impl Place {
 
     /// A UDP server at all its addresses that keeps what it hears.
     pub(crate) fn serves_udp(&self, port: u16) -> Server {
-        let socket = Arc::new(self.udp(port));
+        self.serves_udp_at(Ipv4Addr::UNSPECIFIED, port)
+    }
+
+    /// The same at one address, which its answers then come from.
+    pub(crate) fn serves_udp_at(&self, address: Ipv4Addr, port: u16) -> Server {
+        let socket = Arc::new(self.udp_at(address, port));
         let heard = Arc::new(Mutex::new(Vec::new()));
         let (listening, keeps) = (Arc::clone(&socket), Arc::clone(&heard));
         std::thread::spawn(move || {

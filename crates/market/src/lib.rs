@@ -35,8 +35,10 @@ pub use class::{RuntimeClass, UnknownClass};
 pub use hardware::{Capability, DeviceKind, Gpu, Machine};
 pub use ids::{LeaseId, OfferId, ParseIdError};
 pub use lease::{
-    EndReason, FailReason, LEASE_MILLIS_MAX, LEASE_MILLIS_MIN, Lease, LeaseEvent, LeaseRefusal,
-    LeaseState, PROOF_LEASE_MILLIS_MAX, Purpose, SSH_KEYS_MAX, Terms, UnknownPurpose, Wanted,
+    EXPIRY_WARNINGS_MILLIS, EndReason, FailReason, KeySlot, LEASE_MILLIS_MAX, LEASE_MILLIS_MIN,
+    Lease, LeaseEvent, LeaseKeys, LeaseNetwork, LeaseOptions, LeaseRefusal, LeaseState,
+    LeaseVolume, LegacyAccess, PROOF_LEASE_MILLIS_MAX, Purpose, SSH_KEYS_MAX, Share, Terms,
+    UnknownPurpose, UnknownTerm, Wanted,
 };
 pub use naming::{NameFinding, Named};
 pub use offer::{Offer, RuntimeKind, UnknownRuntime};

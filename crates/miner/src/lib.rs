@@ -12,6 +12,7 @@ mod chain_subnet;
 mod config;
 mod dir_lock;
 mod fuse;
+mod leases;
 mod node;
 mod node_api;
 mod offers;
@@ -27,6 +28,7 @@ pub use axon::{
 pub use config::{MinerConfig, OnShutdown, UnenforcedLimits};
 pub use dir_lock::LockError;
 pub use fuse::{KillPoint, UnknownKillPoint};
+pub use leases::{Created, Denied, Leases, Order, Owner};
 pub use node::{Addresses, Miner, Neighbours, StartError};
 pub use node_api::{
     ARRIVALS_MAX, ApiLimits, BODY_LIMIT, CONNECTIONS_MAX, CONNECTIONS_PER_ADDRESS_MAX,

@@ -20,6 +20,7 @@ use crate::chain_subnet::{AXON_VERSION, ChainSubnet};
 use crate::config::{MinerConfig, OnShutdown, UnenforcedLimits};
 use crate::dir_lock::{DirLock, LockError};
 use crate::fuse::Fuse;
+use crate::leases::Leases;
 use crate::node_api::{self, Api, ApiError, ApiLimits, ApiParts};
 use crate::offers::Offers;
 use crate::reconciler::{Memory, Places, Reconciler};
@@ -50,12 +51,20 @@ pub struct Neighbours {
 pub struct Miner {
     addresses: Addresses,
     on_shutdown: OnShutdown,
-    store: Arc<Store>,
-    permits: Arc<Permits>,
+    trade: Trade,
     clock: SharedClock,
     stop_api: CancellationToken,
     stop_loop: CancellationToken,
     loop_ended: CancellationToken,
+}
+
+/// What the doors and the loop of a node have in common.
+#[derive(Debug)]
+struct Trade {
+    store: Arc<Store>,
+    offers: Arc<Offers>,
+    permits: Arc<Permits>,
+    leases: Arc<Leases>,
 }
 
 /// Where a node is reached.
@@ -194,25 +203,19 @@ impl Miner {
         if !limits_enforced && config.unenforced_limits == UnenforcedLimits::Refuse {
             return Err(StartError::UnenforcedLimits);
         }
-        let me = config.hotkey.hotkey();
-        let lock = DirLock::take(&config.state_dir)?;
-        let fuse = Fuse::new(config.kill_after);
-        let store = Arc::new(Store::open(&config.state_dir, &me, fuse, lock).await?);
-        let inventory = read_inventory(&config).await?;
-        let permits = Arc::new(Permits::new(neighbours.subnet, me, Arc::clone(&clock)));
-        check_registered(&permits, me, config.netuid).await?;
+        let trade = Trade::open(&config, neighbours.subnet, &clock, neighbours.api_limits).await?;
         let (listener, api_address) = bind(config.listen).await?;
         let routes = match neighbours.routes {
             Some(routes) => routes,
             None => Arc::new(open_gateway(&config, &clock, &tasks).await?),
         };
         let (stop_api, stop_loop) = (tasks.token().child_token(), tasks.token().child_token());
-        let offers = offers(&config, &inventory, &clock);
         let addresses = addresses(&config, api_address, routes.port());
         let api = Api::new(ApiParts {
-            store: Arc::clone(&store),
-            offers: Arc::clone(&offers),
-            permits: Arc::clone(&permits),
+            store: Arc::clone(&trade.store),
+            leases: Arc::clone(&trade.leases),
+            offers: Arc::clone(&trade.offers),
+            permits: Arc::clone(&trade.permits),
             routes: &*routes,
             key: config.hotkey.clone(),
             clock: Arc::clone(&clock),
@@ -225,18 +228,18 @@ impl Miner {
         let door = DoorParts {
             key: config.hotkey,
             clock: Arc::clone(&clock),
-            store: Arc::clone(&store),
-            offers: Arc::clone(&offers),
-            permits: Arc::clone(&permits),
+            store: Arc::clone(&trade.store),
+            offers: Arc::clone(&trade.offers),
+            permits: Arc::clone(&trade.permits),
             ssh_port: routes.port(),
             limits: neighbours.api_limits,
         };
         let router = axon::mount(node_api::router(Arc::new(api)), config.axon, door).await?;
         let reconciler = Reconciler {
-            store: Arc::clone(&store),
+            store: Arc::clone(&trade.store),
             runtime: config.runtime,
             routes,
-            offers,
+            leases: Arc::clone(&trade.leases),
             clock: Arc::clone(&clock),
             places: Places {
                 state_dir: config.state_dir,
@@ -248,8 +251,7 @@ impl Miner {
         let miner = Self {
             addresses,
             on_shutdown: config.on_shutdown,
-            store,
-            permits,
+            trade,
             clock,
             stop_api,
             stop_loop,
@@ -265,9 +267,15 @@ impl Miner {
         self.addresses
     }
 
+    /// The leases on it, for whoever watches over the machine.
+    #[must_use]
+    pub const fn leases(&self) -> &Arc<Leases> {
+        &self.trade.leases
+    }
+
     /// Waits until the chain says the announced address.
     pub async fn announced(&self) {
-        let mut announced: watch::Receiver<_> = self.permits.announced();
+        let mut announced: watch::Receiver<_> = self.trade.permits.announced();
         // The node holds the other end: the wait cannot fail.
         drop(announced.wait_for(Option::is_some).await);
     }
@@ -294,21 +302,21 @@ impl Miner {
             () = self.loop_ended.cancelled() => {}
             () = self.clock.sleep(STOP_LIMIT) => {}
         }
-        self.store.close().await;
+        self.trade.store.close().await;
     }
 
     /// Asks for the end of every open lease and waits until nothing of them is left.
     async fn end_leases(&self) -> Result<(), StoreError> {
-        let mut changes = self.store.changes();
+        let mut changes = self.trade.store.changes();
         loop {
-            let open = self.store.open_leases().await?;
+            let open = self.trade.store.open_leases().await?;
             if open.is_empty() || self.loop_ended.is_cancelled() {
                 return Ok(());
             }
             for lease in &open {
                 let now = UnixMillis(self.clock.unix_ms());
                 let ended = LeaseEvent::EndAsked(EndReason::Provider);
-                drop(self.store.apply(lease, ended, now).await?);
+                drop(self.trade.store.apply(lease, ended, now).await?);
             }
             tokio::select! {
                 // This holds the store, so the channel is open.
@@ -336,7 +344,7 @@ impl Miner {
         tasks.spawn("node API", OnError::Stop, async move {
             Ok(node_api::serve(listener, router, limits, with, stop).await?)
         });
-        let (stop, permits) = (self.stop_api.clone(), Arc::clone(&self.permits));
+        let (stop, permits) = (self.stop_api.clone(), Arc::clone(&self.trade.permits));
         let address = self.addresses.announced;
         tasks.spawn("entry on chain", OnError::Log, async move {
             tokio::select! {
@@ -348,9 +356,39 @@ impl Miner {
     }
 }
 
-fn offers(config: &MinerConfig, inventory: &Inventory, clock: &SharedClock) -> Arc<Offers> {
-    let (price, runtime) = (config.price_per_hour, Arc::clone(&config.runtime));
-    Arc::new(Offers::new(inventory, price, runtime, Arc::clone(clock)))
+// === impl Trade ===
+
+impl Trade {
+    /// Opens the store and says what there is to lease.
+    async fn open(
+        config: &MinerConfig,
+        subnet: Box<dyn Subnet>,
+        clock: &SharedClock,
+        limits: ApiLimits,
+    ) -> Result<Self, StartError> {
+        let me = config.hotkey.hotkey();
+        let lock = DirLock::take(&config.state_dir)?;
+        let fuse = Fuse::new(config.kill_after);
+        let store = Arc::new(Store::open(&config.state_dir, &me, fuse, lock).await?);
+        let inventory = read_inventory(config).await?;
+        let permits = Arc::new(Permits::new(subnet, me, Arc::clone(clock)));
+        check_registered(&permits, me, config.netuid).await?;
+        let (price, runtime) = (config.price_per_hour, Arc::clone(&config.runtime));
+        let offers = Arc::new(Offers::new(&inventory, price, runtime, Arc::clone(clock)));
+        // Leases of a version that stored no shares go on with what they had.
+        let old = store.share_with_old(&offers.whole()).await?;
+        if old > 0 {
+            tracing::info!(leases = old, "leases of an older version keep the whole machine");
+        }
+        let leases = Arc::new(Leases::new(
+            Arc::clone(&store),
+            Arc::clone(&offers),
+            Arc::clone(&permits) as _,
+            Arc::clone(clock),
+            limits.lease_changes,
+        ));
+        Ok(Self { store, offers, permits, leases })
+    }
 }
 
 async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {

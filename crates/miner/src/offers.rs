@@ -9,11 +9,11 @@ use std::time::Duration;
 use nicompute_daemon::{ErrorChain, SharedClock};
 use nicompute_host::inventory::Inventory;
 use nicompute_host::runtime::{Runtime, RuntimeError, RuntimeKind as HostKind};
-use nicompute_market::{Gpu, Machine, MicroUsd, Offer, OfferId, RuntimeKind};
+use nicompute_market::{Gpu, Machine, MicroUsd, Offer, OfferId, RuntimeKind, Share};
 use nicompute_wire::node::IMAGES_MAX;
 use tokio::sync::Mutex;
 
-use crate::store::{Store, StoreError};
+use crate::store::{Capacity, Store, StoreError};
 
 /// The only offer of a node.
 pub const OFFER_ID: &str = "machine";
@@ -24,6 +24,7 @@ const MEMORY_KEPT_DIVISOR: u64 = 8;
 const MEMORY_KEPT_BYTES_MAX: u64 = 4 << 30;
 /// Of the free disk a tenant gets three quarters: images, logs and the store need room as well.
 const DISK_OFFERED_QUARTERS: u64 = 3;
+const THOUSANDTHS: u32 = 1000;
 
 /// The node's only offer.
 #[derive(Debug)]
@@ -37,6 +38,13 @@ pub(crate) struct Offers {
     images: Mutex<Option<Images>>,
     /// Whether a lease holds the machine, and the version of the store that said so.
     held: std::sync::Mutex<Option<(u64, bool)>>,
+}
+
+/// What somebody gets who leases an offer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Sold {
+    pub(crate) share: Share,
+    pub(crate) price_per_hour: MicroUsd,
 }
 
 #[derive(Debug, Clone)]
@@ -64,8 +72,27 @@ impl Offers {
         }
     }
 
-    pub(crate) const fn id(&self) -> &OfferId {
-        &self.id
+    /// What a lease of this offer is given, if there is such an offer.
+    pub(crate) fn sold(&self, id: &OfferId) -> Option<Sold> {
+        (*id == self.id).then(|| Sold { share: self.whole(), price_per_hour: self.price_per_hour })
+    }
+
+    /// All of the machine that is for rent.
+    pub(crate) fn whole(&self) -> Share {
+        Share {
+            cores_milli: self.machine.cores.saturating_mul(THOUSANDTHS),
+            memory_bytes: self.machine.memory_bytes,
+            disk_bytes: self.machine.disk_bytes,
+            gpus: self.machine.gpus.iter().map(|gpu| gpu.uuid.clone()).collect(),
+        }
+    }
+
+    /// What all leases together may hold.
+    pub(crate) fn capacity(&self) -> Capacity {
+        Capacity {
+            cores_milli: u64::from(self.machine.cores.saturating_mul(THOUSANDTHS)),
+            memory_bytes: self.machine.memory_bytes,
+        }
     }
 
     pub(crate) const fn machine(&self) -> &Machine {

@@ -20,6 +20,11 @@ pub trait Routes: Send + Sync + fmt::Debug + 'static {
     /// Whether the lease's agent is there, so that its keys can enter.
     fn connected(&self, lease: LeaseId) -> bool;
 
+    /// Says something to whoever is in the lease, where the door can.
+    fn notice(&self, lease: LeaseId, text: &str) {
+        let _ = (lease, text);
+    }
+
     /// The port of the SSH door.
     fn port(&self) -> u16;
 

@@ -13,6 +13,8 @@ use nicompute_daemon::{BoxError, ErrorChain, Kind, SharedClock};
 use nicompute_market::{Coldkey, Hotkey, Rao};
 use tokio::sync::watch;
 
+use crate::leases::Stakes;
+
 /// How often the subnet is read when nothing asks for it. A block of the real chain takes this long.
 const READ_EVERY: Duration = Duration::from_secs(12);
 /// A hotkey that is not known as a validator makes the node look again, but not more often than this.
@@ -252,6 +254,15 @@ impl Permits {
 
     fn lock(&self) -> MutexGuard<'_, Members> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Stakes for Permits {
+    fn stake_of(&self, hotkey: &Hotkey) -> Rao {
+        match self.recall_member(hotkey) {
+            Known::Member(member) => member.stake,
+            Known::Stranger | Known::Unknown => Rao(0),
+        }
     }
 }
 

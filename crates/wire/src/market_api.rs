@@ -3,7 +3,7 @@
 use nicompute_market::{Hotkey, LeaseId, OfferId};
 use serde::{Deserialize, Serialize};
 
-use crate::node::{MachineView, SshAccessView};
+use crate::node::{MachineView, OptionsView, SshAccessView};
 
 /// `GET /v1/offers` of the market.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,6 +115,12 @@ pub struct RentRequest {
     /// Refuse when the price has risen above this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub price_micro_usd_per_hour_max: Option<u64>,
+    /// The key of the second slot: a terminal beside the renter's own keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terminal_key: Option<String>,
+    /// What is asked for beyond the offer's share.
+    #[serde(default, skip_serializing_if = "OptionsView::is_empty")]
+    pub options: OptionsView,
 }
 
 /// `GET /v1/leases` of the market: the caller's own.

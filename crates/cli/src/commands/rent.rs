@@ -9,6 +9,7 @@ use clap::Args;
 use nicompute_client::{MarketClient, SshAccess};
 use nicompute_market::{Hotkey, LeaseId, OfferId};
 use nicompute_wire::market_api::{MarketOfferView, RentRequest, RentalView};
+use nicompute_wire::node::OptionsView;
 
 use crate::args::parse_span;
 use crate::commands::offers::Filters;
@@ -65,6 +66,8 @@ pub(crate) fn run(args: &RentArgs, out: &mut dyn Write) -> anyhow::Result<()> {
             image: args.image.clone(),
             duration_seconds: args.duration.as_secs(),
             price_micro_usd_per_hour_max: Some(offer.price_micro_usd_per_hour),
+            terminal_key: None,
+            options: OptionsView::default(),
         };
         let lease = wait_until_running(&api, &request).await?;
         let access = lease.ssh.as_ref().context("a running lease can be entered")?;

@@ -9,6 +9,7 @@ use nicompute_client::{ApiBase, MarketClient, OfferQuery, SshAccess};
 use nicompute_daemon::{Clock as _, Secret, SharedClock, SystemClock, Tasks};
 use nicompute_market::{LeaseId, Netuid, Rao};
 use nicompute_wire::market_api::{LegView, ProofView, RentRequest, RentalView};
+use nicompute_wire::node::OptionsView;
 
 use super::children::Child;
 use super::daemons::{self, NETUID, TEMPO};
@@ -440,6 +441,8 @@ impl Walk<'_> {
             image: None,
             duration_seconds: RENTAL_SECONDS,
             price_micro_usd_per_hour_max: Some(offer.price_micro_usd_per_hour),
+            terminal_key: None,
+            options: OptionsView::default(),
         };
         until("a running lease", STEP_MAX, || async {
             let lease = api.rent(&request).await?;

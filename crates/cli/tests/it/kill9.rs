@@ -12,7 +12,7 @@ use nicompute_client::{
 use nicompute_daemon::SystemClock;
 use nicompute_market::{LeaseId, LeaseState};
 use nicompute_wire::market_api::{MarketStatusView, ProviderView};
-use nicompute_wire::node::LeaseRequest;
+use nicompute_wire::node::{LeaseRequest, OptionsView};
 use serde_json::Value;
 
 use crate::world::{Daemon, World, wait_for};
@@ -57,6 +57,8 @@ impl Holder {
             ssh_keys: vec![key.public_openssh().unwrap()],
             image: None,
             duration_seconds: 3600,
+            terminal_key: None,
+            options: OptionsView::default(),
         };
         self.runtime.block_on(node.create_lease(&request, BUDGET)).ok()
     }

@@ -9,7 +9,7 @@ use nicompute_market::{LeaseId, LeaseState};
 use nicompute_wire::btauth::AnswerError;
 use nicompute_wire::codes::{Code, Problem};
 use nicompute_wire::hostkey;
-use nicompute_wire::node::{BODY_BYTES_MAX, LeaseRequest};
+use nicompute_wire::node::{BODY_BYTES_MAX, LeaseRequest, OptionsView};
 use serde_json::{Value, json};
 
 use crate::fake_node::{BUDGET, FakeNode, Reply, provider_key, validator_key};
@@ -279,6 +279,8 @@ async fn requests_are_as_documented() {
         ssh_keys: vec![HOST_KEY.to_owned()],
         image: None,
         duration_seconds: 60,
+        terminal_key: None,
+        options: OptionsView::default(),
     };
     node.client.create_lease(&request, BUDGET).await.unwrap();
     node.client.pause(lease_id(), BUDGET).await.unwrap();

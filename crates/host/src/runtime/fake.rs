@@ -88,6 +88,11 @@ impl FakeMachine {
         }
     }
 
+    /// Removes the lease's containers behind the node's back, with their disks.
+    pub fn forget(&self, lease: LeaseId) {
+        self.lock().containers.retain(|(_, of), _| *of != lease);
+    }
+
     /// Every container on the machine, of all nodes.
     #[must_use]
     pub fn containers(&self) -> Vec<(LeaseId, Presence)> {

@@ -130,6 +130,7 @@ fn piece(event: &StoredEvent) -> Bytes {
         "reason": event.reason,
         "expires_at_unix_ms": event.expires_at.get(),
         "at_unix_ms": event.at.get(),
+        "detail": event.detail,
     });
     format!("id: {}\nevent: lease\ndata: {data}\n\n", event.generation).into()
 }

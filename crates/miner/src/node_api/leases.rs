@@ -7,9 +7,7 @@ use axum::body::Bytes;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Extension, Path, Query, State};
 use axum::response::Response;
-use nicompute_market::{
-    EndReason, FailReason, Hotkey, Lease, LeaseEvent, LeaseId, LeaseRefusal, UnixMillis,
-};
+use nicompute_market::{Hotkey, KeySlot, Lease, LeaseId};
 use nicompute_wire::codes::Code;
 use nicompute_wire::node::{ExtendRequest, KeysRequest, LeaseRequest};
 use serde::Deserialize;
@@ -17,10 +15,7 @@ use serde::Deserialize;
 use super::guard::permitted;
 use super::refusal::{Refusal, json};
 use super::{Api, Caller, WAIT_MILLIS_MAX, ask as asked_for};
-use crate::store::{Applied, Asked};
-
-/// How often a change is tried again because something else changed the lease in between.
-const TRIES_MAX: u32 = 8;
+use crate::leases::{Created, Denied, Owner};
 
 /// The query of a lease: wait until it is newer than a generation.
 #[derive(Debug, Deserialize)]
@@ -36,16 +31,10 @@ pub(super) async fn ask(
     bytes: Bytes,
 ) -> Result<Response, Refusal> {
     let request: LeaseRequest = asked_for::body(&bytes)?;
-    let (lease, words) = asked_for::lease(&api, Hotkey(caller.account), request, api.now()).await?;
-    match api.store.ask(&lease, words).await? {
-        Asked::New(lease) => Ok(json(201, &api.view(&api.reserve(lease).await?))),
-        Asked::Same(lease) => Ok(json(200, &api.view(&lease))),
-        Asked::OtherWords => Err(Refusal::new(
-            Code::LeaseConflict,
-            "this lease id was used before, in a request with other words",
-        )
-        .hint("draw a new id for a new lease; repeat a request word for word")),
-        Asked::Occupied => Err(occupied()),
+    let order = asked_for::order(Hotkey(caller.account), request)?;
+    match api.leases.create(order).await? {
+        Created::New(lease) => Ok(json(201, &api.view(&lease))),
+        Created::Same(lease) => Ok(json(200, &api.view(&lease))),
     }
 }
 
@@ -83,7 +72,9 @@ pub(super) async fn release(
     Extension(caller): Caller,
     Path(id): Path<String>,
 ) -> Result<Response, Refusal> {
-    api.change(&id, &caller, |_, _| Ok(LeaseEvent::EndAsked(EndReason::Released))).await
+    let holder = Hotkey(caller.account);
+    let lease = api.leases.release(lease_id(&id)?, Owner::Holder(&holder)).await?;
+    Ok(json(200, &api.view(&lease)))
 }
 
 pub(super) async fn pause(
@@ -91,7 +82,9 @@ pub(super) async fn pause(
     Extension(caller): Caller,
     Path(id): Path<String>,
 ) -> Result<Response, Refusal> {
-    api.change(&id, &caller, |_, _| Ok(LeaseEvent::PauseAsked)).await
+    let holder = Hotkey(caller.account);
+    let lease = api.leases.pause(lease_id(&id)?, Owner::Holder(&holder)).await?;
+    Ok(json(200, &api.view(&lease)))
 }
 
 pub(super) async fn resume(
@@ -99,7 +92,19 @@ pub(super) async fn resume(
     Extension(caller): Caller,
     Path(id): Path<String>,
 ) -> Result<Response, Refusal> {
-    api.change(&id, &caller, |_, _| Ok(LeaseEvent::ResumeAsked)).await
+    let holder = Hotkey(caller.account);
+    let lease = api.leases.resume(lease_id(&id)?, Owner::Holder(&holder)).await?;
+    Ok(json(200, &api.view(&lease)))
+}
+
+pub(super) async fn restart(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Caller,
+    Path(id): Path<String>,
+) -> Result<Response, Refusal> {
+    let holder = Hotkey(caller.account);
+    let lease = api.leases.restart(lease_id(&id)?, Owner::Holder(&holder)).await?;
+    Ok(json(200, &api.view(&lease)))
 }
 
 pub(super) async fn extend(
@@ -108,144 +113,41 @@ pub(super) async fn extend(
     Path(id): Path<String>,
     bytes: Bytes,
 ) -> Result<Response, Refusal> {
+    let holder = Hotkey(caller.account);
     // Holding a lease for longer is taking one anew: without a permit it runs to the end that it has.
-    permitted(api.permits.of(&Hotkey(caller.account)).await)?;
+    permitted(api.permits.of(&holder).await)?;
     let request: ExtendRequest = asked_for::body(&bytes)?;
-    api.change(&id, &caller, |lease, now| {
-        asked_for::new_end(lease, request.duration_seconds, now).map(LeaseEvent::Extended)
-    })
-    .await
+    let (id, owner) = (lease_id(&id)?, Owner::Holder(&holder));
+    let lease = api.leases.extend(id, owner, request.duration_seconds).await?;
+    Ok(json(200, &api.view(&lease)))
 }
 
-pub(super) async fn replace_keys(
+pub(super) async fn change_keys(
     State(api): State<Arc<Api>>,
     Extension(caller): Caller,
     Path(id): Path<String>,
     bytes: Bytes,
 ) -> Result<Response, Refusal> {
+    let holder = Hotkey(caller.account);
     let request: KeysRequest = asked_for::body(&bytes)?;
-    let keys = asked_for::ssh_keys(&request.ssh_keys)?;
-    let id = lease_id(&id)?;
-    for _ in 0..TRIES_MAX {
-        let lease = api.held(id, &caller).await?;
-        api.may_change_again(&lease)?;
-        if !lease.state.holds_offer()
-            || matches!(lease.state, nicompute_market::LeaseState::Ending(_))
-        {
-            return Err(wrong_state(LeaseRefusal {
-                state: lease.state,
-                asked: "given other keys",
-            }));
-        }
-        match api.store.replace_keys(&lease, keys.clone(), api.now()).await? {
-            Applied::Stored(lease) => return Ok(json(200, &api.view(&lease))),
-            Applied::Refused(refusal) => return Err(wrong_state(refusal)),
-            Applied::Superseded | Applied::Occupied => {}
-        }
-    }
-    Err(changing())
-}
-
-pub(super) async fn restart(
-    State(api): State<Arc<Api>>,
-    Extension(caller): Caller,
-    Path(id): Path<String>,
-) -> Result<Response, Refusal> {
-    let lease = api.held(lease_id(&id)?, &caller).await?;
-    Err(Refusal::new(
-        Code::NotSupported,
-        format!("the runtime of this node cannot restart lease {}", lease.terms.id.short()),
-    )
-    .hint("end the processes over SSH, or release the lease and take a new one"))
+    let slot = request.slot.as_deref().map_or(Ok(KeySlot::User), str::parse);
+    let slot = slot.map_err(|error| Refusal::unreadable("field slot", &error))?;
+    let (id, owner) = (lease_id(&id)?, Owner::Holder(&holder));
+    let lease = api.leases.change_keys(id, owner, slot, &request.ssh_keys).await?;
+    Ok(json(200, &api.view(&lease)))
 }
 
 pub(super) fn lease_id(text: &str) -> Result<LeaseId, Refusal> {
-    text.parse().map_err(|_| no_such_lease())
-}
-
-/// What is not yours does not exist.
-fn no_such_lease() -> Refusal {
-    Refusal::new(Code::NoSuchLease, "you hold no lease of this id here")
-}
-
-fn occupied() -> Refusal {
-    Refusal::new(Code::Occupied, "another lease holds the offer, or is still being cleared away")
-        .hint("GET /v1/offers says when it is available")
-}
-
-fn wrong_state(refusal: LeaseRefusal) -> Refusal {
-    Refusal::new(Code::WrongState, refusal.to_string()).hint("GET the lease to see where it stands")
-}
-
-fn changing() -> Refusal {
-    Refusal::new(Code::Overloaded, "the lease is changing too fast").hint("ask again in a second")
+    text.parse().map_err(|_| Denied::NoSuchLease.into())
 }
 
 impl Api {
-    pub(super) fn now(&self) -> UnixMillis {
-        UnixMillis(self.clock.unix_ms())
-    }
-
     /// A lease of this caller.
     pub(super) async fn held(
         &self,
         id: LeaseId,
         caller: &nicompute_wire::btauth::Caller,
     ) -> Result<Lease, Refusal> {
-        let lease = self.store.get(id).await?;
-        lease.filter(|lease| lease.terms.holder.0 == caller.account).ok_or_else(no_such_lease)
-    }
-
-    /// Holds the offer for a lease that was just stored. The reconciler does the same for one that was left behind.
-    async fn reserve(&self, lease: Lease) -> Result<Lease, Refusal> {
-        match self.store.apply(&lease, LeaseEvent::Reserved, self.now()).await? {
-            Applied::Stored(reserved) => Ok(reserved),
-            Applied::Occupied => {
-                let failed = LeaseEvent::PrepareFailed(FailReason::Occupied);
-                drop(self.store.apply(&lease, failed, self.now()).await?);
-                Err(occupied())
-            }
-            Applied::Refused(_) | Applied::Superseded => self.reread(lease.terms.id).await,
-        }
-    }
-
-    async fn reread(&self, id: LeaseId) -> Result<Lease, Refusal> {
-        let lease = self.store.get(id).await?.ok_or_else(no_such_lease)?;
-        match lease.state {
-            nicompute_market::LeaseState::Failed(FailReason::Occupied) => Err(occupied()),
-            _ => Ok(lease),
-        }
-    }
-
-    /// Every change stays in the store as long as its lease: one lease must not fill the disk.
-    fn may_change_again(&self, lease: &Lease) -> Result<(), Refusal> {
-        if lease.generation < self.limits.lease_changes {
-            return Ok(());
-        }
-        Err(Refusal::new(Code::WrongState, "the lease was changed as often as a lease can be")
-            .hint("let it run to its end, or release it and take a new one"))
-    }
-
-    async fn change(
-        &self,
-        id: &str,
-        caller: &nicompute_wire::btauth::Caller,
-        event: impl Fn(&Lease, UnixMillis) -> Result<LeaseEvent, Refusal>,
-    ) -> Result<Response, Refusal> {
-        let id = lease_id(id)?;
-        for _ in 0..TRIES_MAX {
-            let lease = self.held(id, caller).await?;
-            let now = self.now();
-            let event = event(&lease, now)?;
-            if !matches!(event, LeaseEvent::EndAsked(_)) {
-                self.may_change_again(&lease)?;
-            }
-            match self.store.apply(&lease, event, now).await? {
-                Applied::Stored(lease) => return Ok(json(200, &self.view(&lease))),
-                Applied::Refused(refusal) => return Err(wrong_state(refusal)),
-                Applied::Superseded | Applied::Occupied => {}
-            }
-        }
-        Err(changing())
+        Ok(self.leases.get(id, Owner::Holder(&Hotkey(caller.account))).await?)
     }
 }

@@ -30,6 +30,7 @@ use tokio::sync::Semaphore;
 use crate::axon::{
     AXON_ARRIVALS_MAX, AXON_RUNNING_MAX, AXON_STRANGERS_ARRIVALS_MAX, AXON_WAITING_MAX,
 };
+use crate::leases::Leases;
 use crate::offers::Offers;
 use crate::routes::Routes;
 use crate::store::{Store, StoreError};
@@ -101,6 +102,7 @@ pub struct ApiLimits {
 #[derive(Debug)]
 pub(crate) struct Api {
     store: Arc<Store>,
+    leases: Arc<Leases>,
     offers: Arc<Offers>,
     permits: Arc<Permits>,
     key: Keypair,
@@ -121,6 +123,7 @@ pub(crate) struct Api {
 /// What an API is made from.
 pub(crate) struct ApiParts<'a> {
     pub(crate) store: Arc<Store>,
+    pub(crate) leases: Arc<Leases>,
     pub(crate) offers: Arc<Offers>,
     pub(crate) permits: Arc<Permits>,
     pub(crate) routes: &'a dyn Routes,
@@ -183,6 +186,7 @@ impl Api {
             ReplayStore::with_limits(start_ns, STRANGERS_REPLAYS_MAX, STRANGER_REPLAYS_MAX);
         Ok(Self {
             store: parts.store,
+            leases: parts.leases,
             offers: parts.offers,
             permits: parts.permits,
             key: parts.key,
@@ -222,7 +226,7 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .route("/v1/leases/{id}/pause", post(leases::pause))
         .route("/v1/leases/{id}/resume", post(leases::resume))
         .route("/v1/leases/{id}/restart", post(leases::restart))
-        .route("/v1/leases/{id}/keys", post(leases::replace_keys))
+        .route("/v1/leases/{id}/keys", post(leases::change_keys))
         .route("/v1/leases/{id}/events", get(events::stream))
         .fallback(async || Refusal::new(Code::NoSuchPath, "nothing is served under this path"))
         .method_not_allowed_fallback(async || {

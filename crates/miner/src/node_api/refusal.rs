@@ -10,6 +10,7 @@ use nicompute_wire::btauth::AuthError;
 use nicompute_wire::codes::{Code, PROBLEM_MEDIA_TYPE, Problem};
 use serde::Serialize;
 
+use crate::leases::Denied;
 use crate::store::StoreError;
 
 /// Characters of a detail that quotes a decoder; the rest helps nobody.
@@ -91,5 +92,37 @@ impl From<RuntimeError> for Refusal {
         tracing::error!(error = %ErrorChain(&error), "a request failed in the runtime");
         Self::new(Code::RuntimeFailed, "the runtime of the node does not answer")
             .hint("ask again later; the operator finds the cause in the log")
+    }
+}
+
+impl From<Denied> for Refusal {
+    fn from(denied: Denied) -> Self {
+        let detail = denied.to_string();
+        match denied {
+            Denied::NoSuchOffer(_) => {
+                Self::new(Code::NoSuchOffer, detail).hint("GET /v1/offers lists what there is")
+            }
+            Denied::Occupied => {
+                Self::new(Code::Occupied, detail).hint("GET /v1/offers says when it is available")
+            }
+            Denied::OtherWords => Self::new(Code::LeaseConflict, detail)
+                .hint("draw a new id for a new lease; repeat a request word for word"),
+            Denied::NoSuchImage => {
+                Self::new(Code::NoSuchImage, detail).hint("GET /v1/offers lists them")
+            }
+            Denied::NoImages => Self::new(Code::NoSuchImage, detail),
+            Denied::Field { .. } => Self::new(Code::BadRequest, detail),
+            Denied::BadKey(_) => Self::new(Code::BadSshKey, detail)
+                .hint("give the one line of a .pub file, such as ~/.ssh/id_ed25519.pub"),
+            Denied::NoSuchLease => Self::new(Code::NoSuchLease, detail),
+            Denied::WrongState(_) => {
+                Self::new(Code::WrongState, detail).hint("GET the lease to see where it stands")
+            }
+            Denied::Spent => Self::new(Code::WrongState, detail)
+                .hint("let it run to its end, or release it and take a new one"),
+            Denied::Changing => Self::new(Code::Overloaded, detail).hint("ask again in a second"),
+            Denied::Store(error) => error.into(),
+            Denied::Runtime(error) => error.into(),
+        }
     }
 }

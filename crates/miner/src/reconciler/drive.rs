@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use nicompute_daemon::{ErrorChain, Kind};
 use nicompute_host::gateway::Route;
-use nicompute_host::runtime::{ContainerSpec, Options, Presence, RuntimeError};
+use nicompute_host::runtime::{ContainerSpec, Presence, RuntimeError};
 use nicompute_market::{EndReason, FailReason, Lease, LeaseEvent, LeaseId, LeaseState, UnixMillis};
 
 use super::{DriveError, Places, Reconciler};
 use crate::fuse::KillPoint;
-use crate::store::{Applied, StoreError};
+use crate::leases::{Grant, host_options};
+use crate::store::{Applied, Change, StoreError};
 
 /// How long a new container's agent may take to report.
 pub(crate) const AGENT_LIMIT: Duration = Duration::from_secs(15);
@@ -21,13 +22,17 @@ pub(crate) const AGENT_LIMIT: Duration = Duration::from_secs(15);
 const AGENT_POLL: Duration = Duration::from_millis(5);
 /// How long preparation may be tried before the lease fails.
 pub(crate) const PREPARE_MILLIS_MAX: u64 = 60_000;
-/// Containers whose first process ends are started again so often; then the lease is lost.
+/// Containers whose first process ends are started again so often at once; then after a pause each time. Whoever made it
+/// end, an engine that fails or the tenant, the lease goes on.
 pub(crate) const RESTARTS_MAX: u32 = 3;
+/// That pause.
+pub(crate) const RESTART_PAUSE: Duration = Duration::from_secs(60);
 /// A container that has run for so long since its last restart is given all its restarts again.
 const RESTARTS_FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
 /// Acts in one drive. A lease has eight states; more than this is a loop, which the next look takes up.
 const ACTS_MAX: usize = 32;
-const THOUSANDTHS: u32 = 1000;
+/// Milliseconds in a minute, for what people read.
+const MINUTE_MILLIS: u64 = 60_000;
 
 /// What this process has done for the leases that are open. Losing it costs nothing: acts are repeated.
 #[derive(Debug, Default)]
@@ -44,7 +49,10 @@ struct Done {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Act {
     Store(LeaseEvent),
+    Reserve,
     BringUp,
+    Warn(u64),
+    Restart,
     KeepRunning,
     KeepPaused,
     TakeDown,
@@ -78,7 +86,8 @@ impl Memory {
         if now.saturating_sub(done.restarted_at) >= RESTARTS_FORGOTTEN_AFTER {
             done.restarts = 0;
         }
-        if done.restarts >= RESTARTS_MAX {
+        let pause = if done.restarts < RESTARTS_MAX { Duration::ZERO } else { RESTART_PAUSE };
+        if now.saturating_sub(done.restarted_at) < pause {
             return false;
         }
         done.restarts = done.restarts.saturating_add(1);
@@ -94,20 +103,30 @@ impl Reconciler {
     pub(crate) async fn drive(&self, id: LeaseId) -> Result<(), DriveError> {
         for _ in 0..ACTS_MAX {
             let Some(lease) = self.store.get(id).await? else { return Ok(()) };
-            let event = match next_act(&lease, self.unix_now()) {
+            let change: Option<Change> = match next_act(&lease, self.unix_now()) {
                 Act::Nothing => return Ok(()),
-                Act::Store(event) => Some(event),
+                Act::Store(event) => Some(event.into()),
+                Act::Reserve => match self.leases.grant(&lease).await? {
+                    // It is read again.
+                    Grant::Held(_) | Grant::Changed | Grant::Failed => continue,
+                    Grant::Waits => return Ok(()),
+                },
                 Act::BringUp => Some(self.bring_up(&lease).await?),
+                Act::Warn(left) => {
+                    self.warn(&lease, left);
+                    Some(LeaseEvent::ExpiryWarned(left).into())
+                }
+                Act::Restart => Some(self.restart(&lease).await?),
                 Act::KeepRunning => self.keep_running(&lease).await?,
                 Act::KeepPaused => self.keep_paused(&lease).await?,
                 Act::TakeDown => {
                     self.take_down(id).await?;
                     self.store.fuse().reached(KillPoint::Removed).await;
-                    Some(LeaseEvent::Swept)
+                    Some(LeaseEvent::Swept.into())
                 }
             };
-            let Some(event) = event else { return Ok(()) };
-            self.settle(&lease, event).await?;
+            let Some(change) = change else { return Ok(()) };
+            self.settle(&lease, change).await?;
         }
         tracing::error!(lease = %id, "a lease changes without end");
         Ok(())
@@ -127,20 +146,15 @@ impl Reconciler {
         }
     }
 
-    async fn settle(&self, lease: &Lease, event: LeaseEvent) -> Result<(), StoreError> {
-        let now = self.unix_now();
-        match self.store.apply(lease, event, now).await? {
+    async fn settle(&self, lease: &Lease, change: Change) -> Result<(), StoreError> {
+        match self.store.apply(lease, change, self.unix_now()).await? {
             Applied::Stored(after) => {
                 if after.state != lease.state {
                     tracing::info!(lease = %lease.terms.id, state = %after.state, "lease");
                 }
             }
-            // Somebody was faster; the lease is read again.
-            Applied::Superseded => {}
-            Applied::Occupied => {
-                let failed = LeaseEvent::PrepareFailed(FailReason::Occupied);
-                drop(self.store.apply(lease, failed, now).await?);
-            }
+            // Somebody was faster; the lease is read again. Only a grant can find its offer taken.
+            Applied::Superseded | Applied::Occupied => {}
             Applied::Refused(refusal) => {
                 tracing::error!(lease = %lease.terms.id, %refusal, "an act did not fit its lease");
             }
@@ -149,8 +163,10 @@ impl Reconciler {
     }
 
     /// Makes container and route, or cleans up after what cannot be made.
-    async fn bring_up(&self, lease: &Lease) -> Result<LeaseEvent, DriveError> {
-        let Err(error) = self.try_bring_up(lease).await else { return Ok(LeaseEvent::Prepared) };
+    async fn bring_up(&self, lease: &Lease) -> Result<Change, DriveError> {
+        let Err(error) = self.try_bring_up(lease).await else {
+            return Ok(LeaseEvent::Prepared.into());
+        };
         let waited_ms = self.unix_now().millis_since(lease.requested_at);
         if !error.is_for_good() && waited_ms < PREPARE_MILLIS_MAX {
             return Err(error);
@@ -159,7 +175,45 @@ impl Reconciler {
         tracing::warn!(lease = %id, error = %ErrorChain(&error), "a lease cannot be prepared");
         // The offer is free again only when nothing of the failed lease is left.
         self.take_down(id).await?;
-        Ok(LeaseEvent::PrepareFailed(error.fail_reason()))
+        let failed = Change::from(LeaseEvent::PrepareFailed(error.fail_reason()));
+        Ok(match error.shown() {
+            Some(why) => failed.because(why),
+            None => failed,
+        })
+    }
+
+    /// Ends the container's processes and starts it anew. One that is gone with its disk has lost its lease; a runtime that
+    /// cannot restart leaves it as it is.
+    async fn restart(&self, lease: &Lease) -> Result<Change, DriveError> {
+        let id = lease.terms.id;
+        let restarted = match self.runtime.inspect(id).await? {
+            Presence::Absent => return Ok(LeaseEvent::EndAsked(EndReason::Lost).into()),
+            Presence::Exited => self.runtime.ensure(&self.spec(lease)).await,
+            Presence::Running { .. } | Presence::Paused { .. } => {
+                self.runtime.restart(&self.spec(lease)).await
+            }
+        };
+        let running = match restarted {
+            Ok(running) => running,
+            Err(error) if error.kind() == Kind::Caller => {
+                tracing::warn!(lease = %id, error = %ErrorChain(&error), "a lease cannot be restarted");
+                return Ok(Change::from(LeaseEvent::RestartRefused).because(error.to_string()));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        self.store.fuse().reached(KillPoint::ContainerUp).await;
+        self.open_route(lease, Some(running.init_pid))?;
+        self.agent_reports(lease).await?;
+        Ok(LeaseEvent::Restarted.into())
+    }
+
+    /// Tells whoever is in the lease how long it has.
+    fn warn(&self, lease: &Lease, left: u64) {
+        let minutes = left / MINUTE_MILLIS;
+        let what = if minutes == 1 { "1 minute".to_owned() } else { format!("{minutes} minutes") };
+        let text = format!("this lease ends in less than {what}; what is on it is removed then");
+        tracing::info!(lease = %lease.terms.id, minutes, "a lease ends soon");
+        self.routes.notice(lease.terms.id, &text);
     }
 
     async fn try_bring_up(&self, lease: &Lease) -> Result<(), DriveError> {
@@ -194,7 +248,7 @@ impl Reconciler {
         Ok(())
     }
 
-    async fn keep_running(&self, lease: &Lease) -> Result<Option<LeaseEvent>, DriveError> {
+    async fn keep_running(&self, lease: &Lease) -> Result<Option<Change>, DriveError> {
         let id = lease.terms.id;
         match self.runtime.inspect(id).await? {
             Presence::Running { init_pid } => self.open_route(lease, Some(init_pid))?,
@@ -202,13 +256,13 @@ impl Reconciler {
                 self.runtime.resume(id).await?;
                 self.open_route(lease, Some(init_pid))?;
             }
-            Presence::Exited => return self.start_again(lease).await,
-            Presence::Absent => return Ok(Some(LeaseEvent::EndAsked(EndReason::Lost))),
+            Presence::Exited => self.start_again(lease).await?,
+            Presence::Absent => return Ok(Some(LeaseEvent::EndAsked(EndReason::Lost).into())),
         }
         Ok(None)
     }
 
-    async fn keep_paused(&self, lease: &Lease) -> Result<Option<LeaseEvent>, DriveError> {
+    async fn keep_paused(&self, lease: &Lease) -> Result<Option<Change>, DriveError> {
         let id = lease.terms.id;
         match self.runtime.inspect(id).await? {
             Presence::Running { init_pid } => {
@@ -217,31 +271,28 @@ impl Reconciler {
             }
             Presence::Paused { init_pid } => self.open_route(lease, Some(init_pid))?,
             Presence::Exited => {
-                if let Some(lost) = self.start_again(lease).await? {
-                    return Ok(Some(lost));
-                }
+                self.start_again(lease).await?;
                 self.runtime.pause(id).await?;
             }
-            Presence::Absent => return Ok(Some(LeaseEvent::EndAsked(EndReason::Lost))),
+            Presence::Absent => return Ok(Some(LeaseEvent::EndAsked(EndReason::Lost).into())),
         }
         Ok(None)
     }
 
     /// Starts a container whose first process has ended, with the disk that it left.
-    async fn start_again(&self, lease: &Lease) -> Result<Option<LeaseEvent>, DriveError> {
+    async fn start_again(&self, lease: &Lease) -> Result<(), DriveError> {
         if !self.memory.may_restart(lease.terms.id, self.clock.monotonic()) {
-            return Ok(Some(LeaseEvent::EndAsked(EndReason::Lost)));
+            return Err(DriveError::KeepsEnding);
         }
         tracing::warn!(lease = %lease.terms.id, "a container ended by itself and is started again");
         let running = self.runtime.ensure(&self.spec(lease)).await?;
-        self.open_route(lease, Some(running.init_pid))?;
-        Ok(None)
+        self.open_route(lease, Some(running.init_pid))
     }
 
     fn open_route(&self, lease: &Lease, init_pid: Option<u32>) -> Result<(), DriveError> {
         let terms = &lease.terms;
         let socket_dir = self.places.lease_dir(terms.id).join("run");
-        let route = Route { lease: terms.id, keys: terms.ssh_keys.clone(), socket_dir, init_pid };
+        let route = Route { lease: terms.id, keys: terms.keys.all(), socket_dir, init_pid };
         if !self.memory.has_route(&route) {
             self.routes.open(&route)?;
             self.memory.set_route(route);
@@ -257,19 +308,19 @@ impl Reconciler {
     }
 
     fn spec(&self, lease: &Lease) -> ContainerSpec {
-        let machine = self.offers.machine();
+        let share = &lease.terms.share;
         ContainerSpec {
             lease: lease.terms.id,
             generation: lease.generation,
-            cores_milli: machine.cores.saturating_mul(THOUSANDTHS),
-            memory_bytes: machine.memory_bytes,
-            disk_bytes: machine.disk_bytes,
-            gpus: machine.gpus.iter().map(|gpu| gpu.uuid.clone()).collect(),
+            cores_milli: share.cores_milli,
+            memory_bytes: share.memory_bytes,
+            disk_bytes: share.disk_bytes,
+            gpus: share.gpus.clone(),
             image: lease.terms.image.clone(),
             dir: self.places.lease_dir(lease.terms.id),
             agent: self.places.agent.clone(),
             masked_host_paths: self.places.masked_host_paths.clone(),
-            options: Options::default(),
+            options: host_options(&lease.terms.options),
         }
     }
 }
@@ -306,9 +357,13 @@ fn next_act(lease: &Lease, now: UnixMillis) -> Act {
         {
             Act::Store(LeaseEvent::EndAsked(EndReason::Expired))
         }
-        LeaseState::Requested => Act::Store(LeaseEvent::Reserved),
+        LeaseState::Requested => Act::Reserve,
         LeaseState::Reserved => Act::Store(LeaseEvent::PrepareBegan),
         LeaseState::Preparing => Act::BringUp,
+        LeaseState::Running | LeaseState::Paused if lease.restart_asked => Act::Restart,
+        LeaseState::Running | LeaseState::Paused if lease.warning_due(now).is_some() => {
+            lease.warning_due(now).map_or(Act::Nothing, Act::Warn)
+        }
         LeaseState::Running => Act::KeepRunning,
         LeaseState::Paused => Act::KeepPaused,
     }
@@ -322,7 +377,11 @@ impl DriveError {
         match self {
             Self::Runtime(error) => error.kind() == Kind::Caller,
             Self::Route(error) => error.kind == Kind::Caller,
-            Self::Store(_) | Self::Directory { .. } | Self::NoAgent | Self::CutOff => false,
+            Self::Store(_)
+            | Self::Directory { .. }
+            | Self::NoAgent
+            | Self::KeepsEnding
+            | Self::CutOff => false,
         }
     }
 
@@ -334,7 +393,22 @@ impl DriveError {
             | Self::Store(_)
             | Self::Directory { .. }
             | Self::NoAgent
+            | Self::KeepsEnding
             | Self::CutOff => FailReason::Runtime,
+        }
+    }
+
+    /// What the lease's holder is told about it. What only the operator can do something about stands in the log alone.
+    fn shown(&self) -> Option<String> {
+        match self {
+            Self::Runtime(error) if error.kind() == Kind::Caller => Some(error.to_string()),
+            Self::NoAgent => Some(self.to_string()),
+            Self::Runtime(_)
+            | Self::Route(_)
+            | Self::Store(_)
+            | Self::Directory { .. }
+            | Self::KeepsEnding
+            | Self::CutOff => None,
         }
     }
 }

@@ -19,7 +19,7 @@ use nicompute_market::{Lease, LeaseId, LeaseState, UnixMillis};
 
 use tokio::sync::mpsc;
 
-use crate::offers::Offers;
+use crate::leases::{Leases, wait_millis_max};
 use crate::routes::{RouteRefused, Routes};
 use crate::store::{LEASES_KEPT_MAX, Store, StoreError};
 use drive::AGENT_LIMIT;
@@ -44,7 +44,7 @@ pub(crate) struct Reconciler {
     pub(crate) store: Arc<Store>,
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) routes: Arc<dyn Routes>,
-    pub(crate) offers: Arc<Offers>,
+    pub(crate) leases: Arc<Leases>,
     pub(crate) clock: SharedClock,
     pub(crate) places: Places,
     pub(crate) memory: Memory,
@@ -75,6 +75,8 @@ pub(crate) enum DriveError {
     },
     #[error("the work on the lease was cut off")]
     CutOff,
+    #[error("the container ends again and again; it is started again in a while")]
+    KeepsEnding,
     #[error("the lease's agent did not report within {} s", AGENT_LIMIT.as_secs())]
     NoAgent,
 }
@@ -96,7 +98,7 @@ struct Agenda {
     busy: BTreeSet<LeaseId>,
     /// What failed.
     failed: BTreeMap<LeaseId, Failed>,
-    /// When each open lease ends by itself, unless it is ending.
+    /// When each open lease is due by the clock: its end, a warning before it, the end of its wait.
     ends: BTreeMap<LeaseId, UnixMillis>,
 }
 
@@ -265,7 +267,7 @@ impl Agenda {
         };
         self.due = open.iter().filter(|lease| !waits(lease)).map(|lease| lease.terms.id).collect();
         let ends = open.iter().filter(|lease| !matches!(lease.state, LeaseState::Ending(_)));
-        self.ends = ends.map(|lease| (lease.terms.id, lease.expires_at)).collect();
+        self.ends = ends.map(|lease| (lease.terms.id, next_at(lease))).collect();
     }
 
     /// What is to be driven now.
@@ -289,4 +291,12 @@ impl Agenda {
         let end = ends.map(|(_, end)| Duration::from_millis(end.millis_since(unix_now))).min();
         [retry, end].into_iter().flatten().min().unwrap_or(LOOK_EVERY)
     }
+}
+
+/// When a lease is due by the clock.
+fn next_at(lease: &Lease) -> UnixMillis {
+    let waited = wait_millis_max(lease.terms.purpose);
+    let wait = (lease.state == LeaseState::Requested)
+        .then(|| lease.requested_at.saturating_add_millis(waited));
+    [lease.next_warning_at(), wait].into_iter().flatten().fold(lease.expires_at, UnixMillis::min)
 }

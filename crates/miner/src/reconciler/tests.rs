@@ -10,15 +10,18 @@ use nicompute_host::runtime::{
     FakeMachine, FakeRuntime, ImagePolicy, Presence, RuntimeConfig, SandboxProgram,
 };
 use nicompute_market::{
-    EndReason, FailReason, Hotkey, LeaseEvent, MicroUsd, Purpose, Terms, Wanted,
+    EndReason, FailReason, Hotkey, LeaseEvent, LeaseKeys, LeaseOptions, MicroUsd, Purpose, Rao,
+    Share, Terms, Wanted,
 };
 use proptest::prelude::*;
 
-use super::drive::RESTARTS_MAX;
+use super::drive::{RESTART_PAUSE, RESTARTS_MAX};
 use super::*;
 use crate::dir_lock::DirLock;
 use crate::fuse::{Fuse, HaltAfter};
-use crate::store::{Applied, Asked, Words};
+use crate::leases::Stakes;
+use crate::offers::Offers;
+use crate::store::{Asked, Words};
 
 const START: u64 = 1_700_000_000_000;
 const NODE: &str = "node";
@@ -28,6 +31,7 @@ const NODE: &str = "node";
 struct FakeRoutes {
     open: std::sync::Mutex<BTreeMap<LeaseId, Route>>,
     refuses_keys: bool,
+    notices: std::sync::Mutex<Vec<String>>,
 }
 
 impl FakeRoutes {
@@ -53,12 +57,25 @@ impl Routes for FakeRoutes {
         self.open.lock().unwrap().contains_key(&lease)
     }
 
+    fn notice(&self, _: LeaseId, text: &str) {
+        self.notices.lock().unwrap().push(text.to_owned());
+    }
+
     fn port(&self) -> u16 {
         4444
     }
 
     fn host_key(&self) -> String {
         String::new()
+    }
+}
+
+#[derive(Debug)]
+struct NoStakes;
+
+impl Stakes for NoStakes {
+    fn stake_of(&self, _: &Hotkey) -> Rao {
+        Rao(0)
     }
 }
 
@@ -111,12 +128,15 @@ impl World {
         let offers =
             Offers::new(&inventory(), MicroUsd(1), Arc::clone(&runtime), Arc::clone(&clock));
         let routes = Arc::new(routes);
+        let offers = Arc::new(offers);
+        let leases =
+            Leases::new(Arc::clone(&store), offers, Arc::new(NoStakes), Arc::clone(&clock), 10_000);
         let places = Places { state_dir, agent: "/agent".into(), masked_host_paths: Vec::new() };
         let reconciler = Reconciler {
             store,
             runtime,
             routes: routes.clone(),
-            offers: Arc::new(offers),
+            leases: Arc::new(leases),
             clock,
             places,
             memory: Memory::default(),
@@ -146,9 +166,9 @@ impl Process {
 
     async fn ask(&self, byte: u8, duration_ms: u64) {
         let lease = Lease::requested(terms(byte), self.reconciler.unix_now(), duration_ms);
-        let asked = self.store().ask(&lease, Words([byte; 32])).await.unwrap();
+        let asked = self.store().ask(&lease, Words([byte; 32]), 0).await.unwrap();
         if let Asked::New(lease) = asked {
-            self.reconciler.settle_for_test(&lease, LeaseEvent::Reserved).await;
+            drop(self.reconciler.leases.grant(&lease).await.unwrap());
         }
     }
 
@@ -171,15 +191,6 @@ impl Process {
     }
 }
 
-impl Reconciler {
-    async fn settle_for_test(&self, lease: &Lease, event: LeaseEvent) {
-        if self.store.apply(lease, event, self.unix_now()).await.unwrap() == Applied::Occupied {
-            let failed = LeaseEvent::PrepareFailed(FailReason::Occupied);
-            drop(self.store.apply(lease, failed, self.unix_now()).await.unwrap());
-        }
-    }
-}
-
 fn inventory() -> Inventory {
     Inventory {
         cpu_model: "test".to_owned(),
@@ -199,8 +210,17 @@ fn terms(byte: u8) -> Terms {
         offer: "machine".parse().unwrap(),
         purpose: Purpose::Rental,
         holder: Hotkey::from_bytes([2; 32]),
-        ssh_keys: vec!["ssh-ed25519 AAAA".to_owned()],
+        share: Share {
+            cores_milli: 1000,
+            memory_bytes: 1 << 29,
+            disk_bytes: 1 << 29,
+            gpus: Vec::new(),
+        },
+        price_per_hour: None,
+        keys: LeaseKeys::of_user(vec!["ssh-ed25519 AAAA".to_owned()]),
         image: "fake".to_owned(),
+        options: LeaseOptions::default(),
+        legacy: None,
     }
 }
 
@@ -256,9 +276,10 @@ async fn trouble_elsewhere_is_tried_again_for_a_while() {
     assert_eq!(process.state(2).await, LeaseState::Failed(FailReason::Runtime));
 }
 
-/// A renter whose container crashes keeps it, but a container that always crashes must not be started for ever.
+/// A renter whose container crashes keeps it, also when an engine that fails made it end again and again; but a container
+/// that always crashes must not be started without a pause.
 #[tokio::test]
-async fn a_container_that_ends_is_started_again_a_few_times() {
+async fn a_container_that_ends_is_started_again_and_then_with_pauses() {
     let world = World::new();
     let process = world.start(FOR_EVER).await;
     process.ask(1, 3_600_000).await;
@@ -278,8 +299,120 @@ async fn a_container_that_ends_is_started_again_a_few_times() {
     }
     world.machine.crash(terms(1).id);
     process.look().await;
-    assert_eq!(process.state(1).await, LeaseState::Ended(EndReason::Lost));
-    assert!(world.machine.containers().is_empty());
+    assert_eq!(world.presence(terms(1).id), Presence::Exited, "not at once");
+    assert_eq!(process.state(1).await, LeaseState::Running, "nobody's fault ends a rental");
+    world.clock.advance(RESTART_PAUSE);
+    process.look().await;
+    assert!(matches!(world.presence(terms(1).id), Presence::Running { .. }));
+    world.machine.forget(terms(1).id);
+    process.look().await;
+    assert_eq!(process.state(1).await, LeaseState::Ended(EndReason::Lost), "its disk is gone");
+}
+
+/// A restart that leaves the tenant's processes as they were, or loses its disk, is none; one that the runtime cannot do
+/// must be said and end nothing.
+#[tokio::test]
+async fn a_restart_ends_the_processes_and_keeps_the_lease() {
+    let world = World::new();
+    let process = world.start(FOR_EVER).await;
+    process.ask(1, 3_600_000).await;
+    process.look().await;
+    let pid = |presence: Presence| presence.init_pid().unwrap();
+    let before = pid(world.presence(terms(1).id));
+    process.apply(1, LeaseEvent::PauseAsked).await;
+    process.look().await;
+    process.apply(1, LeaseEvent::RestartAsked).await;
+    process.look().await;
+    let after = world.presence(terms(1).id);
+    assert!(matches!(after, Presence::Running { init_pid } if init_pid != before));
+    assert_eq!(process.routes.open_now()[&terms(1).id].init_pid, Some(pid(after)));
+    let lease = process.store().get(terms(1).id).await.unwrap().unwrap();
+    assert_eq!((lease.state, lease.restart_asked), (LeaseState::Running, false));
+    let names: Vec<_> = process.store().events_after(terms(1).id, Some(4)).await.unwrap();
+    let names: Vec<_> = names.iter().map(|event| event.event.as_str()).collect();
+    assert_eq!(names, ["restart-asked", "restarted"]);
+}
+
+/// Work that is lost at the end of a lease because nobody said that the end is near is the provider's fault.
+#[tokio::test]
+async fn the_end_is_announced() {
+    let world = World::new();
+    let process = world.start(FOR_EVER).await;
+    process.ask(1, 30 * 60_000).await;
+    process.look().await;
+    world.clock.advance(Duration::from_secs(20 * 60));
+    process.look().await;
+    process.look().await;
+    world.clock.advance(Duration::from_secs(9 * 60 + 59));
+    process.look().await;
+    let said = process.routes.notices.lock().unwrap().clone();
+    assert_eq!(said.len(), 2, "{said:?}");
+    assert!(said[0].contains("10 minutes") && said[1].contains("1 minute;"), "{said:?}");
+    let lease = process.store().get(terms(1).id).await.unwrap().unwrap();
+    assert_eq!(lease.warned_millis, Some(60_000));
+    assert_eq!(lease.state, LeaseState::Running);
+}
+
+/// A host that was booted anew has no processes left, and a container engine that is away answers nothing: neither ends
+/// a rental, whatever else the node believes about it.
+#[tokio::test]
+async fn no_news_ends_no_rental() {
+    let world = World::new();
+    let process = world.start(FOR_EVER).await;
+    process.ask(1, 3_600_000).await;
+    process.look().await;
+    world.machine.fail_next(1_000);
+    for _ in 0..20 {
+        process.look().await;
+        world.clock.advance(Duration::from_secs(60));
+    }
+    assert_eq!(process.state(1).await, LeaseState::Running);
+    world.machine.fail_next(0);
+    world.machine.crash(terms(1).id);
+    drop(process);
+    let process = world.start(FOR_EVER).await;
+    process.look().await;
+    assert_eq!(process.state(1).await, LeaseState::Running);
+    assert!(matches!(world.presence(terms(1).id), Presence::Running { .. }));
+}
+
+/// Validators that want the same machine at once must each get their turn, and their whole time; one that gave up must not
+/// keep the others waiting.
+#[tokio::test]
+async fn proofs_take_turns() {
+    let world = World::new();
+    let process = world.start(FOR_EVER).await;
+    let proof = |byte: u8| {
+        let terms = Terms {
+            purpose: Purpose::Proof,
+            holder: Hotkey::from_bytes([byte; 32]),
+            ..terms(byte)
+        };
+        Lease::requested(terms, process.reconciler.unix_now(), 60_000)
+    };
+    for byte in 1..=4 {
+        let asked = process.store().ask(&proof(byte), Words([byte; 32]), 16).await.unwrap();
+        assert!(matches!(asked, Asked::New(_)));
+        process.look().await;
+        world.clock.advance(Duration::from_millis(1));
+    }
+    assert_eq!(process.state(1).await, LeaseState::Running);
+    assert_eq!(process.state(2).await, LeaseState::Requested);
+    process.apply(3, LeaseEvent::EndAsked(EndReason::Released)).await;
+    world.clock.advance(Duration::from_secs(30));
+    process.apply(1, LeaseEvent::EndAsked(EndReason::Released)).await;
+    process.look().await;
+    process.look().await;
+    assert_eq!(process.state(2).await, LeaseState::Running);
+    let second = process.store().get(terms(2).id).await.unwrap().unwrap();
+    assert_eq!(second.expires_at, process.reconciler.unix_now().saturating_add_millis(60_000));
+    world.clock.advance(Duration::from_secs(15));
+    process.look().await;
+    assert_eq!(
+        process.state(4).await,
+        LeaseState::Failed(FailReason::Occupied),
+        "it waited long enough"
+    );
 }
 
 /// Something on the machine that no open lease wants is somebody's data, or a renter who does not pay.
@@ -314,7 +447,7 @@ async fn the_loop_wakes_for_changes_and_for_ends() {
     });
     let lease = Lease::requested(terms(1), UnixMillis(START), 30_000);
     let mut changes = store.changes();
-    assert!(matches!(store.ask(&lease, Words([1; 32])).await.unwrap(), Asked::New(_)));
+    assert!(matches!(store.ask(&lease, Words([1; 32]), 0).await.unwrap(), Asked::New(_)));
     let mut reach = async |wanted: LeaseState| {
         let reached = async {
             while store.get(lease.terms.id).await.unwrap().unwrap().state != wanted {
@@ -348,6 +481,9 @@ enum Op {
     Resume {
         byte: u8,
     },
+    Restart {
+        byte: u8,
+    },
     Extend {
         byte: u8,
     },
@@ -375,6 +511,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => byte.clone().prop_map(|byte| Op::Release { byte }),
         1 => byte.clone().prop_map(|byte| Op::Pause { byte }),
         1 => byte.clone().prop_map(|byte| Op::Resume { byte }),
+        1 => byte.clone().prop_map(|byte| Op::Restart { byte }),
         1 => byte.clone().prop_map(|byte| Op::Extend { byte }),
         1 => byte.prop_map(|byte| Op::Crash { byte }),
         1 => (1_u32..4).prop_map(|count| Op::Fail { count }),
@@ -393,6 +530,7 @@ async fn carry_out(world: &World, process: &Process, op: &Op) {
         }
         Op::Pause { byte } => process.apply(byte, LeaseEvent::PauseAsked).await,
         Op::Resume { byte } => process.apply(byte, LeaseEvent::ResumeAsked).await,
+        Op::Restart { byte } => process.apply(byte, LeaseEvent::RestartAsked).await,
         Op::Extend { byte } => process.apply(byte, LeaseEvent::Extended(later)).await,
         Op::Crash { byte } => world.machine.crash(terms(byte).id),
         Op::Fail { count } => world.machine.fail_next(count),
@@ -443,6 +581,7 @@ async fn settled(world: &World, process: &Process) -> Result<(), TestCaseError> 
             (Wanted::Running | Wanted::Paused | Wanted::Nothing, _) => false,
         };
         prop_assert!(as_wanted, "{} is neither alive nor gone", lease.state);
+        prop_assert!(!lease.restart_asked, "a restart was forgotten");
         wanted.insert(lease.terms.id);
     }
     let containers: BTreeSet<_> = world.machine.containers().iter().map(|(id, _)| *id).collect();
@@ -478,7 +617,7 @@ async fn death_at_every_step_leaves_nothing_half() {
         Op::Look,
         Op::Pause { byte: 1 },
         Op::Look,
-        Op::Resume { byte: 1 },
+        Op::Restart { byte: 1 },
         Op::Look,
         Op::Release { byte: 1 },
         Op::Look,

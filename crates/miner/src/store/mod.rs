@@ -1,23 +1,25 @@
 //! The node's memory: one SQLite file with every lease and everything that ever happened to it.
 //!
 //! A lease and its event are written in one transaction, fenced by the lease's generation: a writer that saw an older one
-//! changes nothing. That an offer is held at most once is a unique index, not a belief of the program. Nothing outside of
-//! this folder knows SQL.
+//! changes nothing. That an offer and a GPU are held at most once is a unique index each, not a belief of the program.
+//! Nothing outside of this folder knows SQL.
 
+mod leases;
 mod rows;
 #[cfg(test)]
 mod tests;
 
 use std::path::{Path, PathBuf};
 
-use nicompute_market::{Hotkey, Lease, LeaseEvent, LeaseId, LeaseRefusal, OfferId, UnixMillis};
+use nicompute_market::{Hotkey, UnixMillis};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Row as _, Sqlite, SqliteConnection, SqlitePool, Transaction};
+use sqlx::{Row as _, Sqlite, SqlitePool, Transaction};
 use tokio::sync::watch;
 
 use crate::dir_lock::DirLock;
-use crate::fuse::{Fuse, KillPoint};
-use rows::{LEASE_COLUMNS, event_name, keys_text, lease_from_row, number};
+use crate::fuse::Fuse;
+pub(crate) use leases::{Applied, Asked, Capacity, Change, Waiting};
+use rows::number;
 
 /// The file in the state directory.
 const FILE: &str = "miner.sqlite3";
@@ -42,32 +44,6 @@ pub(crate) struct Store {
     _lock: DirLock,
 }
 
-/// What became of a request for a lease.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Asked {
-    /// Stored as requested.
-    New(Lease),
-    /// It was asked for before, in the same words.
-    Same(Lease),
-    /// The id is taken by a lease that was asked for in other words.
-    OtherWords,
-    /// Another lease holds the offer. Nothing was stored.
-    Occupied,
-}
-
-/// What became of an event.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Applied {
-    /// The lease as it is stored now.
-    Stored(Lease),
-    /// The event does not fit where the lease stands. Nothing was stored.
-    Refused(LeaseRefusal),
-    /// Somebody else changed the lease since it was read. Nothing was stored.
-    Superseded,
-    /// Another lease holds the offer. Nothing was stored.
-    Occupied,
-}
-
 /// One thing that happened to a lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct StoredEvent {
@@ -77,6 +53,7 @@ pub(crate) struct StoredEvent {
     pub(crate) reason: Option<String>,
     pub(crate) expires_at: UnixMillis,
     pub(crate) at: UnixMillis,
+    pub(crate) detail: Option<String>,
 }
 
 /// Why the store could not be opened, read or written.
@@ -175,124 +152,9 @@ impl Store {
         &self.fuse
     }
 
-    /// Stores a lease as requested, unless its id is taken or its offer is held.
-    pub(crate) async fn ask(&self, lease: &Lease, words: Words) -> Result<Asked, StoreError> {
-        let mut tx = self.begin().await?;
-        let sql = format!("SELECT {LEASE_COLUMNS}, words FROM lease WHERE id = ?");
-        let known = sqlx::query(&sql).bind(lease.terms.id.to_string()).fetch_optional(&mut *tx);
-        if let Some(row) = known.await.map_err(query("look for the lease"))? {
-            let stored: Vec<u8> = row.try_get("words").map_err(query("read the lease's words"))?;
-            if stored != words.0 {
-                return Ok(Asked::OtherWords);
-            }
-            return Ok(Asked::Same(lease_from_row(&row)?));
-        }
-        if holder(&mut tx, &lease.terms.offer).await?.is_some() {
-            return Ok(Asked::Occupied);
-        }
-        insert(&mut tx, lease, words).await?;
-        record(&mut tx, lease, "requested", lease.requested_at).await?;
-        self.commit(tx).await?;
-        self.reached(lease).await;
-        Ok(Asked::New(lease.clone()))
-    }
-
-    /// Applies an event to the lease as the caller read it, and stores the result.
-    ///
-    /// An event that leaves everything as it is (giving back what was given back) stores nothing.
-    pub(crate) async fn apply(
-        &self,
-        lease: &Lease,
-        event: LeaseEvent,
-        now: UnixMillis,
-    ) -> Result<Applied, StoreError> {
-        let after = match lease.clone().apply(event) {
-            Ok(after) => after,
-            Err(refusal) => return Ok(Applied::Refused(refusal)),
-        };
-        if after.state == lease.state && after.expires_at == lease.expires_at {
-            return Ok(Applied::Stored(lease.clone()));
-        }
-        self.store_after(lease, after, event_name(event), now).await
-    }
-
-    /// Replaces the keys that may enter.
-    pub(crate) async fn replace_keys(
-        &self,
-        lease: &Lease,
-        keys: Vec<String>,
-        now: UnixMillis,
-    ) -> Result<Applied, StoreError> {
-        if lease.terms.ssh_keys == keys {
-            return Ok(Applied::Stored(lease.clone()));
-        }
-        let mut after = lease.clone();
-        after.terms.ssh_keys = keys;
-        after.generation = after.generation.saturating_add(1);
-        self.store_after(lease, after, "keys-replaced", now).await
-    }
-
-    /// One lease.
-    pub(crate) async fn get(&self, id: LeaseId) -> Result<Option<Lease>, StoreError> {
-        let sql = format!("SELECT {LEASE_COLUMNS} FROM lease WHERE id = ?");
-        let row = sqlx::query(&sql)
-            .bind(id.to_string())
-            .fetch_optional(&self.pool)
-            .await
-            .map_err(query("read the lease"))?;
-        row.as_ref().map(lease_from_row).transpose()
-    }
-
-    /// Every lease that is not final, oldest first.
-    pub(crate) async fn open_leases(&self) -> Result<Vec<Lease>, StoreError> {
-        let sql = format!(
-            "SELECT {LEASE_COLUMNS} FROM lease WHERE state NOT IN ('ended', 'failed')
-             ORDER BY requested_at_ms, id"
-        );
-        let rows =
-            sqlx::query(&sql).fetch_all(&self.pool).await.map_err(query("list the open leases"))?;
-        rows.iter().map(lease_from_row).collect()
-    }
-
-    /// Whether this caller holds a lease that is not final.
-    pub(crate) async fn holds_any(&self, holder: &Hotkey) -> Result<bool, StoreError> {
-        sqlx::query("SELECT 1 FROM lease WHERE holder = ? AND state NOT IN ('ended', 'failed')")
-            .bind(holder.to_string())
-            .fetch_optional(&self.pool)
-            .await
-            .map(|row| row.is_some())
-            .map_err(query("look for the caller's leases"))
-    }
-
-    /// Which lease holds the offer.
-    pub(crate) async fn holder_of(&self, offer: &OfferId) -> Result<Option<String>, StoreError> {
-        let mut connection = self.pool.acquire().await.map_err(query("reach the store"))?;
-        holder(&mut connection, offer).await
-    }
-
     /// How many writes there were: what was read stays true as long as this stays the same.
     pub(crate) fn version(&self) -> u64 {
         *self.changed.borrow()
-    }
-
-    /// What happened to a lease after a generation, in order.
-    pub(crate) async fn events_after(
-        &self,
-        id: LeaseId,
-        generation: Option<u64>,
-    ) -> Result<Vec<StoredEvent>, StoreError> {
-        let after = generation.map_or(Ok(-1), |known| number(known, "generation"))?;
-        let rows = sqlx::query(
-            "SELECT generation, event, state, reason, expires_at_ms, at_ms FROM lease_event
-             WHERE lease = ? AND generation > ? ORDER BY seq LIMIT ?",
-        )
-        .bind(id.to_string())
-        .bind(after)
-        .bind(EVENTS_SHOWN_MAX)
-        .fetch_all(&self.pool)
-        .await
-        .map_err(query("read the lease's events"))?;
-        rows.iter().map(|row| rows::event_from_row(id, row)).collect()
     }
 
     /// No nonce up to this may be accepted: it is the latest of those that were accepted before.
@@ -349,20 +211,6 @@ impl Store {
         .map_err(query("store the nonce floor of the v1.9.0 door"))
     }
 
-    /// Forgets the oldest finished leases beyond a number.
-    pub(crate) async fn forget_finished(&self, keep: u32) -> Result<u64, StoreError> {
-        sqlx::query(
-            "DELETE FROM lease WHERE id IN (
-                 SELECT id FROM lease WHERE state IN ('ended', 'failed')
-                 ORDER BY requested_at_ms DESC, id LIMIT -1 OFFSET ?)",
-        )
-        .bind(keep)
-        .execute(&self.pool)
-        .await
-        .map(|done| done.rows_affected())
-        .map_err(query("forget old leases"))
-    }
-
     /// Ends the connection; what is written after this is lost.
     pub(crate) async fn close(&self) {
         self.pool.close().await;
@@ -383,39 +231,6 @@ impl Store {
         if owner == hotkey { Ok(()) } else { Err(StoreError::OtherHotkey { owner }) }
     }
 
-    async fn store_after(
-        &self,
-        before: &Lease,
-        after: Lease,
-        event: &'static str,
-        now: UnixMillis,
-    ) -> Result<Applied, StoreError> {
-        let mut tx = self.begin().await?;
-        let done = sqlx::query(
-            "UPDATE lease SET state = ?, reason = ?, generation = ?, expires_at_ms = ?, ssh_keys = ?
-             WHERE id = ? AND generation = ?",
-        )
-        .bind(after.state.name())
-        .bind(after.state.reason())
-        .bind(number(after.generation, "generation")?)
-        .bind(number(after.expires_at.get(), "expiry")?)
-        .bind(keys_text(&after.terms.ssh_keys))
-        .bind(after.terms.id.to_string())
-        .bind(number(before.generation, "generation")?)
-        .execute(&mut *tx)
-        .await;
-        match done {
-            Ok(done) if done.rows_affected() == 0 => return Ok(Applied::Superseded),
-            Ok(_) => {}
-            Err(error) if is_unique_violation(&error) => return Ok(Applied::Occupied),
-            Err(source) => return Err(StoreError::Query { act: "write the lease", source }),
-        }
-        record(&mut tx, &after, event, now).await?;
-        self.commit(tx).await?;
-        self.reached(&after).await;
-        Ok(Applied::Stored(after))
-    }
-
     async fn begin(&self) -> Result<Tx, StoreError> {
         self.pool.begin_with("BEGIN IMMEDIATE").await.map_err(query("begin a transaction"))
     }
@@ -424,12 +239,6 @@ impl Store {
         tx.commit().await.map_err(query("commit"))?;
         self.changed.send_modify(|count| *count = count.wrapping_add(1));
         Ok(())
-    }
-
-    async fn reached(&self, lease: &Lease) {
-        if let Some(point) = KillPoint::stored(lease.state) {
-            self.fuse.reached(point).await;
-        }
     }
 }
 
@@ -454,66 +263,4 @@ impl StoreError {
 
 fn query(act: &'static str) -> impl Fn(sqlx::Error) -> StoreError {
     move |source| StoreError::Query { act, source }
-}
-
-fn is_unique_violation(error: &sqlx::Error) -> bool {
-    error.as_database_error().is_some_and(sqlx::error::DatabaseError::is_unique_violation)
-}
-
-async fn holder(
-    connection: &mut SqliteConnection,
-    offer: &OfferId,
-) -> Result<Option<String>, StoreError> {
-    let row = sqlx::query(
-        "SELECT id FROM lease WHERE offer = ?
-         AND state IN ('reserved', 'preparing', 'running', 'paused', 'ending')",
-    )
-    .bind(offer.as_str())
-    .fetch_optional(connection)
-    .await
-    .map_err(query("look for the offer's holder"))?;
-    row.map(|row| row.try_get(0)).transpose().map_err(query("read the offer's holder"))
-}
-
-async fn insert(tx: &mut Tx, lease: &Lease, words: Words) -> Result<(), StoreError> {
-    let terms = &lease.terms;
-    sqlx::query(
-        "INSERT INTO lease (id, offer, purpose, holder, ssh_keys, image, words, state, reason, generation,
-                            requested_at_ms, expires_at_ms)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-    )
-    .bind(terms.id.to_string())
-    .bind(terms.offer.as_str())
-    .bind(terms.purpose.as_str())
-    .bind(terms.holder.to_string())
-    .bind(keys_text(&terms.ssh_keys))
-    .bind(&terms.image)
-    .bind(words.0.as_slice())
-    .bind(lease.state.name())
-    .bind(lease.state.reason())
-    .bind(number(lease.generation, "generation")?)
-    .bind(number(lease.requested_at.get(), "time")?)
-    .bind(number(lease.expires_at.get(), "expiry")?)
-    .execute(&mut **tx)
-    .await
-    .map(drop)
-    .map_err(query("write the lease"))
-}
-
-async fn record(tx: &mut Tx, lease: &Lease, event: &str, at: UnixMillis) -> Result<(), StoreError> {
-    sqlx::query(
-        "INSERT INTO lease_event (lease, generation, event, state, reason, expires_at_ms, at_ms)
-         VALUES (?, ?, ?, ?, ?, ?, ?)",
-    )
-    .bind(lease.terms.id.to_string())
-    .bind(number(lease.generation, "generation")?)
-    .bind(event)
-    .bind(lease.state.name())
-    .bind(lease.state.reason())
-    .bind(number(lease.expires_at.get(), "expiry")?)
-    .bind(number(at.get(), "time")?)
-    .execute(&mut **tx)
-    .await
-    .map(drop)
-    .map_err(query("write the lease's event"))
 }

@@ -1,15 +1,20 @@
 //! Rows and nouns: the one place where text and integers of the file become a lease and back.
 
 use nicompute_market::{
-    Hotkey, Lease, LeaseEvent, LeaseId, LeaseState, OfferId, Purpose, Terms, UnixMillis,
+    Hotkey, Lease, LeaseId, LeaseKeys, LeaseOptions, LeaseState, LegacyAccess, MicroUsd, OfferId,
+    Purpose, Share, Terms, UnixMillis,
 };
+use nicompute_wire::node::OptionsView;
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
+use super::leases::Waiting;
 use super::{StoreError, StoredEvent};
 
 pub(super) const LEASE_COLUMNS: &str = "id, offer, purpose, holder, ssh_keys, image, state, reason, \
-     generation, requested_at_ms, expires_at_ms";
+     generation, requested_at_ms, expires_at_ms, cores_milli, memory_bytes, disk_bytes, gpus, \
+     price_micro_usd_per_hour, terminal_key, options, owner_key, password_hash, restart_asked, \
+     warned_ms, detail";
 
 /// SQLite's integers are signed.
 pub(super) fn number(value: u64, field: &'static str) -> Result<i64, StoreError> {
@@ -20,41 +25,74 @@ pub(super) fn keys_text(keys: &[String]) -> String {
     serde_json::Value::from(keys).to_string()
 }
 
-pub(super) const fn event_name(event: LeaseEvent) -> &'static str {
-    match event {
-        LeaseEvent::Reserved => "reserved",
-        LeaseEvent::PrepareBegan => "prepare-began",
-        LeaseEvent::Prepared => "prepared",
-        LeaseEvent::PrepareFailed(_) => "prepare-failed",
-        LeaseEvent::PauseAsked => "pause-asked",
-        LeaseEvent::ResumeAsked => "resume-asked",
-        LeaseEvent::EndAsked(_) => "end-asked",
-        LeaseEvent::Swept => "swept",
-        LeaseEvent::Extended(_) => "extended",
-    }
+/// What a lease asked for, as the text that is stored.
+pub(super) fn options_text(options: &LeaseOptions) -> String {
+    serde_json::to_string(&OptionsView::from(options)).expect("views have text keys")
 }
 
 pub(super) fn lease_from_row(row: &SqliteRow) -> Result<Lease, StoreError> {
     let lease: String = row.try_get("id").unwrap_or_default();
     let column = Columns { row, lease: &lease };
-    let id = column.parse::<LeaseId>("id")?;
     let state: String = column.get("state")?;
     let reason: Option<String> = column.get("reason")?;
-    let ssh_keys: String = column.get("ssh_keys")?;
     Ok(Lease {
-        terms: Terms {
-            id,
-            offer: column.parse::<OfferId>("offer")?,
-            purpose: column.parse::<Purpose>("purpose")?,
-            holder: column.parse::<Hotkey>("holder")?,
-            ssh_keys: serde_json::from_str(&ssh_keys).map_err(|_| column.damaged("ssh_keys"))?,
-            image: column.get("image")?,
-        },
+        terms: terms_from_row(&column)?,
         state: LeaseState::from_names(&state, reason.as_deref())
             .ok_or_else(|| column.damaged("state"))?,
         generation: column.number("generation")?,
         requested_at: UnixMillis(column.number("requested_at_ms")?),
         expires_at: UnixMillis(column.number("expires_at_ms")?),
+        restart_asked: column.get("restart_asked")?,
+        warned_millis: column.optional("warned_ms")?,
+        detail: column.get("detail")?,
+    })
+}
+
+fn terms_from_row(column: &Columns<'_>) -> Result<Terms, StoreError> {
+    let options: String = column.get("options")?;
+    let options: OptionsView =
+        serde_json::from_str(&options).map_err(|_| column.damaged("options"))?;
+    let keys = LeaseKeys { user: column.list("ssh_keys")?, terminal: column.get("terminal_key")? };
+    let owner_key: Option<Vec<u8>> = column.get("owner_key")?;
+    let password_hash: Option<String> = column.get("password_hash")?;
+    let legacy = owner_key.zip(password_hash).map(|(key, password_hash)| {
+        let owner_key_sha256 = key.try_into().map_err(|_| column.damaged("owner_key"))?;
+        Ok(LegacyAccess { owner_key_sha256, password_hash })
+    });
+    Ok(Terms {
+        id: column.parse::<LeaseId>("id")?,
+        offer: column.parse::<OfferId>("offer")?,
+        purpose: column.parse::<Purpose>("purpose")?,
+        holder: column.parse::<Hotkey>("holder")?,
+        share: share_from_row(column)?,
+        price_per_hour: column.optional("price_micro_usd_per_hour")?.map(MicroUsd),
+        keys,
+        image: column.get("image")?,
+        options: LeaseOptions::try_from(options).map_err(|_| column.damaged("options"))?,
+        legacy: legacy.transpose()?,
+    })
+}
+
+/// Leases that ended before shares were stored had one that nobody knows any more.
+fn share_from_row(column: &Columns<'_>) -> Result<Share, StoreError> {
+    let Some(cores) = column.optional("cores_milli")? else { return Ok(Share::default()) };
+    Ok(Share {
+        cores_milli: u32::try_from(cores).map_err(|_| column.damaged("cores_milli"))?,
+        memory_bytes: column.number("memory_bytes")?,
+        disk_bytes: column.number("disk_bytes")?,
+        gpus: column.list("gpus")?,
+    })
+}
+
+pub(super) fn waiting_from_row(row: &SqliteRow) -> Result<Waiting, StoreError> {
+    let lease: String = row.try_get("id").unwrap_or_default();
+    let column = Columns { row, lease: &lease };
+    Ok(Waiting {
+        id: column.parse("id")?,
+        holder: column.parse("holder")?,
+        purpose: column.parse("purpose")?,
+        requested_at: UnixMillis(column.number("requested_at_ms")?),
+        served_at: column.optional("served_at_ms")?.map(UnixMillis),
     })
 }
 
@@ -68,13 +106,14 @@ pub(super) fn event_from_row(id: LeaseId, row: &SqliteRow) -> Result<StoredEvent
         reason: column.get("reason")?,
         expires_at: UnixMillis(column.number("expires_at_ms")?),
         at: UnixMillis(column.number("at_ms")?),
+        detail: column.get("detail")?,
     })
 }
 
 /// Reads columns of one lease's row.
-struct Columns<'a> {
-    row: &'a SqliteRow,
-    lease: &'a str,
+pub(super) struct Columns<'a> {
+    pub(super) row: &'a SqliteRow,
+    pub(super) lease: &'a str,
 }
 
 impl Columns<'_> {
@@ -82,14 +121,25 @@ impl Columns<'_> {
         StoreError::Damaged { lease: self.lease.to_owned(), field }
     }
 
-    fn get<'r, T>(&'r self, field: &'static str) -> Result<T, StoreError>
+    pub(super) fn get<'r, T>(&'r self, field: &'static str) -> Result<T, StoreError>
     where
         T: sqlx::Decode<'r, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite>,
     {
         self.row.try_get(field).map_err(|_| self.damaged(field))
     }
 
-    fn parse<T: std::str::FromStr>(&self, field: &'static str) -> Result<T, StoreError> {
+    /// A JSON list of texts.
+    fn list(&self, field: &'static str) -> Result<Vec<String>, StoreError> {
+        let text: String = self.get(field)?;
+        serde_json::from_str(&text).map_err(|_| self.damaged(field))
+    }
+
+    fn optional(&self, field: &'static str) -> Result<Option<u64>, StoreError> {
+        let value: Option<i64> = self.get(field)?;
+        value.map(|value| u64::try_from(value).map_err(|_| self.damaged(field))).transpose()
+    }
+
+    pub(super) fn parse<T: std::str::FromStr>(&self, field: &'static str) -> Result<T, StoreError> {
         let text: String = self.get(field)?;
         text.parse().map_err(|_| self.damaged(field))
     }

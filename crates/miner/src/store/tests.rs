@@ -1,6 +1,9 @@
 //! The store against a real file: what survives, what is fenced, what is refused.
 
-use nicompute_market::{EndReason, FailReason, LeaseState, Purpose, Terms};
+use nicompute_market::{
+    EndReason, FailReason, Lease, LeaseEvent, LeaseId, LeaseKeys, LeaseOptions, LeaseState,
+    LegacyAccess, MicroUsd, Purpose, Share, Terms,
+};
 
 use super::*;
 
@@ -16,8 +19,12 @@ fn lease(byte: u8) -> Lease {
         offer: "machine".parse().unwrap(),
         purpose: Purpose::Rental,
         holder: Hotkey::from_bytes([2; 32]),
-        ssh_keys: vec!["ssh-ed25519 AAAA".to_owned()],
+        share: Share { cores_milli: 1000, memory_bytes: 1 << 30, ..Share::default() },
+        price_per_hour: Some(MicroUsd(7)),
+        keys: LeaseKeys::of_user(vec!["ssh-ed25519 AAAA".to_owned()]),
         image: "devnet".to_owned(),
+        options: LeaseOptions::default(),
+        legacy: None,
     };
     Lease::requested(terms, NOW, 60_000)
 }
@@ -30,15 +37,25 @@ async fn open(dir: &Path, hotkey: &Hotkey) -> Result<Store, StoreError> {
     Store::open(dir, hotkey, Fuse::None, DirLock::take(dir).unwrap()).await
 }
 
+/// A machine with room for four of these leases.
+const ROOM: Capacity = Capacity { cores_milli: 4000, memory_bytes: 4 << 30 };
+
+async fn apply(store: &Store, lease: &Lease, event: LeaseEvent) -> Applied {
+    match event {
+        LeaseEvent::Reserved => store.hold(lease, event, ROOM, NOW).await.unwrap(),
+        event => store.apply(lease, event, NOW).await.unwrap(),
+    }
+}
+
 async fn step(store: &Store, lease: &Lease, event: LeaseEvent) -> Lease {
-    match store.apply(lease, event, NOW).await.unwrap() {
+    match apply(store, lease, event).await {
         Applied::Stored(after) => after,
         other => panic!("{event:?}: {other:?}"),
     }
 }
 
 async fn asked(store: &Store, byte: u8) -> Lease {
-    match store.ask(&lease(byte), Words([byte; 32])).await.unwrap() {
+    match store.ask(&lease(byte), Words([byte; 32]), 16).await.unwrap() {
         Asked::New(lease) => lease,
         other => panic!("{other:?}"),
     }
@@ -80,13 +97,14 @@ async fn an_offer_is_held_once() {
     let store = store(dir.path()).await;
     let (first, second) = (asked(&store, 1).await, asked(&store, 2).await);
     let first = step(&store, &first, LeaseEvent::Reserved).await;
-    assert_eq!(store.apply(&second, LeaseEvent::Reserved, NOW).await.unwrap(), Applied::Occupied);
-    assert_eq!(store.ask(&lease(3), Words([3; 32])).await.unwrap(), Asked::Occupied);
+    assert_eq!(apply(&store, &second, LeaseEvent::Reserved).await, Applied::Occupied);
+    assert_eq!(store.ask(&lease(3), Words([3; 32]), 0).await.unwrap(), Asked::Occupied);
     assert_eq!(store.get(lease(3).terms.id).await.unwrap(), None);
     let offer = first.terms.offer.clone();
-    assert_eq!(store.holder_of(&offer).await.unwrap(), Some(first.terms.id.to_string()));
+    let holder = store.holder_of(&offer).await.unwrap().unwrap();
+    assert_eq!((holder.lease, holder.is_ending), (first.terms.id, false));
     let first = step(&store, &first, LeaseEvent::EndAsked(EndReason::Released)).await;
-    assert_eq!(store.apply(&second, LeaseEvent::Reserved, NOW).await.unwrap(), Applied::Occupied);
+    assert_eq!(apply(&store, &second, LeaseEvent::Reserved).await, Applied::Occupied);
     step(&store, &first, LeaseEvent::Swept).await;
     assert_eq!(store.holder_of(&offer).await.unwrap(), None);
     step(&store, &second, LeaseEvent::Reserved).await;
@@ -97,22 +115,26 @@ async fn an_offer_is_held_once() {
 async fn late_writers_are_fenced() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path()).await;
-    let seen = asked(&store, 1).await;
-    let current = step(&store, &seen, LeaseEvent::Reserved).await;
-    assert_eq!(store.apply(&seen, LeaseEvent::Reserved, NOW).await.unwrap(), Applied::Superseded);
-    let keys = vec!["ssh-ed25519 BBBB".to_owned()];
-    assert_eq!(store.replace_keys(&seen, keys.clone(), NOW).await.unwrap(), Applied::Superseded);
+    let seen = step(&store, &asked(&store, 1).await, LeaseEvent::Reserved).await;
+    let current = step(&store, &seen, LeaseEvent::PrepareBegan).await;
+    assert_eq!(apply(&store, &seen, LeaseEvent::PrepareBegan).await, Applied::Superseded);
+    let keys = LeaseKeys::of_user(vec!["ssh-ed25519 BBBB".to_owned()]);
+    assert_eq!(
+        store.apply(&seen, Change::keys(keys.clone()), NOW).await.unwrap(),
+        Applied::Superseded
+    );
     let refused = store.apply(&current, LeaseEvent::Swept, NOW).await.unwrap();
     assert!(matches!(refused, Applied::Refused(_)));
-    assert_eq!(store.events_after(seen.terms.id, None).await.unwrap().len(), 2);
-    let Applied::Stored(after) = store.replace_keys(&current, keys.clone(), NOW).await.unwrap()
+    assert_eq!(store.events_after(seen.terms.id, None).await.unwrap().len(), 3);
+    let Applied::Stored(after) =
+        store.apply(&current, Change::keys(keys.clone()), NOW).await.unwrap()
     else {
         panic!("the keys of the current generation are replaced");
     };
-    assert_eq!((after.generation, &after.terms.ssh_keys), (2, &keys));
+    assert_eq!((after.generation, &after.terms.keys), (3, &keys));
     // The same again changes nothing, not even the generation.
     assert_eq!(
-        store.replace_keys(&after, keys, NOW).await.unwrap(),
+        store.apply(&after, Change::keys(keys), NOW).await.unwrap(),
         Applied::Stored(after.clone())
     );
     assert_eq!(store.get(seen.terms.id).await.unwrap(), Some(after));
@@ -125,8 +147,8 @@ async fn asking_twice_is_asking_once() {
     let store = store(dir.path()).await;
     let first = asked(&store, 1).await;
     let reserved = step(&store, &first, LeaseEvent::Reserved).await;
-    assert_eq!(store.ask(&first, Words([1; 32])).await.unwrap(), Asked::Same(reserved));
-    assert_eq!(store.ask(&first, Words([7; 32])).await.unwrap(), Asked::OtherWords);
+    assert_eq!(store.ask(&first, Words([1; 32]), 0).await.unwrap(), Asked::Same(reserved));
+    assert_eq!(store.ask(&first, Words([7; 32]), 0).await.unwrap(), Asked::OtherWords);
 }
 
 /// A release that is repeated must not add events for ever.
@@ -148,12 +170,12 @@ async fn events_are_append_only_and_leases_are_forgotten_at_the_limit() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path()).await;
     let rewrite = sqlx::query("UPDATE lease_event SET event = 'x'");
-    let open = asked(&store, 0).await;
+    let open = asked(&store, 16).await;
     assert!(rewrite.execute(&store.pool).await.is_err());
     for byte in 1..=4 {
         let mut lease = lease(byte);
         lease.requested_at = NOW.saturating_add_millis(u64::from(byte));
-        assert!(matches!(store.ask(&lease, Words([byte; 32])).await.unwrap(), Asked::New(_)));
+        assert!(matches!(store.ask(&lease, Words([byte; 32]), 16).await.unwrap(), Asked::New(_)));
         step(&store, &lease, LeaseEvent::PrepareFailed(FailReason::Image)).await;
     }
     assert_eq!(store.forget_finished(4).await.unwrap(), 0);
@@ -209,7 +231,151 @@ async fn the_file_takes_every_state() {
         let mut lease = lease(byte);
         lease.state = state;
         lease.terms.offer = format!("offer-{byte}").parse().unwrap();
-        assert_eq!(store.ask(&lease, Words([0; 32])).await.unwrap(), Asked::New(lease.clone()));
+        assert_eq!(store.ask(&lease, Words([0; 32]), 0).await.unwrap(), Asked::New(lease.clone()));
         assert_eq!(store.get(lease.terms.id).await.unwrap(), Some(lease));
     }
+}
+
+/// What a tenant was sold must be what it still has after an update, a restart and a change of the offers.
+#[tokio::test]
+async fn what_was_agreed_is_stored_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path()).await;
+    let mut full = lease(1);
+    full.terms.share.gpus = vec!["GPU-1".to_owned(), "GPU-2".to_owned()];
+    full.terms.keys.terminal = Some("ssh-ed25519 CCCC".to_owned());
+    full.terms.options = LeaseOptions {
+        environment: vec![("A".to_owned(), "b\n".to_owned())],
+        ports: vec![80],
+        ..LeaseOptions::default()
+    };
+    let hash = "$argon2id$".to_owned();
+    full.terms.legacy = Some(LegacyAccess { owner_key_sha256: [5; 32], password_hash: hash });
+    assert_eq!(store.ask(&full, Words([0; 32]), 0).await.unwrap(), Asked::New(full.clone()));
+    assert_eq!(store.get(full.terms.id).await.unwrap().as_ref(), Some(&full));
+    assert_eq!(store.of_owner_key(&[5; 32]).await.unwrap(), Some(full));
+    assert_eq!(store.of_owner_key(&[6; 32]).await.unwrap(), None);
+}
+
+/// A GPU that is in two leases is one tenant's memory in the other one's hands: the file itself must refuse it, whichever
+/// offers the leases are of.
+#[tokio::test]
+async fn a_gpu_is_held_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path()).await;
+    let with = |byte: u8, gpus: &[&str]| {
+        let mut lease = lease(byte);
+        lease.terms.offer = format!("slice-{byte}").parse().unwrap();
+        lease.terms.share.gpus = gpus.iter().map(|gpu| (*gpu).to_owned()).collect();
+        lease
+    };
+    for (byte, gpus) in [(1, ["A", "B"]), (2, ["B", "C"]), (3, ["C", "D"])] {
+        let lease = with(byte, &gpus);
+        assert!(matches!(store.ask(&lease, Words([0; 32]), 0).await.unwrap(), Asked::New(_)));
+    }
+    let first = step(&store, &with(1, &["A", "B"]), LeaseEvent::Reserved).await;
+    let second = with(2, &["B", "C"]);
+    assert_eq!(apply(&store, &second, LeaseEvent::Reserved).await, Applied::Occupied);
+    assert_eq!(store.holder_of_gpu("B").await.unwrap(), Some(first.terms.id));
+    assert_eq!(store.holder_of_gpu("C").await.unwrap(), None, "nothing of the refused is held");
+    step(&store, &with(3, &["C", "D"]), LeaseEvent::Reserved).await;
+    let first = step(&store, &first, LeaseEvent::EndAsked(EndReason::Released)).await;
+    assert_eq!(apply(&store, &second, LeaseEvent::Reserved).await, Applied::Occupied);
+    step(&store, &first, LeaseEvent::Swept).await;
+    assert_eq!(apply(&store, &second, LeaseEvent::Reserved).await, Applied::Occupied, "C");
+}
+
+/// More processors or memory than there are cannot be held, whatever the offers once said.
+#[tokio::test]
+async fn no_more_is_held_than_there_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path()).await;
+    let mut held = Vec::new();
+    for byte in 1..=5 {
+        let mut lease = lease(byte);
+        lease.terms.offer = format!("slice-{byte}").parse().unwrap();
+        store.ask(&lease, Words([0; 32]), 0).await.unwrap();
+        held.push(apply(&store, &lease, LeaseEvent::Reserved).await);
+    }
+    assert!(held[..4].iter().all(|applied| matches!(applied, Applied::Stored(_))));
+    assert_eq!(held[4], Applied::Occupied);
+}
+
+/// Whoever waits in two places, or with a thousand others, keeps the rest from ever being served.
+#[tokio::test]
+async fn a_few_wait_for_a_proof_and_nobody_for_a_renter() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path()).await;
+    let by = |byte: u8| {
+        let mut lease = lease(byte);
+        lease.terms.holder = Hotkey::from_bytes([byte; 32]);
+        lease.terms.purpose = Purpose::Proof;
+        lease
+    };
+    store.ask(&by(1), Words([0; 32]), 2).await.unwrap();
+    let proof = step(&store, &by(1), LeaseEvent::Reserved).await;
+    assert!(matches!(store.ask(&by(2), Words([0; 32]), 2).await.unwrap(), Asked::New(_)));
+    let mut twice = by(2);
+    twice.terms.id = LeaseId::from_random_bytes([99; 16]);
+    assert_eq!(store.ask(&twice, Words([0; 32]), 2).await.unwrap(), Asked::Occupied);
+    assert!(matches!(store.ask(&by(3), Words([0; 32]), 2).await.unwrap(), Asked::New(_)));
+    assert_eq!(store.ask(&by(4), Words([0; 32]), 2).await.unwrap(), Asked::Occupied);
+    let waiting = store.waiting(&proof.terms.offer).await.unwrap();
+    let shown: Vec<_> = waiting.iter().map(|waits| (waits.holder, waits.served_at)).collect();
+    assert_eq!(shown, [(by(2).terms.holder, None), (by(3).terms.holder, None)]);
+    step(&store, &proof, LeaseEvent::EndAsked(EndReason::Released)).await;
+    let mut rental = by(5);
+    rental.terms.offer = "rented".parse().unwrap();
+    rental.terms.purpose = Purpose::Rental;
+    store.ask(&rental, Words([0; 32]), 2).await.unwrap();
+    step(&store, &rental, LeaseEvent::Reserved).await;
+    let mut second = by(6);
+    second.terms.offer = rental.terms.offer;
+    assert_eq!(store.ask(&second, Words([0; 32]), 2).await.unwrap(), Asked::Occupied);
+}
+
+/// A tenant of before an update must keep its machine through it: rows of the first version are read, and what they had
+/// is written down.
+#[tokio::test]
+async fn leases_of_the_first_version_keep_the_whole_machine() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path()).await;
+    let running = asked(&store, 1).await;
+    let running = step(&store, &running, LeaseEvent::Reserved).await;
+    let over = lease(2);
+    let mut over = Lease { terms: Terms { offer: "gone".parse().unwrap(), ..over.terms }, ..over };
+    over.state = LeaseState::Failed(FailReason::Image);
+    store.ask(&over, Words([0; 32]), 0).await.unwrap();
+    let before = "UPDATE lease SET cores_milli = NULL, memory_bytes = NULL, disk_bytes = NULL, gpus = NULL, \
+                  price_micro_usd_per_hour = NULL";
+    sqlx::query(before).execute(&store.pool).await.unwrap();
+    let whole =
+        Share { cores_milli: 8000, memory_bytes: 9, disk_bytes: 8, gpus: vec!["GPU-1".to_owned()] };
+    assert_eq!(store.share_with_old(&whole).await.unwrap(), 1);
+    assert_eq!(store.share_with_old(&Share::default()).await.unwrap(), 0, "once");
+    let read = store.get(running.terms.id).await.unwrap().unwrap();
+    assert_eq!((&read.terms.share, read.terms.price_per_hour), (&whole, None));
+    assert_eq!(store.holder_of_gpu("GPU-1").await.unwrap(), Some(running.terms.id));
+    let read = store.get(over.terms.id).await.unwrap().unwrap();
+    assert_eq!(read.terms.share, Share::default());
+}
+
+/// Evidence that is lost when the machine is swept, or that writes control characters into a log, is no evidence.
+#[tokio::test]
+async fn why_a_lease_ended_stays_known() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path()).await;
+    let lease = asked(&store, 1).await;
+    let lease = step(&store, &lease, LeaseEvent::Reserved).await;
+    let ended =
+        Change::from(LeaseEvent::EndAsked(EndReason::Gpu)).because("Xid 79\u{1b}[2J".repeat(200));
+    let Applied::Stored(lease) = store.apply(&lease, ended, NOW).await.unwrap() else {
+        panic!("a lease can always be ended");
+    };
+    let swept = step(&store, &lease, LeaseEvent::Swept).await;
+    let detail = swept.detail.unwrap();
+    assert!(detail.starts_with("Xid 79[2J") && detail.len() <= 1000);
+    let events = store.events_after(swept.terms.id, None).await.unwrap();
+    assert_eq!(events.last().unwrap().detail.as_ref(), Some(&detail));
+    assert_eq!(events[1].detail, None);
 }

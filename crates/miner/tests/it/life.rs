@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use nicompute_host::runtime::Presence;
-use nicompute_market::PROOF_LEASE_MILLIS_MAX;
+use nicompute_market::{
+    EndReason, LeaseKeys, LeaseOptions, LeaseState, LegacyAccess, PROOF_LEASE_MILLIS_MAX, Purpose,
+};
+use nicompute_miner::{Created, Denied, OFFER_ID, Order, Owner};
 use nicompute_wire::codes::Code;
 use nicompute_wire::hostkey;
 use nicompute_wire::node::{LeaseView, NodeView, OffersView};
@@ -97,6 +100,151 @@ async fn a_lease_is_paused_resumed_extended_and_given_other_keys() {
         }
     };
     tokio::time::timeout(PATIENCE, reached).await.unwrap();
+}
+
+/// A renter whose programs hang must get its machine anew, with its disk and its keys; a terminal's key must come and go
+/// without the renter's own.
+#[tokio::test]
+async fn a_lease_is_restarted_and_each_slot_has_its_keys() {
+    let world = World::new();
+    let node = world.start().await;
+    node.running(1).await;
+    let pid = || node.routes.of(id(1)).unwrap().init_pid.unwrap();
+    let before = pid();
+    let asked: LeaseView =
+        node.post("//Validator", &format!("{}/restart", path(1)), &json!({})).await.json();
+    assert!(asked.state == "running" && asked.restart_pending);
+    let done = async {
+        while node.lease(1).await.restart_pending {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, done).await.unwrap();
+    assert_ne!(pid(), before, "the old process is not let in any more");
+
+    let keys = format!("{}/keys", path(1));
+    let terminal = json!({ "ssh_keys": [OTHER_KEY], "slot": "terminal" });
+    assert_eq!(node.post("//Validator", &keys, &terminal).await.status, 200);
+    let enter = async |wanted: &[&str]| {
+        let reached = async {
+            while node.routes.of(id(1)).unwrap().keys != wanted {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, reached).await.unwrap();
+    };
+    enter(&[KEY, OTHER_KEY]).await;
+    let two = json!({ "ssh_keys": [KEY, OTHER_KEY], "slot": "terminal" });
+    assert_eq!(node.post("//Validator", &keys, &two).await.code(), Some(Code::BadSshKey));
+    let unknown = json!({ "ssh_keys": [KEY], "slot": "root" });
+    assert_eq!(node.post("//Validator", &keys, &unknown).await.code(), Some(Code::BadRequest));
+    let none = json!({ "ssh_keys": [], "slot": "terminal" });
+    assert_eq!(node.post("//Validator", &keys, &none).await.status, 200);
+    enter(&[KEY]).await;
+}
+
+/// What a renter asked for beyond its share must reach the container as it was said, and what no container may be given
+/// must be refused before anything is held.
+#[tokio::test]
+async fn options_reach_the_container_or_are_refused() {
+    let world = World::new();
+    let node = world.start().await;
+    let mut asked = ask(1);
+    asked["options"] = json!({
+        "environment": { "TOKEN": "$(x) 'y'\n" },
+        "volumes": [{ "name": "data", "target": "/data" }],
+        "tmpfs": [{ "target": "/scratch", "bytes": 4096 }],
+        "shm_bytes": 65536,
+    });
+    let lease: LeaseView = node.post("//Validator", "/v1/leases", &asked).await.json();
+    assert!(lease.share.is_some_and(|share| share.cores_milli > 0));
+    node.until(1, "running").await;
+    let options = world.machine.spec_of(id(1)).unwrap().options;
+    assert_eq!(options.environment, [("TOKEN".to_owned(), "$(x) 'y'\n".to_owned())]);
+    assert_eq!((options.volumes[0].name.as_str(), options.tmpfs[0].bytes), ("data", 4096));
+    assert_eq!(options.shm_bytes, Some(65536));
+    let again = node.post("//Validator", "/v1/leases", &asked).await;
+    assert_eq!(again.status, 200, "the same words");
+    asked["options"]["environment"]["TOKEN"] = json!("other");
+    let other = node.post("//Validator", "/v1/leases", &asked).await;
+    assert_eq!(other.code(), Some(Code::LeaseConflict));
+    node.send("//Validator", "DELETE", &path(1), b"").await;
+    node.until(1, "ended").await;
+    for options in [
+        json!({ "volumes": [{ "name": "x", "target": "/proc" }] }),
+        json!({ "volumes": [{ "name": "../x", "target": "/x" }] }),
+        json!({ "environment": { "LD_PRELOAD": "x" } }),
+        json!({ "environment": { "A": "b\u{0}" } }),
+        json!({ "class": "host" }),
+        json!({ "ports": [0] }),
+        json!({ "privileged": true }),
+    ] {
+        let mut asked = ask(2);
+        asked["options"] = options.clone();
+        let refused = node.post("//Validator", "/v1/leases", &asked).await;
+        assert_eq!((refused.status, refused.code()), (400, Some(Code::BadRequest)), "{options}");
+    }
+    assert!(node.is_available().await);
+}
+
+/// A GPU that is gone must end its lease with what shows it, for the renter to see; a smaller fault must be said and end
+/// nothing.
+#[tokio::test]
+async fn the_node_ends_and_degrades_with_evidence() {
+    let world = World::new();
+    let node = world.start().await;
+    node.running(1).await;
+    let leases = node.miner.leases();
+    leases.degrade(id(1), "GPU-1 runs at half its clock").await.unwrap();
+    let degraded = node.lease(1).await;
+    assert_eq!(degraded.state, "running");
+    assert_eq!(degraded.detail.as_deref(), Some("GPU-1 runs at half its clock"));
+    leases.end(id(1), EndReason::Gpu, "GPU-1 fell off the bus (Xid 79)").await.unwrap();
+    let ended = node.until(1, "ended").await;
+    assert_eq!(ended.reason.as_deref(), Some("gpu"));
+    assert_eq!(ended.detail.as_deref(), Some("GPU-1 fell off the bus (Xid 79)"));
+    leases.end(id(1), EndReason::Provider, "later").await.unwrap();
+    assert_eq!(node.lease(1).await, ended, "the first reason stands");
+}
+
+/// The key of a lease of the v1.9.0 door must change that lease and no other, and no hotkey's lease answers to a key.
+#[tokio::test]
+async fn a_lease_with_an_owner_key_answers_to_it() {
+    let world = World::new();
+    let node = world.start().await;
+    let leases = node.miner.leases();
+    let order = Order {
+        id: id(1),
+        offer: OFFER_ID.parse().unwrap(),
+        purpose: Purpose::Rental,
+        holder: key("//Plain").hotkey(),
+        keys: LeaseKeys::default(),
+        image: None,
+        duration_seconds: 3600,
+        options: LeaseOptions::default(),
+        legacy: Some(LegacyAccess {
+            owner_key_sha256: [7; 32],
+            password_hash: "$argon2id$x".to_owned(),
+        }),
+    };
+    let without = Order { legacy: None, ..order.clone() };
+    assert!(matches!(leases.create(without).await, Err(Denied::BadKey(_))), "nobody could enter");
+    assert!(matches!(leases.create(order).await, Ok(Created::New(_))));
+    let settled = leases.settled(id(1), Owner::Key(&[7; 32]));
+    let lease = tokio::time::timeout(PATIENCE, settled).await.unwrap().unwrap();
+    assert_eq!(lease.state, LeaseState::Running);
+    assert!(!leases.is_free(&lease.terms.offer).await.unwrap());
+    assert!(matches!(leases.pause(id(1), Owner::Key(&[8; 32])).await, Err(Denied::NoSuchLease)));
+    let other = key("//Validator").hotkey();
+    assert!(matches!(leases.release(id(1), Owner::Holder(&other)).await, Err(Denied::NoSuchLease)));
+    assert_eq!(leases.find(Owner::Key(&[7; 32])).await.unwrap().map(|l| l.terms.id), Some(id(1)));
+    leases.release(id(1), Owner::Key(&[7; 32])).await.unwrap();
+    let gone = async {
+        while leases.find(Owner::Key(&[7; 32])).await.unwrap().is_some() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, gone).await.unwrap();
 }
 
 /// A lease whose time is over must end by itself, whoever forgets it.

@@ -282,6 +282,11 @@ impl Node<'_> {
         self.until(byte, "running").await
     }
 
+    /// The validator's lease as it stands now.
+    pub(crate) async fn lease(&self, byte: u8) -> LeaseView {
+        self.get("//Validator", &path(byte)).await.json()
+    }
+
     /// Waits until the validator's lease is in a state.
     pub(crate) async fn until(&self, byte: u8, state: &str) -> LeaseView {
         let reached = async {

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use nicompute_client::{HeldLease, NodeClient, NodeError};
 use nicompute_market::{
-    LEASE_MILLIS_MAX, LEASE_MILLIS_MIN, LeaseId, LeaseState, Offer, Purpose, SSH_KEYS_MAX,
+    LEASE_MILLIS_MAX, LEASE_MILLIS_MIN, LeaseId, LeaseOptions, LeaseState, Offer, Purpose,
+    SSH_KEYS_MAX,
 };
 use nicompute_wire::codes::Code;
 use nicompute_wire::market_api::{RentRequest, RentalView};
@@ -111,6 +112,8 @@ impl Asked {
             })?;
             ssh_keys.push(key.into_string());
         }
+        LeaseOptions::try_from(request.options.clone())
+            .map_err(|error| Denied::new(Code::BadRequest, error.to_string()))?;
         let provider = request.provider;
         let asked = LeaseRequest {
             id: request.id,
@@ -119,12 +122,22 @@ impl Asked {
             ssh_keys,
             image: request.image,
             duration_seconds: request.duration_seconds,
+            terminal_key: request.terminal_key.as_deref().map(terminal_key).transpose()?,
+            options: request.options,
         };
         let price_max = request.price_micro_usd_per_hour_max;
         let said = serde_json::json!([provider, asked, price_max]).to_string();
         let words = blake3::derive_key(WORDS_CONTEXT, said.as_bytes());
         Ok(Self { provider, request: asked, price_max, words })
     }
+}
+
+/// The key of the second slot in its canonical text.
+fn terminal_key(text: &str) -> Result<String, Denied> {
+    let key: SshKey = text.parse().map_err(|error| {
+        Denied::new(Code::BadSshKey, format!("the key of field terminal_key {error}"))
+    })?;
+    Ok(key.into_string())
 }
 
 /// A lease that is there already: the caller's own in the same words, or nobody's business.

@@ -21,7 +21,7 @@ use nicompute_market::{
 };
 use nicompute_proof::{SignedTranscript, Transcript};
 use nicompute_wire::codes::Code;
-use nicompute_wire::node::LeaseRequest;
+use nicompute_wire::node::{LeaseRequest, OptionsView};
 
 use crate::board::{Phase, Running, Tries, UNREACHABLE_AFTER};
 use crate::config::ProofProfile;
@@ -182,6 +182,8 @@ impl Session {
             ssh_keys: vec![key.public_openssh().map_err(|error| void(&error))?],
             image: None,
             duration_seconds: PROOF_LEASE_MILLIS_MAX.checked_div(MILLIS).unwrap_or(0),
+            terminal_key: None,
+            options: OptionsView::default(),
         };
         node.create_lease(&request, ASK_BUDGET).await.map_err(|error| missed(&error))?;
         self.ctx.board.set_accepted(&self.provider);

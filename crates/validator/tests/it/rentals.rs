@@ -3,6 +3,7 @@
 use nicompute_market::LeaseId;
 use nicompute_wire::codes::Code;
 use nicompute_wire::market_api::RentRequest;
+use nicompute_wire::node::OptionsView;
 
 use crate::door::{Conduct, ProverDoor};
 use crate::provider::{HOST_KEY, Lie, Provider};
@@ -17,6 +18,8 @@ pub(crate) fn request(provider: &Provider, id: u8) -> RentRequest {
         image: None,
         duration_seconds: 60,
         price_micro_usd_per_hour_max: None,
+        terminal_key: None,
+        options: OptionsView::default(),
     }
 }
 

@@ -3,11 +3,15 @@
 //! These shapes are a public contract. A field is only ever added, with a default, so that an older peer still reads a
 //! newer one. Numbers carry their unit in their name. Every list has a limit that the reader checks.
 
+mod options;
+
 use nicompute_market::{
     Gpu, Hotkey, Lease, LeaseId, LeaseState, Machine, MicroUsd, Offer, OfferId, Purpose,
-    RuntimeKind, UnixMillis,
+    RuntimeKind, Share, UnixMillis,
 };
 use serde::{Deserialize, Serialize};
+
+pub use options::{OptionsView, PORTS_MAX, TmpfsView, VolumeView};
 
 /// Bytes of one request or answer of the node API.
 pub const BODY_BYTES_MAX: usize = 256 * 1024;
@@ -117,6 +121,12 @@ pub struct LeaseRequest {
     pub image: Option<String>,
     /// How long.
     pub duration_seconds: u64,
+    /// The key of the second slot: a terminal that the renter's market puts beside the renter's own keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terminal_key: Option<String>,
+    /// What is asked for beyond the offer's share.
+    #[serde(default, skip_serializing_if = "OptionsView::is_empty")]
+    pub options: OptionsView,
 }
 
 /// `POST /v1/leases/{id}/extend`.
@@ -127,12 +137,15 @@ pub struct ExtendRequest {
     pub duration_seconds: u64,
 }
 
-/// `POST /v1/leases/{id}/keys`: replaces the keys.
+/// `POST /v1/leases/{id}/keys`: replaces the keys of one slot; the other one stays as it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeysRequest {
-    /// OpenSSH public keys that may enter from now on.
+    /// OpenSSH public keys of this slot that may enter from now on; `terminal` takes one or none.
     pub ssh_keys: Vec<String>,
+    /// `user` or `terminal`; `user` where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<String>,
 }
 
 /// A lease as its provider sees it.
@@ -159,9 +172,38 @@ pub struct LeaseView {
     pub expires_at_unix_ms: u64,
     /// The image that runs.
     pub image: String,
+    /// What is known about how it came to stand where it stands: how far an image is, why it failed, the evidence of a GPU
+    /// that is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// Whether a restart was asked for and is not done yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub restart_pending: bool,
+    /// What of the machine it was sold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share: Option<ShareView>,
+    /// The price that was agreed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub price_micro_usd_per_hour: Option<u64>,
+    /// What runs its processes, where that is not `standard`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<String>,
     /// How to enter, while it is running or paused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ssh: Option<SshAccessView>,
+}
+
+/// A part of a machine, as it was sold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShareView {
+    /// Processor time, in thousandths of a core.
+    pub cores_milli: u32,
+    /// Memory.
+    pub memory_bytes: u64,
+    /// Disk.
+    pub disk_bytes: u64,
+    /// UUIDs of the GPUs.
+    pub gpus: Vec<String>,
 }
 
 /// How to enter a lease.
@@ -243,6 +285,17 @@ impl TryFrom<MachineView> for Machine {
     }
 }
 
+impl From<&Share> for ShareView {
+    fn from(share: &Share) -> Self {
+        Self {
+            cores_milli: share.cores_milli,
+            memory_bytes: share.memory_bytes,
+            disk_bytes: share.disk_bytes,
+            gpus: share.gpus.clone(),
+        }
+    }
+}
+
 impl From<&Offer> for OfferView {
     fn from(offer: &Offer) -> Self {
         let limits = if offer.runtime.limits_enforced() { "enforced" } else { "not enforced" };
@@ -299,6 +352,11 @@ impl LeaseView {
             requested_at_unix_ms: lease.requested_at.get(),
             expires_at_unix_ms: lease.expires_at.get(),
             image: lease.terms.image.clone(),
+            detail: lease.detail.clone(),
+            restart_pending: lease.restart_asked,
+            share: Some((&lease.terms.share).into()),
+            price_micro_usd_per_hour: lease.terms.price_per_hour.map(MicroUsd::get),
+            class: OptionsView::from(&lease.terms.options).class,
             ssh: can_enter.then_some(ssh),
         }
     }

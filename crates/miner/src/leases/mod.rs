@@ -1,0 +1,370 @@
+//! The one way to change a lease, for every door: the node API, the v1.9.0 axon door, the node's own watches.
+//!
+//! Each act stores what is wanted and wakes the reconciler, which makes the machine equal to it: when an act returns, it
+//! outlives the process, and its effect follows within moments. Nothing here touches the machine. Doors check first who is
+//! asking (signature, permit, lists) and then come here with an [`Owner`]; whose lease it is, is checked here.
+//!
+//! Usage by a door:
+//! - `create(Order)` answers at once with the lease as stored: `reserved`, or `requested` while it waits for a proof to end.
+//!   The same order again is the same lease. Whoever must know that the lease can be entered waits with `settled`.
+//! - `find(Owner)` is the newest open lease of an owner, `get(id, Owner)` a certain one.
+//! - `extend`, `pause`, `resume`, `restart`, `change_keys`, `release` change it; doing one twice is doing it once.
+//! - `is_free(offer)` says whether an order would be given now.
+//! - `end` and `degrade` are the node's own: a GPU that is gone, with its evidence.
+
+mod denied;
+mod order;
+mod queue;
+
+use std::sync::Arc;
+
+use nicompute_daemon::SharedClock;
+use nicompute_market::{
+    EndReason, FailReason, Hotkey, KeySlot, Lease, LeaseEvent, LeaseId, LeaseKeys, LeaseState,
+    OfferId, UnixMillis,
+};
+
+use crate::offers::Offers;
+use crate::store::{Applied, Asked, Change, Store, StoreError};
+pub use denied::Denied;
+pub use order::Order;
+pub(crate) use order::host_options;
+pub(crate) use queue::{Stakes, WAITING_MAX, wait_millis_max};
+
+/// How often a change is tried again because something else changed the lease in between.
+const TRIES_MAX: u32 = 8;
+
+/// The leases of a node. Cheap to share; one per process.
+#[derive(Debug)]
+pub struct Leases {
+    store: Arc<Store>,
+    offers: Arc<Offers>,
+    stakes: Arc<dyn Stakes>,
+    clock: SharedClock,
+    changes_max: u64,
+}
+
+/// On whose behalf a lease is looked at or changed.
+#[derive(Debug, Clone, Copy)]
+pub enum Owner<'a> {
+    /// The hotkey that asked for it.
+    Holder(&'a Hotkey),
+    /// Whoever shows the RSA key that an order of the v1.9.0 door came with: SHA-256 of its stripped text.
+    Key(&'a [u8; 32]),
+}
+
+/// What became of an order.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Created {
+    /// Stored now.
+    New(Lease),
+    /// It was given before, in the same words; as it stands now.
+    Same(Lease),
+}
+
+/// What became of a lease that asks for its offer.
+#[expect(clippy::large_enum_variant, reason = "it is taken apart where it is returned")]
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Grant {
+    /// The offer is held for it.
+    Held(Lease),
+    /// Others are before it.
+    Waits,
+    /// It has failed as occupied.
+    Failed,
+    /// Somebody else changed it meanwhile.
+    Changed,
+}
+
+// === impl Leases ===
+
+impl Leases {
+    /// Leases may be changed so many times each.
+    pub(crate) fn new(
+        store: Arc<Store>,
+        offers: Arc<Offers>,
+        stakes: Arc<dyn Stakes>,
+        clock: SharedClock,
+        changes_max: u64,
+    ) -> Self {
+        Self { store, offers, stakes, clock, changes_max }
+    }
+
+    /// Stores an order and holds its offer, or lets it wait where the offer is free again soon.
+    ///
+    /// # Errors
+    /// See [`Denied`]; nothing has changed then.
+    pub async fn create(&self, order: Order) -> Result<Created, Denied> {
+        let (lease, words) = order.check(&self.offers, self.now()).await?;
+        match self.store.ask(&lease, words, WAITING_MAX).await? {
+            Asked::New(lease) => self.first_grant(lease).await.map(Created::New),
+            Asked::Same(lease) => Ok(Created::Same(lease)),
+            Asked::OtherWords => Err(Denied::OtherWords),
+            Asked::Occupied => Err(Denied::Occupied),
+        }
+    }
+
+    /// A lease of this owner.
+    ///
+    /// # Errors
+    /// See [`Denied`]; nothing has changed then.
+    pub async fn get(&self, id: LeaseId, owner: Owner<'_>) -> Result<Lease, Denied> {
+        let lease = self.store.get(id).await?;
+        lease.filter(|lease| owner.owns(lease)).ok_or(Denied::NoSuchLease)
+    }
+
+    /// The newest lease of this owner that is not over.
+    ///
+    /// # Errors
+    /// See [`Denied`]; nothing has changed then.
+    pub async fn find(&self, owner: Owner<'_>) -> Result<Option<Lease>, Denied> {
+        let found = match owner {
+            Owner::Key(key) => self.store.of_owner_key(key).await?,
+            Owner::Holder(_) => {
+                self.store.open_leases().await?.into_iter().rev().find(|lease| owner.owns(lease))
+            }
+        };
+        Ok(found.filter(|lease| !lease.state.is_final()))
+    }
+
+    /// Whether an order for this offer would be given now, without a wait.
+    ///
+    /// # Errors
+    /// See [`Denied`]; nothing has changed then.
+    pub async fn is_free(&self, offer: &OfferId) -> Result<bool, Denied> {
+        let is_known = self.offers.sold(offer).is_some();
+        Ok(is_known && self.store.holder_of(offer).await?.is_none())
+    }
+
+    /// Waits until a lease is on its way up no more: it can be entered, or it is over. The caller bounds the wait.
+    ///
+    /// # Errors
+    /// See [`Denied`]; nothing has changed then.
+    pub async fn settled(&self, id: LeaseId, owner: Owner<'_>) -> Result<Lease, Denied> {
+        let mut changes = self.store.changes();
+        loop {
+            let lease = self.get(id, owner).await?;
+            match lease.state {
+                LeaseState::Requested | LeaseState::Reserved | LeaseState::Preparing => {}
+                LeaseState::Running
+                | LeaseState::Paused
+                | LeaseState::Ending(_)
+                | LeaseState::Ended(_)
+                | LeaseState::Failed(_) => return Ok(lease),
+            }
+            // This holds the store, so the channel is open.
+            drop(changes.changed().await);
+        }
+    }
+
+    /// Gives it back.
+    ///
+    /// # Errors
+    /// See [`Denied`]; nothing has changed then.
+    pub async fn release(&self, id: LeaseId, owner: Owner<'_>) -> Result<Lease, Denied> {
+        let released = LeaseEvent::EndAsked(EndReason::Released);
+        self.change(id, owner, |_, _| Ok(released.into())).await
+    }
+
+    /// Freezes it.
+    ///
+    /// # Errors
+    /// See [`Denied`]; nothing has changed then.
+    pub async fn pause(&self, id: LeaseId, owner: Owner<'_>) -> Result<Lease, Denied> {
+        self.change(id, owner, |_, _| Ok(LeaseEvent::PauseAsked.into())).await
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Errors
+    /// See [`Denied`]; nothing has changed then.
+    pub async fn resume(&self, id: LeaseId, owner: Owner<'_>) -> Result<Lease, Denied> {
+        self.change(id, owner, |_, _| Ok(LeaseEvent::ResumeAsked.into())).await
+    }
+
+    /// Ends its processes and starts it anew on the disk that it has.
+    ///
+    /// # Errors
+    /// See [`Denied`]; nothing has changed then.
+    pub async fn restart(&self, id: LeaseId, owner: Owner<'_>) -> Result<Lease, Denied> {
+        self.change(id, owner, |_, _| Ok(LeaseEvent::RestartAsked.into())).await
+    }
+
+    /// Moves its end to so many seconds from now, never back.
+    ///
+    /// # Errors
+    /// See [`Denied`]; nothing has changed then.
+    pub async fn extend(
+        &self,
+        id: LeaseId,
+        owner: Owner<'_>,
+        duration_seconds: u64,
+    ) -> Result<Lease, Denied> {
+        self.change(id, owner, |lease, now| {
+            let until = order::new_end(lease, duration_seconds, now)?;
+            Ok(LeaseEvent::Extended(until).into())
+        })
+        .await
+    }
+
+    /// Replaces the keys of one slot; sessions of the other slot's keys go on.
+    ///
+    /// # Errors
+    /// See [`Denied`]; nothing has changed then.
+    pub async fn change_keys(
+        &self,
+        id: LeaseId,
+        owner: Owner<'_>,
+        slot: KeySlot,
+        texts: &[String],
+    ) -> Result<Lease, Denied> {
+        let keys = order::keys(slot, texts)?;
+        self.change(id, owner, |lease, _| {
+            let mut all: LeaseKeys = lease.terms.keys.clone();
+            match slot {
+                KeySlot::User => all.user.clone_from(&keys),
+                KeySlot::Terminal => all.terminal = keys.first().cloned(),
+            }
+            Ok(Change::keys(all))
+        })
+        .await
+    }
+
+    /// Ends a lease for a reason of the node's own, with what shows it. A lease that is over stays as it is.
+    ///
+    /// # Errors
+    /// See [`Denied`]; nothing has changed then.
+    pub async fn end(
+        &self,
+        id: LeaseId,
+        reason: EndReason,
+        evidence: &str,
+    ) -> Result<Lease, Denied> {
+        let ended = || Change::from(LeaseEvent::EndAsked(reason)).because(evidence);
+        self.change_own(id, |lease| match lease.state {
+            // The first reason stands, and so does its evidence.
+            LeaseState::Ending(_) | LeaseState::Ended(_) | LeaseState::Failed(_) => {
+                LeaseEvent::EndAsked(reason).into()
+            }
+            _ => ended(),
+        })
+        .await
+    }
+
+    /// Which lease holds a GPU.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn holding_gpu(&self, uuid: &str) -> Result<Option<LeaseId>, Denied> {
+        Ok(self.store.holder_of_gpu(uuid).await?)
+    }
+
+    /// Says of a lease that runs what is not as it was sold any more. Saying it again changes nothing.
+    ///
+    /// # Errors
+    /// See [`Denied`]; nothing has changed then.
+    pub async fn degrade(&self, id: LeaseId, evidence: &str) -> Result<Lease, Denied> {
+        self.change_own(id, |_| Change::from(LeaseEvent::Degraded).because(evidence)).await
+    }
+
+    /// Holds the offer for a lease that asks for it, if it is its turn. The reconciler asks again when something changed.
+    pub(crate) async fn grant(&self, lease: &Lease) -> Result<Grant, StoreError> {
+        let (offer, now) = (&lease.terms.offer, self.now());
+        let waiting = self.store.waiting(offer).await?;
+        if queue::first(&waiting, &*self.stakes) == Some(lease.terms.id) {
+            // Its time begins now where it had to wait; at once it is the time that it has.
+            let event = match now.millis_since(lease.requested_at) {
+                0 => LeaseEvent::Reserved,
+                _ => LeaseEvent::Granted(now.saturating_add_millis(lease.duration_millis())),
+            };
+            match self.store.hold(lease, event, self.offers.capacity(), now).await? {
+                Applied::Stored(held) => return Ok(Grant::Held(held)),
+                Applied::Refused(_) | Applied::Superseded => return Ok(Grant::Changed),
+                Applied::Occupied => {}
+            }
+        }
+        let held = self.store.holder_of(offer).await?;
+        let is_worth_it = held.map_or(waiting.len() > 1, |held| held.is_short());
+        let waited = now.millis_since(lease.requested_at);
+        if is_worth_it && waited < wait_millis_max(lease.terms.purpose) {
+            return Ok(Grant::Waits);
+        }
+        let failed = LeaseEvent::PrepareFailed(FailReason::Occupied);
+        match self.store.apply(lease, failed, now).await? {
+            Applied::Stored(_) => Ok(Grant::Failed),
+            Applied::Refused(_) | Applied::Superseded | Applied::Occupied => Ok(Grant::Changed),
+        }
+    }
+
+    fn now(&self) -> UnixMillis {
+        UnixMillis(self.clock.unix_ms())
+    }
+
+    /// The first try for a lease that was just stored; where the process dies before it, the reconciler does the same.
+    async fn first_grant(&self, lease: Lease) -> Result<Lease, Denied> {
+        match self.grant(&lease).await? {
+            Grant::Held(lease) => Ok(lease),
+            Grant::Waits => Ok(lease),
+            Grant::Failed => Err(Denied::Occupied),
+            Grant::Changed => {
+                let lease = self.store.get(lease.terms.id).await?.ok_or(Denied::NoSuchLease)?;
+                match lease.state {
+                    LeaseState::Failed(FailReason::Occupied) => Err(Denied::Occupied),
+                    _ => Ok(lease),
+                }
+            }
+        }
+    }
+
+    async fn change(
+        &self,
+        id: LeaseId,
+        owner: Owner<'_>,
+        change: impl Fn(&Lease, UnixMillis) -> Result<Change, Denied>,
+    ) -> Result<Lease, Denied> {
+        for _ in 0..TRIES_MAX {
+            let lease = self.get(id, owner).await?;
+            let now = self.now();
+            let change = change(&lease, now)?;
+            // It can always be given back.
+            if lease.generation >= self.changes_max && !change.ends() {
+                return Err(Denied::Spent);
+            }
+            match self.store.apply(&lease, change, now).await? {
+                Applied::Stored(lease) => return Ok(lease),
+                Applied::Refused(refusal) => return Err(refusal.into()),
+                Applied::Superseded | Applied::Occupied => {}
+            }
+        }
+        Err(Denied::Changing)
+    }
+
+    async fn change_own(
+        &self,
+        id: LeaseId,
+        change: impl Fn(&Lease) -> Change,
+    ) -> Result<Lease, Denied> {
+        for _ in 0..TRIES_MAX {
+            let lease = self.store.get(id).await?.ok_or(Denied::NoSuchLease)?;
+            match self.store.apply(&lease, change(&lease), self.now()).await? {
+                Applied::Stored(lease) => return Ok(lease),
+                Applied::Refused(refusal) => return Err(refusal.into()),
+                Applied::Superseded | Applied::Occupied => {}
+            }
+        }
+        Err(Denied::Changing)
+    }
+}
+
+// === impl Owner ===
+
+impl Owner<'_> {
+    fn owns(&self, lease: &Lease) -> bool {
+        match self {
+            Self::Holder(holder) => lease.terms.holder == **holder,
+            Self::Key(key) => {
+                lease.terms.legacy.as_ref().is_some_and(|legacy| legacy.owner_key_sha256 == **key)
+            }
+        }
+    }
+}

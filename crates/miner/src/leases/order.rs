@@ -1,0 +1,199 @@
+//! An order for a lease, from what somebody wants to a lease that may be stored. Everything that a caller can get wrong
+//! is found here.
+
+use nicompute_host::runtime::{self, Options, RootAccess, RuntimeError, Tmpfs, Volume};
+use nicompute_market::{
+    Hotkey, KeySlot, LEASE_MILLIS_MAX, LEASE_MILLIS_MIN, Lease, LeaseId, LeaseKeys, LeaseNetwork,
+    LeaseOptions, LegacyAccess, OfferId, PROOF_LEASE_MILLIS_MAX, Purpose, SSH_KEYS_MAX, Terms,
+    UnixMillis,
+};
+use nicompute_wire::node::OptionsView;
+use nicompute_wire::ssh_key::SshKey;
+use sha2::{Digest as _, Sha256};
+
+use super::Denied;
+use crate::offers::Offers;
+use crate::store::Words;
+
+const MILLIS: u64 = 1000;
+
+/// What somebody wants. The same order with the same id again is the same lease.
+#[derive(Debug, Clone)]
+pub struct Order {
+    /// Drawn by the caller.
+    pub id: LeaseId,
+    /// What is leased.
+    pub offer: OfferId,
+    /// What for.
+    pub purpose: Purpose,
+    /// Who asks, and alone may change the lease.
+    pub holder: Hotkey,
+    /// As the caller wrote them.
+    pub keys: LeaseKeys,
+    /// The offer's first image where none is named.
+    pub image: Option<String>,
+    /// How long.
+    pub duration_seconds: u64,
+    /// What is asked for beyond the offer's share.
+    pub options: LeaseOptions,
+    /// For an order that came through the v1.9.0 door: it may have no key, for it has a password.
+    pub legacy: Option<LegacyAccess>,
+}
+
+impl Order {
+    /// The lease that is asked for, and the words in which it is asked.
+    pub(super) async fn check(
+        self,
+        offers: &Offers,
+        now: UnixMillis,
+    ) -> Result<(Lease, Words), Denied> {
+        let sold =
+            offers.sold(&self.offer).ok_or_else(|| Denied::NoSuchOffer(self.offer.clone()))?;
+        let duration_ms = duration_ms(self.duration_seconds, self.purpose)?;
+        let keys = LeaseKeys {
+            user: keys(KeySlot::User, &self.keys.user)?,
+            terminal: keys(KeySlot::Terminal, self.keys.terminal.as_slice())?.pop(),
+        };
+        if keys.all().is_empty() && self.legacy.is_none() {
+            return Err(Denied::BadKey("field ssh_keys is empty: nobody could enter".to_owned()));
+        }
+        check_options(self.id, &self.options)?;
+        let words = self.words(&keys);
+        let image = image(offers, self.image).await?;
+        let terms = Terms {
+            id: self.id,
+            offer: self.offer,
+            purpose: self.purpose,
+            holder: self.holder,
+            share: sold.share,
+            price_per_hour: Some(sold.price_per_hour),
+            keys,
+            image,
+            options: self.options,
+            legacy: self.legacy,
+        };
+        Ok((Lease::requested(terms, now, duration_ms), words))
+    }
+
+    /// One text for everything that was said, with the keys as they are understood. What was not said leaves no trace, so
+    /// that a request of before an update is the same after it.
+    fn words(&self, keys: &LeaseKeys) -> Words {
+        let mut said = vec![
+            serde_json::json!(self.holder),
+            serde_json::json!(self.offer),
+            serde_json::json!(self.purpose.as_str()),
+            serde_json::json!(keys.user),
+            serde_json::json!(self.image),
+            serde_json::json!(self.duration_seconds),
+        ];
+        let options = OptionsView::from(&self.options);
+        if keys.terminal.is_some() || !options.is_empty() || self.legacy.is_some() {
+            said.push(serde_json::json!(keys.terminal));
+            said.push(serde_json::json!(options));
+            said.push(serde_json::json!(
+                self.legacy.as_ref().map(|legacy| hex::encode(legacy.owner_key_sha256))
+            ));
+        }
+        Words(Sha256::digest(serde_json::Value::from(said).to_string()).into())
+    }
+}
+
+/// The new end of a lease whose holder wants so many seconds more from now.
+pub(super) fn new_end(
+    lease: &Lease,
+    duration_seconds: u64,
+    now: UnixMillis,
+) -> Result<UnixMillis, Denied> {
+    let until = now.saturating_add_millis(duration_seconds.saturating_mul(MILLIS));
+    let latest = match lease.terms.purpose {
+        Purpose::Proof => lease.requested_at.saturating_add_millis(PROOF_LEASE_MILLIS_MAX),
+        Purpose::Rental => now.saturating_add_millis(LEASE_MILLIS_MAX),
+    };
+    if until > latest { Err(too_long(lease.terms.purpose)) } else { Ok(until) }
+}
+
+/// The keys of one slot in their canonical text, each once.
+pub(super) fn keys(slot: KeySlot, texts: &[String]) -> Result<Vec<String>, Denied> {
+    let (field, max) = match slot {
+        KeySlot::User => ("ssh_keys", SSH_KEYS_MAX),
+        KeySlot::Terminal => ("terminal_key", 1),
+    };
+    if texts.len() > max {
+        let many = format!("field {field} has {} keys, at most {max} are taken", texts.len());
+        return Err(Denied::BadKey(many));
+    }
+    let mut keys: Vec<String> = Vec::with_capacity(texts.len());
+    for (index, text) in texts.iter().enumerate() {
+        let key: SshKey = text
+            .parse()
+            .map_err(|error| Denied::BadKey(format!("key {index} of field {field} {error}")))?;
+        if !keys.iter().any(|known| known == key.as_str()) {
+            keys.push(key.into_string());
+        }
+    }
+    Ok(keys)
+}
+
+/// The options as runtimes take them.
+pub(crate) fn host_options(options: &LeaseOptions) -> Options {
+    let volumes = options.volumes.iter().map(|volume| Volume {
+        name: volume.name.clone(),
+        target: volume.target.clone(),
+        bytes: volume.bytes,
+    });
+    let tmpfs =
+        options.tmpfs.iter().map(|(target, bytes)| Tmpfs { target: target.clone(), bytes: *bytes });
+    Options {
+        class: options.class,
+        shm_bytes: options.shm_bytes,
+        root: if options.read_only_root { RootAccess::ReadOnly } else { RootAccess::Writable },
+        volumes: volumes.collect(),
+        tmpfs: tmpfs.collect(),
+        environment: options.environment.clone(),
+        network: match options.network {
+            LeaseNetwork::None => runtime::Network::None,
+            LeaseNetwork::Egress => runtime::Network::Egress,
+        },
+    }
+}
+
+/// Refuses what no runtime may be asked for, before anything is stored.
+fn check_options(id: LeaseId, options: &LeaseOptions) -> Result<(), Denied> {
+    match host_options(options).check(id) {
+        Ok(()) => Ok(()),
+        Err(RuntimeError::InvalidSpec { field, rule, .. }) => {
+            Err(Denied::field(format!("options.{field}"), rule))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn image(offers: &Offers, asked: Option<String>) -> Result<String, Denied> {
+    let mut images = offers.images().await?;
+    match asked {
+        Some(image) if images.contains(&image) => Ok(image),
+        Some(_) => Err(Denied::NoSuchImage),
+        None if images.is_empty() => Err(Denied::NoImages),
+        None => Ok(images.swap_remove(0)),
+    }
+}
+
+fn duration_ms(seconds: u64, purpose: Purpose) -> Result<u64, Denied> {
+    let duration_ms = seconds.saturating_mul(MILLIS);
+    if duration_ms < LEASE_MILLIS_MIN {
+        return Err(Denied::field("duration_seconds", "is less than 10"));
+    }
+    let longest = match purpose {
+        Purpose::Proof => PROOF_LEASE_MILLIS_MAX,
+        Purpose::Rental => LEASE_MILLIS_MAX,
+    };
+    if duration_ms > longest { Err(too_long(purpose)) } else { Ok(duration_ms) }
+}
+
+fn too_long(purpose: Purpose) -> Denied {
+    let problem = match purpose {
+        Purpose::Proof => "is too long: a proof holds a machine for 600 s at most",
+        Purpose::Rental => "is too long: a lease may end in 2678400 s (31 days) at most",
+    };
+    Denied::field("duration_seconds", problem)
+}

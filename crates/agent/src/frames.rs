@@ -8,10 +8,17 @@ use std::fmt;
 
 mod open;
 
-pub use open::{OpenRequest, OpenTarget, TerminalRequest, WindowSize};
+pub use open::{OpenRequest, OpenTarget, SocketPlace, TerminalRequest, WindowSize};
 
-/// What both sides must say in their first frame.
-pub const PROTOCOL_VERSION: u16 = 1;
+/// What the agent says in its first frame. The gateway answers with the same number where it knows it.
+///
+/// An agent lives as long as its container, so a newer gateway meets older agents: it speaks every version from
+/// [`PROTOCOL_VERSION_MIN`] on and asks an older agent for nothing that its version lacks. A gateway older than the agent
+/// turns it away. Version 2 added [`Frame::Listening`], [`Frame::Incoming`] and the requests from
+/// [`OpenTarget::DialUnix`] on.
+pub const PROTOCOL_VERSION: u16 = 2;
+/// The oldest version that is still spoken.
+pub const PROTOCOL_VERSION_MIN: u16 = 1;
 /// The longest payload of any frame.
 pub const FRAME_LEN_MAX: usize = 1 << 20;
 /// The longest piece of channel data that our own side sends in one frame.
@@ -22,6 +29,10 @@ pub const WINDOW: u32 = 512 * 1024;
 pub const HEADER_LEN: usize = 9;
 /// The longest text in a refusal.
 pub const REFUSAL_LEN_MAX: usize = 512;
+/// The longest text that says where an accepted connection comes from.
+pub const PEER_LEN_MAX: usize = 64;
+/// Accepted connections of one listener that the gateway has been told of and has not fetched.
+pub const INCOMING_MAX: usize = 16;
 /// The channel number of frames that belong to no channel.
 pub const CONTROL: u32 = 0;
 
@@ -62,8 +73,26 @@ pub enum Frame<'a> {
     Signal(u8),
     /// Agent: the process ended.
     Exit(Exit),
+    /// Agent: it listens, on this port where it has one. The answer to a request to listen, in place of `Opened`.
+    Listening {
+        /// The port; 0 for a socket of a path.
+        port: u16,
+    },
+    /// Agent: a connection came to a listener. It waits to be fetched by [`OpenTarget::Accept`].
+    Incoming(Incoming<'a>),
     /// The channel is over. From the gateway: end what runs there. From the agent: nothing more follows.
     Close,
+}
+
+/// A connection that a listener accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Incoming<'a> {
+    /// By what it is fetched; used once on one connection with the gateway.
+    pub token: u32,
+    /// The port that it comes from; 0 where there is none.
+    pub port: u16,
+    /// The address that it comes from, or nothing.
+    pub peer: &'a str,
 }
 
 /// How a process ended.
@@ -107,6 +136,8 @@ mod kind {
     pub(super) const SIGNAL: u8 = 10;
     pub(super) const EXIT: u8 = 11;
     pub(super) const CLOSE: u8 = 12;
+    pub(super) const LISTENING: u8 = 13;
+    pub(super) const INCOMING: u8 = 14;
 }
 
 /// The kind of a data frame whose payload the caller reads in place, see `data_header`.
@@ -227,6 +258,17 @@ fn encode_payload(frame: &Frame<'_>, out: &mut Vec<u8>) -> u8 {
             });
             kind::EXIT
         }
+        Frame::Listening { port } => {
+            out.extend_from_slice(&port.to_be_bytes());
+            kind::LISTENING
+        }
+        Frame::Incoming(incoming) => {
+            out.extend_from_slice(&incoming.token.to_be_bytes());
+            out.extend_from_slice(&incoming.port.to_be_bytes());
+            let end = incoming.peer.floor_char_boundary(PEER_LEN_MAX);
+            out.extend_from_slice(&incoming.peer.as_bytes()[..end]);
+            kind::INCOMING
+        }
         Frame::Close => kind::CLOSE,
     }
 }
@@ -265,9 +307,21 @@ fn parse_payload(kind: u8, payload: &[u8]) -> Result<Frame<'_>, FrameError> {
             _ => Err(malformed),
         },
         kind::CLOSE => empty(Frame::Close),
+        kind::LISTENING => {
+            let port = payload.try_into().map(u16::from_be_bytes).map_err(|_| malformed)?;
+            Ok(Frame::Listening { port })
+        }
+        kind::INCOMING => parse_incoming(payload).map(Frame::Incoming).ok_or(malformed),
         kind::REFUSED | kind::DATA | kind::ERROR_DATA => Err(malformed),
         unknown => Err(FrameError::UnknownKind(unknown)),
     }
+}
+
+fn parse_incoming(payload: &[u8]) -> Option<Incoming<'_>> {
+    let (token, rest) = payload.split_first_chunk()?;
+    let (port, peer) = rest.split_first_chunk()?;
+    let peer = std::str::from_utf8(peer).ok().filter(|peer| peer.len() <= PEER_LEN_MAX)?;
+    Some(Incoming { token: u32::from_be_bytes(*token), port: u16::from_be_bytes(*port), peer })
 }
 
 impl fmt::Display for Exit {

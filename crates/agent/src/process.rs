@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use crate::accounts::Account;
+use crate::accounts::{self, Account};
 use crate::frames::{Exit, OpenRequest, OpenTarget, TerminalRequest};
 use crate::terminal;
 
@@ -24,7 +24,7 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 const OWN_PROGRAMS: &str = "/.nicompute/bin";
 /// Variables that a client may set; a name that ends in `_` stands for all that begin so.
 const VARIABLES_ALLOWED: &[&str] =
-    &["LANG", "LC_", "TERM", "COLORTERM", "NI_", "SSH_CONNECTION", "SSH_CLIENT"];
+    &["LANG", "LC_", "TERM", "COLORTERM", "NI_", "SSH_AUTH_SOCK", "SSH_CONNECTION", "SSH_CLIENT"];
 
 /// The agent's ends of what was started. All of them are non-blocking.
 #[derive(Debug)]
@@ -41,11 +41,29 @@ pub(crate) struct Started {
     pub(crate) terminal: bool,
 }
 
+impl Started {
+    /// Over a connection, made or being made.
+    pub(crate) fn connection(socket: OwnedFd) -> io::Result<Self> {
+        let output = socket.try_clone()?;
+        Ok(Self { leader: None, input: socket, output, error: None, terminal: false })
+    }
+}
+
 /// Why something was not started, in words for the renter.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StartRefusal {
     #[error("the image has no shell")]
     NoShell,
+    #[error(
+        "the image has no shell: a command may be plain words alone, without quotes, variables or redirections"
+    )]
+    NoShellForCommand,
+    #[error("the image has no shell and no program {0:?}")]
+    NoProgram(String),
+    #[error("cannot connect to {0:?} ({1})")]
+    ConnectUnix(String, io::Error),
+    #[error("that is not started but listened on or fetched")]
+    NotStarted,
     #[error("cannot open a terminal ({0})")]
     Terminal(io::Error),
     #[error("cannot start {0} ({1})")]
@@ -71,7 +89,9 @@ pub(crate) fn start(request: &OpenRequest) -> Result<Started, StartRefusal> {
         }
         OpenTarget::Exec { command: line, terminal } => {
             let account = Account::current();
-            let shell = account.shell().ok_or(StartRefusal::NoShell)?;
+            let Some(shell) = account.shell() else {
+                return start_words(&account, line, variables, terminal.as_ref());
+            };
             let mut command = session_command(&shell, &account, variables);
             command.arg("-c").arg(OsStr::from_bytes(line));
             start_session(command, &shell, terminal.as_ref())
@@ -83,7 +103,56 @@ pub(crate) fn start(request: &OpenRequest) -> Result<Started, StartRefusal> {
             start_session(command, &own, None)
         }
         OpenTarget::Dial { host, port } => dial(host, *port),
+        OpenTarget::DialUnix { path } => dial_unix(path),
+        OpenTarget::Listen { .. } | OpenTarget::ListenUnix { .. } | OpenTarget::Accept { .. } => {
+            Err(StartRefusal::NotStarted)
+        }
     }
+}
+
+/// Runs a command without a shell, where its words mean the same without one.
+fn start_words(
+    account: &Account,
+    line: &[u8],
+    variables: &[(String, String)],
+    terminal: Option<&TerminalRequest>,
+) -> Result<Started, StartRefusal> {
+    let words = plain_words(line).ok_or(StartRefusal::NoShellForCommand)?;
+    let (name, args) = words.split_first().ok_or(StartRefusal::NoShellForCommand)?;
+    let program = find_program(name).ok_or_else(|| StartRefusal::NoProgram((*name).to_owned()))?;
+    let mut command = session_command(&program, account, variables);
+    command.arg0(name).args(args);
+    start_session(command, &program, terminal)
+}
+
+/// The words of a line in which nothing is for a shell to interpret.
+fn plain_words(line: &[u8]) -> Option<Vec<&str>> {
+    let line = std::str::from_utf8(line).ok()?;
+    let plain = |c: char| c.is_ascii_alphanumeric() || " -_./:=,@%+".contains(c);
+    // A word with `=` at the front would be an assignment.
+    let first = line.split(' ').find(|word| !word.is_empty())?;
+    (line.chars().all(plain) && !first.contains('='))
+        .then(|| line.split(' ').filter(|word| !word.is_empty()).collect())
+}
+
+fn find_program(name: &str) -> Option<PathBuf> {
+    if name.contains('/') {
+        return Some(PathBuf::from(name)).filter(|path| accounts::is_program(path));
+    }
+    let search = search_path();
+    let folders = search.as_bytes().split(|byte| *byte == b':');
+    folders
+        .map(|folder| Path::new(OsStr::from_bytes(folder)).join(name))
+        .find(|path| path.is_absolute() && accounts::is_program(path))
+}
+
+/// The image's PATH, and the host's own programs last.
+fn search_path() -> OsString {
+    let path = std::env::var_os("PATH").unwrap_or_else(|| OsString::from(DEFAULT_PATH));
+    let mut search = path.into_vec();
+    search.push(b':');
+    search.extend_from_slice(OWN_PROGRAMS.as_bytes());
+    OsString::from_vec(search)
 }
 
 /// Sends a signal to a group whose leader has not been reaped; its number cannot have been given to another.
@@ -119,17 +188,13 @@ fn login_name(shell: &Path) -> OsString {
 fn session_command(program: &Path, account: &Account, variables: &[(String, String)]) -> Command {
     #[expect(clippy::disallowed_methods, reason = "starting programs is what the agent is for")]
     let mut command = Command::new(program);
-    let path = std::env::var_os("PATH").unwrap_or_else(|| OsString::from(DEFAULT_PATH));
-    let mut search = path.into_vec();
-    search.push(b':');
-    search.extend_from_slice(OWN_PROGRAMS.as_bytes());
     for (name, value) in variables.iter().filter(|(name, _)| may_be_set(name)) {
         if !value.contains('\0') {
             command.env(name, value);
         }
     }
     command
-        .env("PATH", OsString::from_vec(search))
+        .env("PATH", search_path())
         .env("HOME", &account.home)
         .env("USER", &account.name)
         .env("LOGNAME", &account.name)
@@ -275,8 +340,20 @@ fn connect(address: SocketAddr) -> Result<Started, StartRefusal> {
         Ok(()) | Err(rustix::io::Errno::INPROGRESS) => {}
         Err(error) => return Err(failed(error)),
     }
-    let output = socket.try_clone()?;
-    Ok(Started { leader: None, input: socket, output, error: None, terminal: false })
+    Ok(Started::connection(socket)?)
+}
+
+/// Connects to a socket of the container's file system. Such a connection stands at once or not at all.
+fn dial_unix(path: &str) -> Result<Started, StartRefusal> {
+    let failed = |error: rustix::io::Errno| {
+        StartRefusal::ConnectUnix(path.chars().take(128).collect(), error.into())
+    };
+    let address = SocketAddrUnix::new(path).map_err(failed)?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+        .map_err(failed)?;
+    rustix::net::connect(&socket, &address).map_err(failed)?;
+    Ok(Started::connection(socket)?)
 }
 
 #[cfg(test)]
@@ -292,6 +369,20 @@ mod tests {
         for name in ["PATH", "LD_PRELOAD", "BASH_ENV", "LANGUAGE", "XLC_ALL", "NI_=x", ""] {
             assert!(!may_be_set(name), "{name}");
         }
+    }
+
+    /// In an image without a shell a command must run as it stands or be refused, never half understood.
+    #[test]
+    fn only_plain_words_run_without_a_shell() {
+        assert_eq!(plain_words(b"/bin/app  --port=80 a"), Some(vec!["/bin/app", "--port=80", "a"]));
+        for line in
+            ["", "  ", "a;b", "a 'b'", "a $B", "A=1 b", "a > b", "a\\ b", "a~", "a*", "a\nb"]
+        {
+            assert_eq!(plain_words(line.as_bytes()), None, "{line:?}");
+        }
+        assert_eq!(plain_words(&[0xff]), None);
+        assert!(find_program("sh").is_some_and(|path| path.is_absolute()));
+        assert!(find_program("no-such-program").is_none() && find_program("/etc").is_none());
     }
 
     /// Forwarding to names would need a resolver that a static program does not have; it must say so.

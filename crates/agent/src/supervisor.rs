@@ -11,10 +11,14 @@ use rustix::process::{Pid, Signal, WaitOptions, wait};
 
 use crate::args::Options;
 use crate::channel::{Channel, Overrun, Port};
-use crate::frames::{CONTROL, Exit, Frame, Message, PROTOCOL_VERSION, encode};
+use crate::frames::{
+    CONTROL, Exit, Frame, Message, OpenRequest, OpenTarget, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN,
+    encode,
+};
 use crate::hardening::{HardenError, filter_calls, lower_rights};
 use crate::link::{Link, LinkError};
-use crate::process::{exit_of, signal_group, start};
+use crate::listener::Listeners;
+use crate::process::{Started, exit_of, signal_group, start};
 
 /// How long to wait before asking for the gateway again.
 const RECONNECT_AFTER: Duration = Duration::from_millis(200);
@@ -64,6 +68,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     let mut supervisor = Supervisor {
         is_init: rustix::process::getpid().is_init(),
         channels: BTreeMap::new(),
+        listeners: Listeners::default(),
         ending: Vec::new(),
         link: None,
         connect_at: now(),
@@ -86,6 +91,7 @@ struct Ending {
 struct Supervisor {
     is_init: bool,
     channels: BTreeMap<u32, Channel>,
+    listeners: Listeners,
     ending: Vec<Ending>,
     link: Option<Link>,
     connect_at: Instant,
@@ -98,6 +104,7 @@ enum Ready {
     Signals,
     Link(PollFlags),
     Channel(u32, Port),
+    Listener(u32),
 }
 
 impl Supervisor {
@@ -117,6 +124,11 @@ impl Supervisor {
                 }
                 Ready::Link(flags) => self.link_ready(flags),
                 Ready::Channel(id, port) => self.channel_ready(id, port),
+                Ready::Listener(id) => {
+                    if let Some(link) = self.link.as_mut() {
+                        self.listeners.ready(id, link.send.tail());
+                    }
+                }
             }
         }
         self.finish_channels();
@@ -130,16 +142,20 @@ impl Supervisor {
     fn wait(&self, signals: &OwnedFd) -> Result<Vec<Ready>, StartError> {
         let may_send = self.link.as_ref().is_some_and(Link::may_send);
         let mut fds = vec![PollFd::new(signals, PollFlags::IN)];
-        let mut meanings = vec![None];
+        let mut meanings = vec![Ready::Signals];
         for (id, channel) in &self.channels {
             if let Some((port, fd)) = channel.writable() {
                 fds.push(PollFd::from_borrowed_fd(fd, PollFlags::OUT));
-                meanings.push(Some((*id, port)));
+                meanings.push(Ready::Channel(*id, port));
             }
             for (port, fd) in channel.readable().filter(|_| may_send) {
                 fds.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));
-                meanings.push(Some((*id, port)));
+                meanings.push(Ready::Channel(*id, port));
             }
+        }
+        for (id, fd) in self.listeners.pollable().filter(|_| may_send) {
+            fds.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));
+            meanings.push(Ready::Listener(id));
         }
         let link_at = self.link.as_ref().map(|link| {
             let (fd, flags) = link.interest();
@@ -155,8 +171,8 @@ impl Supervisor {
         for (at, fd) in fds.iter().enumerate().filter(|(_, fd)| !fd.revents().is_empty()) {
             ready.push(match meanings.get(at) {
                 _ if Some(at) == link_at => Ready::Link(fd.revents()),
-                Some(Some((id, port))) => Ready::Channel(*id, *port),
-                Some(None) | None => Ready::Signals,
+                Some(meaning) => *meaning,
+                None => Ready::Signals,
             });
         }
         let lingering = self.channels.iter().filter(|(_, channel)| may_send && channel.lingers());
@@ -190,21 +206,11 @@ impl Supervisor {
     fn serve(&mut self, message: &Message<'_>, out: &mut Vec<u8>) -> Result<(), Drop> {
         let id = message.channel;
         match &message.frame {
-            Frame::Hello { version: PROTOCOL_VERSION } if id == CONTROL => return Ok(()),
-            Frame::Open(request) if id != CONTROL && !self.channels.contains_key(&id) => {
-                if self.channels.len() >= CHANNELS_MAX {
-                    encode(id, &Frame::Refused("too many channels are open"), out);
-                    return Ok(());
-                }
-                match start(request) {
-                    Ok(started) => {
-                        if started.leader.is_some() {
-                            encode(id, &Frame::Opened, out);
-                        }
-                        self.channels.insert(id, Channel::new(id, started));
-                    }
-                    Err(refusal) => encode(id, &Frame::Refused(&refusal.to_string()), out),
-                }
+            Frame::Hello { version: PROTOCOL_VERSION_MIN..=PROTOCOL_VERSION } if id == CONTROL => {
+                return Ok(());
+            }
+            Frame::Open(request) if id != CONTROL && self.is_free(id) => {
+                self.open(id, request, out);
                 return Ok(());
             }
             Frame::Hello { .. }
@@ -212,8 +218,13 @@ impl Supervisor {
             | Frame::Opened
             | Frame::Refused(_)
             | Frame::ErrorData(_)
+            | Frame::Listening { .. }
+            | Frame::Incoming(_)
             | Frame::Exit(_) => return Err(Drop::Protocol),
             Frame::Close => {
+                if self.listeners.close(id) {
+                    encode(id, &Frame::Close, out);
+                }
                 if let Some(channel) = self.channels.remove(&id) {
                     self.end(channel);
                     encode(id, &Frame::Close, out);
@@ -239,6 +250,48 @@ impl Supervisor {
         Ok(())
     }
 
+    fn is_free(&self, id: u32) -> bool {
+        !self.channels.contains_key(&id) && !self.listeners.contains(id)
+    }
+
+    /// Starts what is asked for and answers.
+    fn open(&mut self, id: u32, request: &OpenRequest, out: &mut Vec<u8>) {
+        let listening = match &request.target {
+            OpenTarget::Listen { port } => self.listeners.listen(id, *port),
+            OpenTarget::ListenUnix { path, place } => {
+                self.listeners.listen_unix(id, path, *place).map(|()| 0)
+            }
+            _ => return self.start(id, request, out),
+        };
+        match listening {
+            Ok(port) => encode(id, &Frame::Listening { port }, out),
+            Err(refusal) => encode(id, &Frame::Refused(&refusal.to_string()), out),
+        }
+    }
+
+    fn start(&mut self, id: u32, request: &OpenRequest, out: &mut Vec<u8>) {
+        if self.channels.len() >= CHANNELS_MAX {
+            encode(id, &Frame::Refused("too many channels are open"), out);
+            return;
+        }
+        let started = match request.target {
+            OpenTarget::Accept { token } => match self.listeners.fetch(token) {
+                Some(socket) => Started::connection(socket).map_err(|error| error.to_string()),
+                None => Err("the connection is gone".to_owned()),
+            },
+            _ => start(request).map_err(|error| error.to_string()),
+        };
+        match started {
+            Ok(started) => {
+                if started.leader.is_some() {
+                    encode(id, &Frame::Opened, out);
+                }
+                self.channels.insert(id, Channel::new(id, started));
+            }
+            Err(refusal) => encode(id, &Frame::Refused(&refusal), out),
+        }
+    }
+
     fn channel_ready(&mut self, id: u32, port: Port) {
         if let (Some(channel), Some(link)) = (self.channels.get_mut(&id), self.link.as_mut()) {
             channel.ready(port, &mut self.scratch, link.send.tail());
@@ -255,6 +308,7 @@ impl Supervisor {
     fn hang_up(&mut self) {
         self.link = None;
         self.connect_at = now() + RECONNECT_AFTER;
+        self.listeners.clear();
         for channel in std::mem::take(&mut self.channels).into_values() {
             self.end(channel);
         }

@@ -24,6 +24,7 @@ mod offer;
 mod placement;
 mod score;
 mod split;
+pub mod ssh_key;
 mod units;
 mod weights;
 

@@ -47,7 +47,9 @@ impl Routes for Gateway {
     fn open(&self, route: &Route) -> Result<(), RouteRefused> {
         Self::open(self, route).map_err(|error| {
             let kind = match error {
-                RouteError::Key { .. } | RouteError::TooManyKeys { .. } => Kind::Caller,
+                RouteError::Key { .. }
+                | RouteError::KeyValue { .. }
+                | RouteError::TooManyKeys { .. } => Kind::Caller,
                 _ => Kind::Elsewhere,
             };
             RouteRefused { kind, source: error.into() }

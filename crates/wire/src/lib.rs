@@ -10,4 +10,5 @@ pub mod codes;
 pub mod hostkey;
 pub mod market_api;
 pub mod node;
-pub mod ssh_key;
+
+pub use nicompute_market::ssh_key;

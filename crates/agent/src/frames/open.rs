@@ -42,6 +42,51 @@ pub enum OpenTarget {
         /// The port.
         port: u16,
     },
+    /// A connection to a socket of the container's file system.
+    DialUnix {
+        /// Its path.
+        path: String,
+    },
+    /// Listening on the container's own address 127.0.0.1.
+    Listen {
+        /// The port; 0 for a free one.
+        port: u16,
+    },
+    /// Listening on a socket of the container's file system.
+    ListenUnix {
+        /// Its path.
+        path: String,
+        /// What is made with it.
+        place: SocketPlace,
+    },
+    /// A connection that a listener accepted.
+    Accept {
+        /// What the agent called it.
+        token: u32,
+    },
+}
+
+/// What is made with a listening socket of the file system, and removed with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SocketPlace {
+    /// The socket alone.
+    Given,
+    /// Its folder too, which must not exist and is open to the session's user alone.
+    FreshFolder,
+}
+
+impl OpenTarget {
+    /// The first version of the protocol that has it.
+    #[must_use]
+    pub const fn since_version(&self) -> u16 {
+        match self {
+            Self::Shell { .. } | Self::Exec { .. } | Self::Sftp | Self::Dial { .. } => 1,
+            Self::DialUnix { .. }
+            | Self::Listen { .. }
+            | Self::ListenUnix { .. }
+            | Self::Accept { .. } => 2,
+        }
+    }
 }
 
 /// The terminal that a client asked for.
@@ -114,6 +159,25 @@ impl OpenRequest {
                 put_bytes(host.as_bytes(), out);
                 out.extend_from_slice(&port.to_be_bytes());
             }
+            OpenTarget::DialUnix { path } => {
+                out.push(5);
+                put_bytes(path.as_bytes(), out);
+            }
+            OpenTarget::Listen { port } => {
+                out.push(6);
+                out.extend_from_slice(&port.to_be_bytes());
+            }
+            OpenTarget::ListenUnix { path, place } => {
+                out.push(match place {
+                    SocketPlace::Given => 7,
+                    SocketPlace::FreshFolder => 8,
+                });
+                put_bytes(path.as_bytes(), out);
+            }
+            OpenTarget::Accept { token } => {
+                out.push(9);
+                out.extend_from_slice(&token.to_be_bytes());
+            }
         }
     }
 
@@ -132,6 +196,11 @@ impl OpenRequest {
             },
             3 => OpenTarget::Sftp,
             4 => OpenTarget::Dial { host: reader.text()?, port: reader.u16()? },
+            5 => OpenTarget::DialUnix { path: reader.text()? },
+            6 => OpenTarget::Listen { port: reader.u16()? },
+            7 => OpenTarget::ListenUnix { path: reader.text()?, place: SocketPlace::Given },
+            8 => OpenTarget::ListenUnix { path: reader.text()?, place: SocketPlace::FreshFolder },
+            9 => OpenTarget::Accept { token: reader.u32()? },
             _ => return None,
         };
         reader.0.is_empty().then_some(Self { target, variables })
@@ -149,8 +218,9 @@ impl OpenRequest {
             OpenTarget::Exec { command, terminal: t } => {
                 command.len() <= COMMAND_LEN_MAX && terminal(t)
             }
-            OpenTarget::Sftp => true,
+            OpenTarget::Sftp | OpenTarget::Listen { .. } | OpenTarget::Accept { .. } => true,
             OpenTarget::Dial { host, .. } => text(host),
+            OpenTarget::DialUnix { path } | OpenTarget::ListenUnix { path, .. } => text(path),
         };
         let total: usize =
             self.variables.iter().map(|(name, value)| name.len() + value.len()).sum();

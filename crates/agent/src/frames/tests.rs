@@ -19,6 +19,13 @@ fn samples() -> Vec<Message<'static>> {
         open(OpenTarget::Exec { command: b"true".to_vec(), terminal: None }),
         open(OpenTarget::Sftp),
         open(OpenTarget::Dial { host: "localhost".to_owned(), port: 80 }),
+        open(OpenTarget::DialUnix { path: "/run/a.sock".to_owned() }),
+        open(OpenTarget::Listen { port: 0 }),
+        open(OpenTarget::ListenUnix { path: "/b".to_owned(), place: SocketPlace::Given }),
+        open(OpenTarget::ListenUnix { path: "/c/d".to_owned(), place: SocketPlace::FreshFolder }),
+        open(OpenTarget::Accept { token: u32::MAX }),
+        Frame::Listening { port: 8080 },
+        Frame::Incoming(Incoming { token: 3, port: 50_000, peer: "127.0.0.1" }),
         Frame::Opened,
         Frame::Refused("no such address"),
         Frame::Data(b"\0\x01\x02"),
@@ -90,6 +97,10 @@ fn malformed_payloads_are_refused() {
         (kind::CREDIT, &[0, 0, 0, 0]),
         (kind::CREDIT, &[1]),
         (kind::HELLO, &[1]),
+        (kind::LISTENING, &[1]),
+        (kind::INCOMING, &[0; 5]),
+        (kind::INCOMING, &[0, 0, 0, 1, 0, 80, 0xff]),
+        (kind::INCOMING, &[b'x'; 6 + PEER_LEN_MAX + 1]),
         (kind::SIGNAL, &[0]),
         (kind::SIGNAL, &[65]),
         (kind::EXIT, &[3, 1]),
@@ -131,7 +142,7 @@ proptest! {
 
     /// A valid frame with one damaged byte must not crash the reader nor take more bytes than it has.
     #[test]
-    fn damaged_frames_never_panic(which in 0_usize..16, at in any::<prop::sample::Index>(), value in any::<u8>()) {
+    fn damaged_frames_never_panic(which in 0_usize..23, at in any::<prop::sample::Index>(), value in any::<u8>()) {
         let message = &samples()[which];
         let mut bytes = to_vec(message.channel, &message.frame);
         let at = at.index(bytes.len());

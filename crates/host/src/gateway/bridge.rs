@@ -4,21 +4,25 @@
 //! session is dead.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use nicompute_agent::frames::{DATA_LEN_MAX, Exit, Frame, OpenRequest, to_vec};
 use nicompute_daemon::CancellationToken;
 use russh::server::{Handle, Msg};
 use russh::{ChannelWriteHalf, Sig};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, broadcast};
 
+use super::activity::Activity;
 use super::lease::Lease;
 use super::link::{Lost, OpenStream};
-use super::stream::{End, Piece};
+use super::stream::{End, Piece, printable};
 use super::upload::Upload;
 use super::{Shared, within};
 
 /// What ssh itself exits with when the connection is at fault.
 const EXIT_UNREACHABLE: u32 = 255;
+/// How long what a client has sent may take to arrive after it has closed the connection.
+const DRAIN_LIMIT: Duration = Duration::from_secs(60);
 /// SSH's number for standard error.
 const STDERR: u32 = 1;
 
@@ -32,6 +36,7 @@ pub(super) struct Bridge {
     pub(super) handle: Handle,
     /// Cancelled when the channel or its session is over; the bridge cancels it at its own end.
     pub(super) over: CancellationToken,
+    pub(super) activity: Arc<Activity>,
     /// The channel's place among the lease's channels.
     pub(super) _place: OwnedSemaphorePermit,
 }
@@ -45,6 +50,8 @@ pub(super) enum NotOpened {
     Silent,
     #[error("the connection to the machine was lost")]
     Lost,
+    #[error("the lease's agent is older than this node and cannot do that; restart the lease")]
+    OldAgent,
     #[error("{0}")]
     Refused(String),
 }
@@ -56,10 +63,36 @@ impl From<Lost> for NotOpened {
 }
 
 /// What kind of channel the client has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 enum Joined {
     Session,
+    /// A session that shows notices as they come.
+    Terminal(broadcast::Receiver<Arc<str>>),
     Connection,
+}
+
+impl Joined {
+    /// The next notice; never, where none are shown.
+    async fn notice(&mut self) -> Arc<str> {
+        if let Self::Terminal(notices) = self {
+            loop {
+                match notices.recv().await {
+                    Ok(text) => return text,
+                    // What was missed is older than what is still there.
+                    Err(broadcast::error::RecvError::Lagged(_)) => {}
+                    Err(broadcast::error::RecvError::Closed) => break,
+                }
+            }
+        }
+        std::future::pending().await
+    }
+}
+
+/// What a session shows on its terminal beside what its program says.
+#[derive(Debug)]
+pub(super) struct Screen {
+    pub(super) greeting: Option<Arc<str>>,
+    pub(super) notices: broadcast::Receiver<Arc<str>>,
 }
 
 /// The client is gone; there is nobody to tell.
@@ -73,11 +106,11 @@ impl From<russh::Error> for ClientGone {
 
 impl Bridge {
     /// Runs what a session channel asked for. The client has been told that it begins.
-    pub(super) async fn run(self, request: OpenRequest) {
+    pub(super) async fn run(self, request: OpenRequest, screen: Option<Screen>) {
         let over = self.over.clone();
         let work = async {
-            let told = match self.open(request).await {
-                Ok(stream) => match self.pump(&stream, Joined::Session).await {
+            let told = match open(&self.shared, &self.lease, request).await {
+                Ok(stream) => match self.session(&stream, screen).await {
                     Ok(End::Closed(exit)) => self.end(exit).await,
                     Ok(End::Lost) => self.fail(&NotOpened::Lost).await,
                     Err(gone) => Err(gone),
@@ -97,7 +130,11 @@ impl Bridge {
     pub(super) async fn run_connection(self, stream: OpenStream) {
         let over = self.over.clone();
         let work = async {
-            if self.pump(&stream, Joined::Connection).await.is_ok() {
+            let pumped = tokio::select! {
+                pumped = self.pump(&stream, Joined::Connection) => pumped,
+                () = self.drained(&stream) => Err(ClientGone),
+            };
+            if pumped.is_ok() {
                 // Closing says all that is left to say.
                 drop(self.writer.close().await);
             }
@@ -109,20 +146,19 @@ impl Bridge {
         over.cancel();
     }
 
-    /// Waits for the agent and for its answer, each within the limit.
-    pub(super) async fn open(&self, request: OpenRequest) -> Result<OpenStream, NotOpened> {
-        let (clock, limit) = (&self.shared.clock, self.shared.limits.agent);
-        let agent = within(clock, limit, self.lease.wait_agent()).await.flatten();
-        let agent = agent.ok_or(NotOpened::NoAgent)?;
-        let ask = async {
-            let open = agent.open(request).await?;
-            match open.stream.opened().await {
-                Some(Ok(())) => Ok(open),
-                Some(Err(reason)) => Err(NotOpened::Refused(reason)),
-                None => Err(NotOpened::Lost),
-            }
-        };
-        within(clock, limit, ask).await.unwrap_or(Err(NotOpened::Silent))
+    /// Waits until the client has closed a connection and what it sent has gone where it was sent to.
+    async fn drained(&self, open: &OpenStream) {
+        self.upload.until_abandoned().await;
+        let sent = open.stream.settled(|| self.upload.waiting() == 0);
+        let _ = within(&self.shared.clock, DRAIN_LIMIT, sent).await;
+    }
+
+    async fn session(&self, open: &OpenStream, screen: Option<Screen>) -> Result<End, ClientGone> {
+        let Some(screen) = screen else { return self.pump(open, Joined::Session).await };
+        if let Some(greeting) = &screen.greeting {
+            self.writer.data_bytes(on_terminal(greeting)).await?;
+        }
+        self.pump(open, Joined::Terminal(screen.notices)).await
     }
 
     async fn pump(&self, open: &OpenStream, joined: Joined) -> Result<End, ClientGone> {
@@ -132,9 +168,17 @@ impl Bridge {
         }
     }
 
-    async fn download(&self, open: &OpenStream, joined: Joined) -> Result<End, ClientGone> {
+    async fn download(&self, open: &OpenStream, mut joined: Joined) -> Result<End, ClientGone> {
         loop {
-            let Piece { output, error, eof, end } = open.stream.next().await;
+            let Piece { output, error, eof, end } = tokio::select! {
+                biased;
+                piece = open.stream.next() => piece,
+                notice = joined.notice() => {
+                    self.writer.data_bytes(notice_line(&notice)).await?;
+                    continue;
+                }
+            };
+            self.activity.touch();
             let count = u32::try_from(output.len() + error.len()).unwrap_or(u32::MAX);
             if !output.is_empty() {
                 self.writer.data_bytes(output).await?;
@@ -144,7 +188,7 @@ impl Bridge {
             }
             // A session's output ends with the session: an exit code or words may follow, and data after its end would
             // make the client drop the whole connection.
-            if eof && joined == Joined::Connection {
+            if eof && matches!(joined, Joined::Connection) {
                 self.writer.eof().await?;
             }
             if let Some(end) = end {
@@ -206,6 +250,47 @@ impl Bridge {
         self.writer.close().await?;
         Ok(())
     }
+}
+
+/// Waits for the agent and for its answer, each within the limit.
+pub(super) async fn open(
+    shared: &Shared,
+    lease: &Lease,
+    request: OpenRequest,
+) -> Result<OpenStream, NotOpened> {
+    Ok(open_with_port(shared, lease, request).await?.0)
+}
+
+/// The same, with the port of what listens.
+pub(super) async fn open_with_port(
+    shared: &Shared,
+    lease: &Lease,
+    request: OpenRequest,
+) -> Result<(OpenStream, u16), NotOpened> {
+    let (clock, limit) = (&shared.clock, shared.limits.agent);
+    let agent = within(clock, limit, lease.wait_agent()).await.flatten();
+    let agent = agent.ok_or(NotOpened::NoAgent)?;
+    if !agent.knows(&request.target) {
+        return Err(NotOpened::OldAgent);
+    }
+    let ask = async {
+        let open = agent.open(request).await?;
+        match open.stream.opened().await {
+            Some(Ok(port)) => Ok((open, port)),
+            Some(Err(reason)) => Err(NotOpened::Refused(reason)),
+            None => Err(NotOpened::Lost),
+        }
+    };
+    within(clock, limit, ask).await.unwrap_or(Err(NotOpened::Silent))
+}
+
+/// Lines as a terminal in raw mode shows them below each other, without what it would obey.
+fn on_terminal(text: &str) -> Vec<u8> {
+    text.lines().flat_map(|line| [printable(line), "\r\n".to_owned()]).collect::<String>().into()
+}
+
+fn notice_line(text: &str) -> Vec<u8> {
+    format!("\r\n[nicompute] {}\r\n", printable(text)).into()
 }
 
 /// SSH names signals, Linux numbers them.

@@ -1,28 +1,41 @@
 //! The open routes: who may enter which lease, which agent serves it, and who is inside.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use nicompute_daemon::CancellationToken;
 use nicompute_market::LeaseId;
+use nicompute_market::ssh_key::SshKey;
 use russh::keys::PublicKey;
 use russh::keys::ssh_key::public::KeyData;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, broadcast, watch};
 
+use super::attempts::{Allowance, Attempts, Pace};
 use super::door::Door;
 use super::link::Link;
-use super::{Limits, Route, RouteError, Shared};
+use super::password::PasswordHash;
+use super::publish::Ports;
+use super::route::{AgentForwarding, Route, RouteError};
+use super::{Limits, Shared};
 
 /// Keys of one lease.
 const KEYS_MAX: usize = 64;
 /// The user name that stands for whichever lease the key opens.
 const ANY_LEASE: &str = "root";
+/// Notices that a terminal has not shown yet; older ones give way.
+const NOTICES_MAX: usize = 8;
 
 /// All open routes.
 #[derive(Debug, Default)]
 pub(super) struct Leases {
     open: Mutex<BTreeMap<LeaseId, Arc<Lease>>>,
+    attempts: Attempts,
+    /// Sessions in all leases together.
+    inside: Arc<AtomicUsize>,
 }
 
 /// One open route.
@@ -33,11 +46,15 @@ pub(super) struct Lease {
     socket_dir: PathBuf,
     access: Mutex<Access>,
     sessions: Mutex<Sessions>,
+    inside: Arc<AtomicUsize>,
     agent: watch::Sender<Option<Arc<Link>>>,
+    notices: broadcast::Sender<Arc<str>>,
     /// Bytes that clients may have on their way into this lease.
     pub(super) upload_room: Arc<Semaphore>,
     /// Channels that may be open into this lease.
     pub(super) channel_room: Arc<Semaphore>,
+    /// Its published ports.
+    pub(super) ports: Ports,
     /// Cancelled when the route is closed.
     pub(super) closed: CancellationToken,
 }
@@ -45,13 +62,37 @@ pub(super) struct Lease {
 #[derive(Debug)]
 struct Access {
     keys: Vec<KeyData>,
+    password: Option<PasswordHash>,
+    /// Whether a key has opened the lease; its password is off from then on.
+    key_used: bool,
+    password_pace: Pace,
     init_pid: Option<u32>,
+    agent_forwarding: AgentForwarding,
+    greeting: Option<Arc<str>>,
 }
 
 #[derive(Debug, Default)]
 struct Sessions {
     next: u64,
-    open: BTreeMap<u64, (KeyData, CancellationToken)>,
+    open: BTreeMap<u64, (Credential, CancellationToken)>,
+}
+
+/// By what somebody came in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Credential {
+    Key(KeyData),
+    Password(PasswordHash),
+}
+
+/// How many may be inside.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Room {
+    /// In one lease.
+    pub(super) per_lease: usize,
+    /// In one lease, however full the gateway is.
+    pub(super) reserved: usize,
+    /// In all leases together.
+    pub(super) total: usize,
 }
 
 /// A place among a lease's sessions; given back when it is dropped.
@@ -73,17 +114,59 @@ impl Leases {
     /// The one lease that the user name and the key open together.
     pub(super) fn authorize(&self, user: &str, key: &PublicKey) -> Option<Arc<Lease>> {
         let open = lock(&self.open);
-        let mut fitting = open.values().filter(|lease| lease.admits(user, key.key_data()));
-        let lease = fitting.next()?;
-        fitting.next().is_none().then(|| Arc::clone(lease))
+        let named = open.values().filter(|lease| lease.is_called(user));
+        only(named.filter(|lease| lock(&lease.access).keys.contains(key.key_data())))
+    }
+
+    /// Whether a password may be tried under the user name.
+    pub(super) fn takes_password(&self, user: &str) -> bool {
+        let open = lock(&self.open);
+        open.values().any(|lease| lease.is_called(user) && lease.password().is_some())
+    }
+
+    /// The one lease that the user name and the password open together, as long as the address may try.
+    pub(super) fn authorize_password(
+        &self,
+        user: &str,
+        password: &str,
+        address: IpAddr,
+        now: Duration,
+    ) -> Option<(Arc<Lease>, Credential)> {
+        let hashes: Vec<_> = {
+            let open = lock(&self.open);
+            let named = open.values().filter(|lease| lease.is_called(user));
+            named.filter_map(|lease| Some((Arc::clone(lease), lease.password()?))).collect()
+        };
+        if hashes.is_empty() {
+            return None;
+        }
+        let allowance = self.attempts.take(address, now);
+        // Every hash is compared, so that the time says nothing about which it was.
+        let fitting: Vec<_> = hashes
+            .into_iter()
+            .filter(|(lease, _)| lease.may_be_tried(allowance, now))
+            .filter(|(_, hash)| hash.matches(password))
+            .collect();
+        match <[_; 1]>::try_from(fitting) {
+            Ok([(lease, hash)]) => {
+                self.attempts.forgive(address);
+                Some((lease, Credential::Password(hash)))
+            }
+            Err(_) => None,
+        }
+    }
+
+    /// Sessions in all leases together.
+    pub(super) fn inside(&self) -> usize {
+        self.inside.load(Ordering::Relaxed)
     }
 
     pub(super) fn open(&self, shared: &Arc<Shared>, route: &Route) -> Result<(), RouteError> {
-        let keys = parse_keys(&route.keys)?;
+        let access = Access::of(route)?;
         let mut open = lock(&self.open);
         if let Some(lease) = open.get(&route.lease) {
             if lease.socket_dir == route.socket_dir {
-                lease.replace(keys, route.init_pid);
+                lease.replace(access);
                 return Ok(());
             }
             // The container was made anew elsewhere: the old door leads nowhere.
@@ -93,8 +176,8 @@ impl Leases {
         let door = Door::make(&route.socket_dir)
             .map_err(|source| RouteError::Socket { dir: route.socket_dir.clone(), source })?;
         let closed = shared.tasks.token().child_token();
-        let access = Access { keys, init_pid: route.init_pid };
-        let lease = Arc::new(Lease::new(route, access, &shared.limits, closed));
+        let inside = Arc::clone(&self.inside);
+        let lease = Arc::new(Lease::new(route, access, &shared.limits, inside, closed));
         door.serve(Arc::clone(shared), Arc::clone(&lease));
         open.insert(route.lease, lease);
         Ok(())
@@ -107,17 +190,52 @@ impl Leases {
     }
 }
 
+fn only<'a>(mut leases: impl Iterator<Item = &'a Arc<Lease>>) -> Option<Arc<Lease>> {
+    let lease = leases.next()?;
+    leases.next().is_none().then(|| Arc::clone(lease))
+}
+
+impl Access {
+    fn of(route: &Route) -> Result<Self, RouteError> {
+        Ok(Self {
+            keys: parse_keys(&route.keys)?,
+            password: route.password.clone(),
+            key_used: false,
+            password_pace: Pace::default(),
+            init_pid: route.init_pid,
+            agent_forwarding: route.agent_forwarding,
+            greeting: route.greeting.as_deref().map(Arc::from),
+        })
+    }
+
+    fn admits(&self, credential: &Credential) -> bool {
+        match credential {
+            Credential::Key(key) => self.keys.contains(key),
+            Credential::Password(hash) => self.password.as_ref() == Some(hash),
+        }
+    }
+}
+
 impl Lease {
-    fn new(route: &Route, access: Access, limits: &Limits, closed: CancellationToken) -> Self {
+    fn new(
+        route: &Route,
+        access: Access,
+        limits: &Limits,
+        inside: Arc<AtomicUsize>,
+        closed: CancellationToken,
+    ) -> Self {
         Self {
             id: route.lease,
             user: route.lease.short(),
             socket_dir: route.socket_dir.clone(),
             access: Mutex::new(access),
             sessions: Mutex::new(Sessions::default()),
+            inside,
             agent: watch::Sender::new(None),
+            notices: broadcast::Sender::new(NOTICES_MAX),
             upload_room: Arc::new(Semaphore::new(limits.upload_per_lease)),
             channel_room: Arc::new(Semaphore::new(limits.channels_per_lease)),
+            ports: Ports::new(limits.published_connections_per_lease),
             closed,
         }
     }
@@ -131,6 +249,33 @@ impl Lease {
     pub(super) async fn wait_agent(&self) -> Option<Arc<Link>> {
         let mut agent = self.agent.subscribe();
         agent.wait_for(Option::is_some).await.ok().and_then(|agent| agent.clone())
+    }
+
+    /// Whether clients may lend their keys.
+    pub(super) fn agent_forwarding(&self) -> AgentForwarding {
+        lock(&self.access).agent_forwarding
+    }
+
+    /// What a login shell shows first.
+    pub(super) fn greeting(&self) -> Option<Arc<str>> {
+        lock(&self.access).greeting.clone()
+    }
+
+    /// Shows a text on every open terminal.
+    pub(super) fn notify(&self, text: &str) {
+        // Nobody listening is nobody to tell.
+        drop(self.notices.send(text.into()));
+    }
+
+    /// Notices from now on.
+    pub(super) fn notices(&self) -> broadcast::Receiver<Arc<str>> {
+        self.notices.subscribe()
+    }
+
+    /// Whether the password is still a way in.
+    pub(super) fn password(&self) -> Option<PasswordHash> {
+        let access = lock(&self.access);
+        access.password.clone().filter(|_| !access.key_used)
     }
 
     /// Whether a process may speak as the agent.
@@ -160,36 +305,58 @@ impl Lease {
         });
     }
 
-    /// A place for one more session; `None` when the lease has all it may have, or the key is no longer its.
+    /// A place for one more session; `None` when there is no room, or what opened the lease no longer does.
     pub(super) fn enter(
         self: &Arc<Self>,
-        key: &PublicKey,
+        credential: Credential,
         session: CancellationToken,
-        max: usize,
+        room: Room,
     ) -> Option<SessionPlace> {
         let mut sessions = lock(&self.sessions);
-        let listed = lock(&self.access).keys.contains(key.key_data());
-        if sessions.open.len() >= max || !listed || self.closed.is_cancelled() {
+        let mut access = lock(&self.access);
+        let count = sessions.open.len();
+        let fits = count < room.per_lease
+            && (count < room.reserved || self.inside.load(Ordering::Relaxed) < room.total);
+        if !fits || !access.admits(&credential) || self.closed.is_cancelled() {
             return None;
         }
+        access.key_used |= matches!(credential, Credential::Key(_));
+        drop(access);
         let number = sessions.next;
         sessions.next += 1;
-        sessions.open.insert(number, (key.key_data().clone(), session));
+        sessions.open.insert(number, (credential, session));
         drop(sessions);
+        self.inside.fetch_add(1, Ordering::Relaxed);
         Some(SessionPlace { lease: Arc::clone(self), number })
     }
 
-    fn admits(&self, user: &str, key: &KeyData) -> bool {
-        (user == self.user || user == ANY_LEASE) && lock(&self.access).keys.contains(key)
+    fn is_called(&self, user: &str) -> bool {
+        user == self.user || user == ANY_LEASE
     }
 
-    fn replace(&self, keys: Vec<KeyData>, init_pid: Option<u32>) {
-        for (key, session) in lock(&self.sessions).open.values() {
-            if !keys.contains(key) {
-                session.cancel();
-            }
+    fn may_be_tried(&self, allowance: Allowance, now: Duration) -> bool {
+        match allowance {
+            Allowance::None => false,
+            Allowance::First => true,
+            Allowance::Shared => lock(&self.access).password_pace.take_for_lease(now),
         }
-        *lock(&self.access) = Access { keys, init_pid };
+    }
+
+    fn replace(&self, mut access: Access) {
+        {
+            let sessions = lock(&self.sessions);
+            let mut current = lock(&self.access);
+            if current.password == access.password {
+                access.key_used = current.key_used;
+                access.password_pace = current.password_pace;
+            }
+            for (credential, session) in sessions.open.values() {
+                if !access.admits(credential) {
+                    session.cancel();
+                }
+            }
+            *current = access;
+        }
         if let Some(agent) = self.agent().filter(|agent| !self.accepts_peer(agent.pid())) {
             agent.cut();
         }
@@ -215,6 +382,7 @@ impl SessionPlace {
 impl Drop for SessionPlace {
     fn drop(&mut self) {
         lock(&self.lease.sessions).open.remove(&self.number);
+        self.lease.inside.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -222,12 +390,12 @@ fn parse_keys(keys: &[String]) -> Result<Vec<KeyData>, RouteError> {
     if keys.len() > KEYS_MAX {
         return Err(RouteError::TooManyKeys { max: KEYS_MAX });
     }
-    keys.iter()
-        .enumerate()
-        .map(|(index, text)| {
-            PublicKey::from_openssh(text.trim())
-                .map(|key| key.key_data().clone())
-                .map_err(|source| RouteError::Key { index, source })
-        })
-        .collect()
+    keys.iter().enumerate().map(|(index, text)| parse_key(index, text)).collect()
+}
+
+fn parse_key(index: usize, text: &str) -> Result<KeyData, RouteError> {
+    let key: SshKey = text.parse().map_err(|source| RouteError::Key { index, source })?;
+    PublicKey::from_openssh(key.as_str())
+        .map(|key| key.key_data().clone())
+        .map_err(|source| RouteError::KeyValue { index, source })
 }

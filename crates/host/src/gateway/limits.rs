@@ -2,14 +2,26 @@
 
 use std::time::Duration;
 
-/// Connections at once, known or not.
-const CONNECTIONS_MAX: usize = 512;
-/// Connections at once into one lease.
+/// Clients inside at once, in all leases together.
+const CONNECTIONS_MAX: usize = 1024;
+/// Clients inside one lease at once.
 const CONNECTIONS_PER_LEASE_MAX: usize = 128;
+/// Clients that one lease may have inside however full the gateway is.
+const CONNECTIONS_RESERVED_PER_LEASE: usize = 8;
+/// Connections of clients that are not known yet.
+const HALF_OPEN_MAX: usize = 256;
+/// The same from one address.
+const HALF_OPEN_PER_ADDRESS_MAX: usize = 64;
 /// Channels at once on one connection.
 const CHANNELS_PER_CONNECTION_MAX: usize = 64;
 /// Channels at once into one lease; the agent has its own limit above it.
 const CHANNELS_PER_LEASE_MAX: usize = 256;
+/// Ports and sockets that one connection may have listened on inside (`-R`).
+const FORWARDS_PER_CONNECTION_MAX: usize = 16;
+/// Published ports of one lease.
+const PUBLISHED_PER_LEASE_MAX: usize = 32;
+/// Connections at once to the published ports of one lease.
+const PUBLISHED_CONNECTIONS_PER_LEASE_MAX: usize = 256;
 /// Authentication attempts on one connection. A client with a full agent tries each of its keys.
 const AUTH_ATTEMPTS_MAX: usize = 10;
 /// From the first byte to a known client.
@@ -18,9 +30,11 @@ const LOGIN_LIMIT: Duration = Duration::from_secs(20);
 const AGENT_LIMIT: Duration = Duration::from_secs(10);
 /// For an agent's greeting.
 const HELLO_LIMIT: Duration = Duration::from_secs(5);
-/// Data on its way into one channel. SSH windows are refilled on arrival, so this is what a stalled program costs before
-/// its connection waits for it.
-const UPLOAD_PER_CHANNEL_MAX: usize = 8 << 20;
+/// Clients that say nothing are asked after this time whether they are there; three questions without an answer end them.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+/// Data on its way into one channel, before its connection waits for it. A channel is slowed down long before, but not
+/// stopped while others of its connection go on.
+const UPLOAD_PER_CHANNEL_MAX: usize = 32 << 20;
 /// Data on its way into one lease.
 const UPLOAD_PER_LEASE_MAX: usize = 64 << 20;
 
@@ -28,18 +42,37 @@ const UPLOAD_PER_LEASE_MAX: usize = 64 << 20;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Connections at once, known or not.
+    /// Clients inside at once, in all leases together. A lease that has fewer than `connections_reserved_per_lease`
+    /// inside gets in regardless.
     pub connections: usize,
-    /// Connections at once into one lease.
+    /// Clients inside one lease at once.
     pub connections_per_lease: usize,
+    /// Clients that one lease may have inside however full the gateway is.
+    pub connections_reserved_per_lease: usize,
+    /// Connections of clients that are not known yet; the oldest make room.
+    pub half_open: usize,
+    /// The same from one address (one network of version 6).
+    pub half_open_per_address: usize,
     /// Channels at once on one connection.
     pub channels_per_connection: usize,
     /// Channels at once into one lease.
     pub channels_per_lease: usize,
+    /// Ports and sockets that one connection may have listened on inside.
+    pub forwards_per_connection: usize,
+    /// Published ports of one lease.
+    pub published_per_lease: usize,
+    /// Connections at once to the published ports of one lease.
+    pub published_connections_per_lease: usize,
     /// Authentication attempts on one connection.
     pub auth_attempts: usize,
     /// From the first byte to a known client.
     pub login: Duration,
+    /// How long a session may last in which no byte goes either way; none means for as long as the lease.
+    pub idle: Option<Duration>,
+    /// How long any connection may last; none means for as long as the lease.
+    pub total: Option<Duration>,
+    /// When a silent client is asked whether it is there.
+    pub keepalive: Duration,
     /// For an agent to be there, and again for it to answer.
     pub agent: Duration,
     /// For an agent's greeting.
@@ -57,10 +90,19 @@ impl Limits {
         Self {
             connections: CONNECTIONS_MAX,
             connections_per_lease: CONNECTIONS_PER_LEASE_MAX,
+            connections_reserved_per_lease: CONNECTIONS_RESERVED_PER_LEASE,
+            half_open: HALF_OPEN_MAX,
+            half_open_per_address: HALF_OPEN_PER_ADDRESS_MAX,
             channels_per_connection: CHANNELS_PER_CONNECTION_MAX,
             channels_per_lease: CHANNELS_PER_LEASE_MAX,
+            forwards_per_connection: FORWARDS_PER_CONNECTION_MAX,
+            published_per_lease: PUBLISHED_PER_LEASE_MAX,
+            published_connections_per_lease: PUBLISHED_CONNECTIONS_PER_LEASE_MAX,
             auth_attempts: AUTH_ATTEMPTS_MAX,
             login: LOGIN_LIMIT,
+            idle: None,
+            total: None,
+            keepalive: KEEPALIVE_INTERVAL,
             agent: AGENT_LIMIT,
             hello: HELLO_LIMIT,
             upload_per_channel: UPLOAD_PER_CHANNEL_MAX,

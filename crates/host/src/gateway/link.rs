@@ -5,8 +5,8 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nicompute_agent::frames::{
-    CONTROL, FRAME_LEN_MAX, Frame, FrameError, HEADER_LEN, Message, OpenRequest, PROTOCOL_VERSION,
-    parse, to_vec,
+    CONTROL, FRAME_LEN_MAX, Frame, FrameError, HEADER_LEN, Message, OpenRequest, OpenTarget,
+    PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, parse, to_vec,
 };
 use nicompute_daemon::CancellationToken;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -14,7 +14,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{Notify, mpsc};
 
 use super::lease::Lease;
-use super::stream::{Stream, Violation};
+use super::stream::{Stream, StreamKind, Violation};
 use super::{Shared, within};
 
 /// Frames that wait to be sent to one agent.
@@ -47,6 +47,8 @@ pub(super) struct Lost;
 #[derive(Debug)]
 pub(super) struct Link {
     pid: Option<u32>,
+    /// The version of the protocol that the agent speaks.
+    version: u16,
     channels: Mutex<Channels>,
     send: mpsc::Sender<Vec<u8>>,
     /// Channels that were given up and of which the agent has not been told.
@@ -81,13 +83,14 @@ impl Link {
     ) -> Result<(), LinkError> {
         let mut received = Vec::new();
         let greeting = greet(&mut socket, &mut received);
-        tokio::select! {
+        let version = tokio::select! {
             () = lease.closed.cancelled() => return Ok(()),
             greeted = within(&shared.clock, shared.limits.hello, greeting) => greeted.ok_or(LinkError::Hello)??,
-        }
+        };
         let (send, queue) = mpsc::channel(SEND_QUEUE);
         let link = Arc::new(Self {
             pid,
+            version,
             channels: Mutex::new(Channels { open: BTreeMap::new(), next: CONTROL, stray: 0 }),
             send,
             given_up: Mutex::new(Vec::new()),
@@ -111,6 +114,11 @@ impl Link {
         self.pid
     }
 
+    /// Whether the agent knows what is asked for.
+    pub(super) const fn knows(&self, target: &OpenTarget) -> bool {
+        target.since_version() <= self.version
+    }
+
     /// Ends the connection, and with it every channel.
     pub(super) fn cut(&self) {
         self.gone.cancel();
@@ -121,7 +129,11 @@ impl Link {
 
     /// Asks the agent to start something.
     pub(super) async fn open(self: &Arc<Self>, request: OpenRequest) -> Result<OpenStream, Lost> {
-        let stream = Arc::new(Stream::new());
+        let kind = match request.target {
+            OpenTarget::Listen { .. } | OpenTarget::ListenUnix { .. } => StreamKind::Listener,
+            _ => StreamKind::Bytes,
+        };
+        let stream = Arc::new(Stream::new(kind));
         let channel = {
             let mut channels = self.channels();
             if self.gone.is_cancelled() {
@@ -220,27 +232,30 @@ impl Drop for OpenStream {
     }
 }
 
-/// Reads the agent's greeting and answers it. What came after it stays in `received`.
-async fn greet(socket: &mut UnixStream, received: &mut Vec<u8>) -> Result<(), LinkError> {
-    loop {
+/// Reads the agent's greeting and answers it with the same version, which it gives. What came after stays in `received`.
+async fn greet(socket: &mut UnixStream, received: &mut Vec<u8>) -> Result<u16, LinkError> {
+    let version = loop {
         if let Some((message, taken)) = parse(received)? {
-            match message {
-                Message { channel: CONTROL, frame: Frame::Hello { version: PROTOCOL_VERSION } } => {
-                }
+            let version = match message {
+                Message {
+                    channel: CONTROL,
+                    frame:
+                        Frame::Hello { version: version @ PROTOCOL_VERSION_MIN..=PROTOCOL_VERSION },
+                } => version,
                 Message { frame: Frame::Hello { version }, .. } => {
                     return Err(LinkError::Version(version));
                 }
                 Message { .. } => return Err(Violation::Order.into()),
-            }
+            };
             received.drain(..taken);
-            break;
+            break version;
         }
         if read_some(socket, received).await? == 0 {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
         }
-    }
-    let hello = to_vec(CONTROL, &Frame::Hello { version: PROTOCOL_VERSION });
-    Ok(socket.write_all(&hello).await?)
+    };
+    socket.write_all(&to_vec(CONTROL, &Frame::Hello { version })).await?;
+    Ok(version)
 }
 
 /// Reads once. At most one frame is ever incomplete, so what is held is bounded by the longest frame and one read.

@@ -7,29 +7,44 @@
 //! It never runs a program on the host, never resolves a name, and never lets one lease see another.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use nicompute_daemon::{SharedClock, Tasks};
 use nicompute_market::LeaseId;
 
+mod activity;
+mod attempts;
 mod bridge;
 mod door;
+mod forward;
+mod handler;
 mod host_key;
 mod lease;
 mod limits;
 mod link;
+mod lobby;
+mod password;
+mod publish;
+mod route;
 mod server;
 mod session;
 mod socket;
+mod stall;
+mod stats;
 mod stream;
 mod upload;
 
 pub use host_key::{HostKey, HostKeyError};
 pub use limits::Limits;
+pub use password::{PasswordHash, PasswordHashError};
+pub use publish::PublishError;
+pub use route::{AgentForwarding, Route, RouteError};
+pub use stats::GatewayStats;
 
 use lease::Leases;
+use lobby::Lobby;
+use stats::Counters;
 
 /// What the gateway is made from.
 #[derive(Debug)]
@@ -40,19 +55,6 @@ pub struct GatewayConfig {
     pub host_key: HostKey,
     /// How much it takes on.
     pub limits: Limits,
-}
-
-/// Who may enter a lease, and where its agent reports.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Route {
-    /// The lease. Its short form is the SSH user name.
-    pub lease: LeaseId,
-    /// Public keys in OpenSSH's text form.
-    pub keys: Vec<String>,
-    /// The folder that the container sees read-only; the gateway puts its socket there.
-    pub socket_dir: PathBuf,
-    /// The container's first process as this host sees it. Where it is known, nobody else may speak as the agent.
-    pub init_pid: Option<u32>,
 }
 
 /// Why the gateway did not start.
@@ -73,36 +75,6 @@ pub enum GatewayError {
     HostKey(#[source] russh::keys::ssh_key::Error),
 }
 
-/// Why a route was not opened. Nothing has changed then.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum RouteError {
-    /// A key that is none.
-    #[error("key {index} is not an SSH public key")]
-    Key {
-        /// Its place in the list, from 0.
-        index: usize,
-        /// What is wrong with it.
-        #[source]
-        source: russh::keys::ssh_key::Error,
-    },
-    /// More keys than a route takes.
-    #[error("a lease takes at most {max} keys")]
-    TooManyKeys {
-        /// The limit.
-        max: usize,
-    },
-    /// The socket could not be made.
-    #[error("could not make the agent's socket in {}", dir.display())]
-    Socket {
-        /// The folder.
-        dir: PathBuf,
-        /// What the system said.
-        #[source]
-        source: std::io::Error,
-    },
-}
-
 /// The running gateway. Cheap to clone; it ends with the tasks it was given.
 #[derive(Debug, Clone)]
 pub struct Gateway {
@@ -118,6 +90,8 @@ struct Shared {
     clock: SharedClock,
     tasks: Tasks,
     leases: Leases,
+    lobby: Arc<Lobby>,
+    stats: Counters,
 }
 
 impl Gateway {
@@ -134,8 +108,10 @@ impl Gateway {
         let failed = |source| GatewayError::Listen { listen: config.listen, source };
         let listener = tokio::net::TcpListener::bind(config.listen).await.map_err(failed)?;
         let local_addr = listener.local_addr().map_err(failed)?;
-        let leases = Leases::default();
-        let shared = Arc::new(Shared { limits: config.limits, clock, tasks, leases });
+        let limits = config.limits;
+        let lobby = Arc::new(Lobby::new(limits.half_open, limits.half_open_per_address));
+        let (leases, stats) = (Leases::default(), Counters::default());
+        let shared = Arc::new(Shared { limits, clock, tasks, leases, lobby, stats });
         server::start(Arc::clone(&shared), listener, config.host_key);
         Ok(Self { shared, local_addr, host_public_key: host_public_key.into() })
     }
@@ -152,8 +128,8 @@ impl Gateway {
         self.host_public_key.to_string()
     }
 
-    /// Lets the route's keys into its lease. Asking again replaces keys and process: sessions of keys that are no longer
-    /// listed end, and an agent that is not the given process is cut off.
+    /// Lets the route's keys into its lease. Asking again replaces what the route says: sessions of keys or a password that
+    /// no longer open it end, the others go on, and an agent that is not the given process is cut off.
     ///
     /// Must be called inside the runtime.
     ///
@@ -163,7 +139,7 @@ impl Gateway {
         self.shared.leases.open(&self.shared, route)
     }
 
-    /// Ends the lease's sessions, cuts off its agent and forgets its keys. Closing what is not open does nothing.
+    /// Ends the lease's sessions, cuts off its agent, withdraws its ports and forgets its keys. Closing what is not open does nothing.
     pub fn close(&self, lease: LeaseId) {
         self.shared.leases.close(lease);
     }
@@ -172,6 +148,56 @@ impl Gateway {
     #[must_use]
     pub fn connected(&self, lease: LeaseId) -> bool {
         self.shared.leases.get(lease).is_some_and(|lease| lease.agent().is_some())
+    }
+
+    /// Whether the lease's password still opens it: it has one, and no key has been used. A node that remembers this
+    /// opens the route without the password after a restart.
+    #[must_use]
+    pub fn password_open(&self, lease: LeaseId) -> bool {
+        self.shared.leases.get(lease).is_some_and(|lease| lease.password().is_some())
+    }
+
+    /// Shows a text, such as a warning of the lease's end, on every login terminal that is open in the lease.
+    pub fn notice(&self, lease: LeaseId, text: &str) {
+        if let Some(lease) = self.shared.leases.get(lease) {
+            lease.notify(text);
+        }
+    }
+
+    /// Listens on an address of the node and passes connections on to a port inside, on the container's own 127.0.0.1.
+    /// Gives the address, whose port may have been 0. Asking for the same again changes nothing; it ends with the route.
+    ///
+    /// Must be called inside the runtime, after [`Gateway::open`].
+    ///
+    /// # Errors
+    /// When the lease has no route, has all ports it may have, or the address cannot be had.
+    pub fn publish(
+        &self,
+        lease: LeaseId,
+        container_port: u16,
+        listen: SocketAddr,
+    ) -> Result<SocketAddr, PublishError> {
+        let open = self.shared.leases.get(lease).ok_or(PublishError::NoRoute(lease))?;
+        publish::publish(&self.shared, &open, container_port, listen)
+    }
+
+    /// Stops listening for a published port and ends its connections.
+    pub fn withdraw(&self, lease: LeaseId, container_port: u16) {
+        if let Some(lease) = self.shared.leases.get(lease) {
+            lease.ports.withdraw(container_port);
+        }
+    }
+
+    /// The lease's published ports, and where each is reached.
+    #[must_use]
+    pub fn published(&self, lease: LeaseId) -> Vec<(u16, SocketAddr)> {
+        self.shared.leases.get(lease).map(|lease| lease.ports.list()).unwrap_or_default()
+    }
+
+    /// What it has seen since it began.
+    #[must_use]
+    pub fn stats(&self) -> GatewayStats {
+        self.shared.stats.read(self.shared.lobby.len(), self.shared.leases.inside())
     }
 }
 

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use nicompute_daemon::OnError;
 use russh::keys::{Algorithm, EcdsaCurve, HashAlg};
-use russh::server::Config;
-use russh::{MethodKind, MethodSet, Preferred, SshId, cipher, compression};
+use russh::server::{Config, Handle};
+use russh::{Disconnect, MethodKind, MethodSet, Preferred, SshId, cipher, compression};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::lobby::LobbyPlace;
 use super::session::{Client, Progress};
 use super::socket::ClientSocket;
+use super::stall::WINDOW_FULL;
 use super::{HostKey, Limits, Shared, within};
 
 /// What clients are greeted with; it says no version.
@@ -21,8 +22,8 @@ const SERVER_ID: &str = "SSH-2.0-nicompute";
 /// A refused key is answered after this time, whoever asks for whatever. Keys cannot be guessed, so it need not be long,
 /// and a client with five keys waits for it four times.
 const REFUSAL_TIME: Duration = Duration::from_millis(50);
-/// Clients that say nothing are asked whether they are there.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+/// A client that is sent away has this long to read why.
+const FAREWELL: Duration = Duration::from_secs(2);
 /// Questions without an answer before a client counts as gone.
 const KEEPALIVE_MAX: usize = 3;
 /// After a failed accept, such as for want of descriptors.
@@ -31,7 +32,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Starts accepting.
 pub(super) fn start(shared: Arc<Shared>, listener: TcpListener, host_key: HostKey) {
     let config = Arc::new(config(&shared.limits, host_key));
-    let places = Arc::new(Semaphore::new(shared.limits.connections));
     let tasks = shared.tasks.clone();
     tasks.spawn("ssh listener", OnError::Stop, async move {
         loop {
@@ -41,9 +41,11 @@ pub(super) fn start(shared: Arc<Shared>, listener: TcpListener, host_key: HostKe
             };
             match accepted {
                 Ok((socket, peer)) => {
-                    // Over the limit the connection is dropped at once: that costs the least and says the most.
-                    if let Ok(place) = Arc::clone(&places).try_acquire_owned() {
-                        spawn_connection(&shared, &config, socket, peer, place);
+                    shared.stats.connection();
+                    let over = shared.tasks.token().child_token();
+                    if let Some(place) = shared.lobby.enter(peer.ip(), over.clone()) {
+                        let progress = Progress::new(over, shared.clock.clone());
+                        spawn_connection(&shared, &config, (socket, peer), (progress, place));
                     }
                 }
                 Err(error) => {
@@ -58,48 +60,80 @@ pub(super) fn start(shared: Arc<Shared>, listener: TcpListener, host_key: HostKe
 fn spawn_connection(
     shared: &Arc<Shared>,
     config: &Arc<Config>,
-    socket: TcpStream,
-    peer: SocketAddr,
-    place: OwnedSemaphorePermit,
+    (socket, peer): (TcpStream, SocketAddr),
+    (progress, place): (Progress, LobbyPlace),
 ) {
     let (shared, config) = (Arc::clone(shared), Arc::clone(config));
     let tasks = shared.tasks.clone();
+    let connection = Connection { shared, peer, progress: Arc::new(progress) };
     tasks.spawn("ssh connection", OnError::Log, async move {
-        if let Err(error) = serve(shared, config, socket, peer).await {
+        if let Err(error) = connection.serve(config, socket, place).await {
             // Scanners end here all day; it is no news.
             tracing::debug!(%peer, %error, "ssh connection ended");
         }
-        drop(place);
         Ok(())
     });
 }
 
-async fn serve(
+struct Connection {
     shared: Arc<Shared>,
-    config: Arc<Config>,
-    socket: TcpStream,
     peer: SocketAddr,
-) -> Result<(), russh::Error> {
-    let local = socket.local_addr()?;
-    socket.set_nodelay(true)?;
-    // A client whose machine went away is noticed by the kernel too, even while its channel is full and nobody reads.
-    rustix::net::sockopt::set_socket_keepalive(&socket, true).map_err(std::io::Error::from)?;
-    let progress = Arc::new(Progress {
-        over: shared.tasks.token().child_token(),
-        known: nicompute_daemon::CancellationToken::new(),
-    });
-    let client = Client::new(Arc::clone(&shared), Arc::clone(&progress), peer, local);
-    let socket = ClientSocket::new(socket, &progress.over);
-    let watch = async {
+    progress: Arc<Progress>,
+}
+
+impl Connection {
+    async fn serve(
+        self,
+        config: Arc<Config>,
+        socket: TcpStream,
+        place: LobbyPlace,
+    ) -> Result<(), russh::Error> {
+        let local = socket.local_addr()?;
+        socket.set_nodelay(true)?;
+        // A client whose machine went away is noticed by the kernel too, even while its channel is full and nobody reads.
+        rustix::net::sockopt::set_socket_keepalive(&socket, true).map_err(std::io::Error::from)?;
+        let progress = Arc::clone(&self.progress);
+        let client = Client::new(Arc::clone(&self.shared), progress, self.peer, local);
+        let socket = ClientSocket::new(socket, &self.progress.over);
+        let running = tokio::select! {
+            running = russh::server::run_stream(config, socket, client) => running?,
+            () = self.shared.clock.sleep(self.shared.limits.login) => return Ok(()),
+        };
+        let handle = running.handle();
+        tokio::select! {
+            ended = running => ended,
+            () = self.watch(&handle, place) => Ok(()),
+        }
+    }
+
+    /// Ends the session when its time is over; else waits for ever.
+    async fn watch(&self, handle: &Handle, place: LobbyPlace) {
+        let (shared, progress) = (&self.shared, &self.progress);
         if within(&shared.clock, shared.limits.login, progress.known.cancelled()).await.is_none() {
             progress.over.cancel();
+            return std::future::pending::<()>().await;
         }
+        place.leave();
+        let end_of = async |limit: Option<Duration>| match limit {
+            Some(limit) => shared.clock.sleep(limit).await,
+            None => std::future::pending().await,
+        };
+        let idle = async {
+            match shared.limits.idle {
+                Some(limit) => progress.activity.idle_for(limit).await,
+                None => std::future::pending().await,
+            }
+        };
+        let why = tokio::select! {
+            () = end_of(shared.limits.total) => "the longest time of one connection is over",
+            () = idle => "nothing was sent or received for too long",
+        };
+        let told = handle.disconnect(Disconnect::ByApplication, why.to_owned(), "en".to_owned());
+        // A client that does not read is not told.
+        drop(within(&shared.clock, FAREWELL, told).await);
+        shared.clock.sleep(FAREWELL).await;
+        progress.over.cancel();
         std::future::pending::<()>().await;
-    };
-    let session = async { russh::server::run_stream(config, socket, client).await?.await };
-    tokio::select! {
-        ended = session => ended,
-        () = watch => Ok(()),
     }
 }
 
@@ -115,9 +149,10 @@ fn config(limits: &Limits, host_key: HostKey) -> Config {
         max_auth_attempts: limits.auth_attempts,
         // A shell in which nobody types is not a dead one.
         inactivity_timeout: None,
-        keepalive_interval: Some(KEEPALIVE_INTERVAL),
+        keepalive_interval: Some(limits.keepalive),
         keepalive_max: KEEPALIVE_MAX,
         nodelay: true,
+        window_size: WINDOW_FULL,
         ..Config::default()
     }
 }
@@ -131,6 +166,9 @@ fn preferred() -> Preferred {
             Algorithm::Ecdsa { curve: EcdsaCurve::NistP521 },
             Algorithm::Rsa { hash: Some(HashAlg::Sha512) },
             Algorithm::Rsa { hash: Some(HashAlg::Sha256) },
+            // No host key is of these kinds; the list also says which kinds of clients' keys are taken.
+            Algorithm::SkEd25519,
+            Algorithm::SkEcdsaSha2NistP256,
         ]),
         cipher: Cow::Borrowed(&[
             cipher::CHACHA20_POLY1305,

@@ -3,9 +3,10 @@
 //! The agent is hostile. It may send no more than the credit it was given, so what is held here is bounded by the
 //! window whatever it does; each thing may be said once and in order.
 
+use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use nicompute_agent::frames::{Exit, Frame, WINDOW};
+use nicompute_agent::frames::{Exit, Frame, INCOMING_MAX, WINDOW};
 use tokio::sync::Notify;
 
 /// Output is taken in pieces of at most this size, so that credit flows back while the rest waits.
@@ -26,6 +27,8 @@ pub(super) enum Violation {
     OverGrant,
     #[error("something said twice or out of order")]
     Order,
+    #[error("more connections than it may offer at once")]
+    Flood,
 }
 
 /// How a channel ended.
@@ -35,6 +38,23 @@ pub(super) enum End {
     Closed(Option<Exit>),
     /// The agent is gone.
     Lost,
+}
+
+impl End {
+    /// Whether it came in order.
+    pub(super) const fn is_closed(&self) -> bool {
+        matches!(self, Self::Closed(_))
+    }
+}
+
+/// A connection that came to a listener inside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Arrival {
+    /// By what the agent hands it out.
+    pub(super) token: u32,
+    /// Where it says that it comes from.
+    pub(super) peer: String,
+    pub(super) port: u16,
 }
 
 /// What arrived.
@@ -49,7 +69,9 @@ pub(super) struct Piece {
 
 #[derive(Debug, Default)]
 struct State {
-    opened: Option<Result<(), String>>,
+    opened: Option<Result<u16, String>>,
+    kind: StreamKind,
+    arrivals: VecDeque<Arrival>,
     output: Vec<u8>,
     error: Vec<u8>,
     /// How many bytes the agent may still send.
@@ -59,6 +81,16 @@ struct State {
     output_end: OutputEnd,
     exit: Option<Exit>,
     over: Option<Over>,
+}
+
+/// What was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum StreamKind {
+    /// Bytes in both directions.
+    #[default]
+    Bytes,
+    /// Connections that come.
+    Listener,
 }
 
 /// Whether more output follows.
@@ -83,12 +115,18 @@ pub(super) struct Stream {
     state: Mutex<State>,
     arrived: Notify,
     granted: Notify,
+    settled: Notify,
 }
 
 impl Stream {
-    pub(super) fn new() -> Self {
-        let state = State { room: WINDOW, credit: WINDOW, ..State::default() };
-        Self { state: Mutex::new(state), arrived: Notify::new(), granted: Notify::new() }
+    pub(super) fn new(kind: StreamKind) -> Self {
+        let state = State { room: WINDOW, credit: WINDOW, kind, ..State::default() };
+        Self {
+            state: Mutex::new(state),
+            arrived: Notify::new(),
+            granted: Notify::new(),
+            settled: Notify::new(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -104,6 +142,7 @@ impl Stream {
         if matches!(frame, Frame::Credit(_)) {
             self.granted.notify_one();
         }
+        self.settled.notify_one();
         Ok(last)
     }
 
@@ -112,10 +151,11 @@ impl Stream {
         self.lock().over.get_or_insert(Over::Lost);
         self.arrived.notify_one();
         self.granted.notify_one();
+        self.settled.notify_one();
     }
 
-    /// Waits for the answer to the request; `None` when the agent went away first.
-    pub(super) async fn opened(&self) -> Option<Result<(), String>> {
+    /// Waits for the answer to the request, which for a listener is its port; `None` when the agent went away first.
+    pub(super) async fn opened(&self) -> Option<Result<u16, String>> {
         loop {
             {
                 let state = self.lock();
@@ -139,6 +179,21 @@ impl Stream {
         }
     }
 
+    /// Waits for the next connection of a listener; `None` when it listens no more.
+    pub(super) async fn arrival(&self) -> Option<Arrival> {
+        loop {
+            {
+                let mut state = self.lock();
+                match state.arrivals.pop_front() {
+                    Some(arrival) => return Some(arrival),
+                    None if state.over.is_some() => return None,
+                    None => {}
+                }
+            }
+            self.arrived.notified().await;
+        }
+    }
+
     /// Lets the agent send so many bytes more; the caller tells it.
     pub(super) fn reopen(&self, bytes: u32) {
         let mut state = self.lock();
@@ -153,6 +208,19 @@ impl Stream {
         taken
     }
 
+    /// Waits until `sent` holds and the agent has passed on all that it was sent, or is gone.
+    pub(super) async fn settled(&self, sent: impl Fn() -> bool) {
+        loop {
+            {
+                let state = self.lock();
+                if state.over.is_some() || (state.credit == WINDOW && sent()) {
+                    return;
+                }
+            }
+            self.settled.notified().await;
+        }
+    }
+
     /// Waits until there may be new credit.
     pub(super) async fn granted(&self) {
         self.granted.notified().await;
@@ -161,10 +229,21 @@ impl Stream {
 
 impl State {
     fn accept(&mut self, frame: &Frame<'_>) -> Result<bool, Violation> {
-        let is_open = matches!(self.opened, Some(Ok(())));
+        let listens = self.kind == StreamKind::Listener;
+        let is_open = matches!(self.opened, Some(Ok(_))) && !listens;
         let may_flow = is_open && self.output_end == OutputEnd::Open;
         match frame {
-            Frame::Opened if self.opened.is_none() => self.opened = Some(Ok(())),
+            Frame::Opened if self.opened.is_none() && !listens => self.opened = Some(Ok(0)),
+            Frame::Listening { port } if self.opened.is_none() && listens => {
+                self.opened = Some(Ok(*port));
+            }
+            Frame::Incoming(incoming) if matches!(self.opened, Some(Ok(_))) && listens => {
+                if self.arrivals.len() >= INCOMING_MAX {
+                    return Err(Violation::Flood);
+                }
+                let (token, port) = (incoming.token, incoming.port);
+                self.arrivals.push_back(Arrival { token, peer: printable(incoming.peer), port });
+            }
             Frame::Refused(reason) if self.opened.is_none() => {
                 self.opened = Some(Err(printable(reason)));
                 self.over = Some(Over::Closed);
@@ -194,6 +273,8 @@ impl State {
             }
             Frame::Opened
             | Frame::Refused(_)
+            | Frame::Listening { .. }
+            | Frame::Incoming(_)
             | Frame::Data(_)
             | Frame::ErrorData(_)
             | Frame::Eof
@@ -240,7 +321,7 @@ fn take_front(bytes: &mut Vec<u8>) -> Vec<u8> {
 }
 
 /// A tenant's words without what a terminal would obey.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 

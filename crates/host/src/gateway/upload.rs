@@ -1,8 +1,8 @@
 //! What a client has sent into a channel and the agent has not yet taken.
 //!
 //! The SSH library refills a channel's window as soon as data arrives, so a program that does not read would stop the
-//! whole connection. Here each channel has room of its own, and each lease a total; only when that is full does the
-//! connection wait.
+//! whole connection. Here each channel has room of its own, and each lease a total. A channel whose room is half full is
+//! slowed down, see `stall`; only when the room is full does the connection wait.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,8 +11,13 @@ use nicompute_agent::frames::{Frame, WindowSize, encode};
 use nicompute_daemon::CancellationToken;
 use tokio::sync::{Notify, Semaphore};
 
+use super::Limits;
+use super::lease::Lease;
+
 /// Signals that wait to be sent; more are dropped, since a program that is sent the same signal twice sees it once.
 const SIGNALS_MAX: usize = 16;
+/// A channel with so much waiting counts as stalled.
+const STALLED_FROM: usize = 4 << 20;
 /// Moved-out bytes are dropped from the front of the buffer only when they are this many.
 const COMPACT_FROM: usize = 256 * 1024;
 
@@ -31,18 +36,32 @@ struct State {
 pub(super) struct Upload {
     state: Mutex<State>,
     changed: Notify,
+    abandoned: CancellationToken,
+    stalled_from: usize,
     room: Semaphore,
     lease_room: Arc<Semaphore>,
 }
 
 impl Upload {
-    pub(super) fn new(room: usize, lease_room: Arc<Semaphore>) -> Self {
+    /// For one channel into the lease.
+    pub(super) fn of(limits: &Limits, lease: &Lease) -> Self {
+        Self::new(limits.upload_per_channel, Arc::clone(&lease.upload_room))
+    }
+
+    fn new(room: usize, lease_room: Arc<Semaphore>) -> Self {
         Self {
             state: Mutex::new(State::default()),
             changed: Notify::new(),
+            abandoned: CancellationToken::new(),
+            stalled_from: STALLED_FROM.min(room / 2),
             room: Semaphore::new(room),
             lease_room,
         }
+    }
+
+    /// Whether so much waits that the client should be slowed down.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.waiting() >= self.stalled_from
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -73,6 +92,17 @@ impl Upload {
     pub(super) fn end(&self) {
         self.lock().ended = true;
         self.changed.notify_one();
+    }
+
+    /// The client has closed the channel in order: what it sent before is still to arrive. `false` where it broke off.
+    pub(super) fn abandon(&self) -> bool {
+        self.abandoned.cancel();
+        self.lock().ended
+    }
+
+    /// Waits until the client has closed the channel.
+    pub(super) async fn until_abandoned(&self) {
+        self.abandoned.cancelled().await;
     }
 
     /// The client's window changed; only the latest size matters.

@@ -38,7 +38,7 @@ async fn rent(node: &Node, runtime: &dyn Runtime, image: &str) {
     let spec = ContainerSpec { agent, ..node.spec(image) };
     let mut world = World::without_agent(Limits::standard()).await;
     let (keys, socket_dir) = (world.route.keys.clone(), spec.dir.join("run"));
-    world.route = Route { lease: spec.lease, keys, socket_dir, init_pid: None };
+    world.route = Route::new(spec.lease, keys, socket_dir);
     world.gateway.open(&world.route).expect("open");
     let running = runtime.ensure(&spec).await.expect("ensure");
     world.route.init_pid = Some(running.init_pid);

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use nicompute_agent::frames::{
-    CONTROL, Exit, FRAME_LEN_MAX, Frame, HEADER_LEN, OpenRequest, OpenTarget, PROTOCOL_VERSION,
-    WINDOW, parse, to_vec,
+    CONTROL, Exit, FRAME_LEN_MAX, Frame, HEADER_LEN, Incoming, OpenRequest, OpenTarget,
+    PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, WINDOW, parse, to_vec,
 };
 use nicompute_host::gateway::{Limits, Route};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -105,6 +105,36 @@ async fn another_version_is_cut_off() {
     assert!(!world.gateway.connected(world.route.lease));
 }
 
+/// A container outlives the node's upgrade: its older agent must be found, answered in its own words and asked for nothing
+/// that it does not know.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_of_the_version_before_is_served() {
+    let world = World::without_agent(Limits::standard()).await;
+    let mut old = Liar::connect(&world).await;
+    old.say(&to_vec(CONTROL, &Frame::Hello { version: PROTOCOL_VERSION_MIN })).await;
+    world.connected().await;
+    while old.received.len() < HEADER_LEN + 2 {
+        assert!(old.socket.read_buf(&mut old.received).await.expect("reads") > 0);
+    }
+    let (hello, taken) = parse(&old.received).expect("a frame").expect("whole");
+    assert_eq!(hello.frame, Frame::Hello { version: PROTOCOL_VERSION_MIN });
+    old.received.drain(..taken);
+    let mut forward = world.ssh();
+    forward.args(["-o", "ExitOnForwardFailure=yes", "-R", "0:127.0.0.1:1"]);
+    let forward = run({
+        forward.arg(world.target()).arg("true");
+        forward
+    });
+    assert_eq!(forward.await.status.code(), Some(255), "the old agent knows no listeners");
+    let client = background(run(world.ssh_to("true")));
+    let channel = old.asked().await;
+    for frame in [Frame::Opened, Frame::Exit(Exit::Code(5)), Frame::Close] {
+        old.say(&to_vec(channel, &frame)).await;
+    }
+    assert_eq!(client.await.expect("runs").status.code(), Some(5));
+    assert_eq!(channel, 1, "nothing else was asked of it");
+}
+
 /// A process that connects and says nothing must not take the agent's place, nor stay.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_peer_takes_no_place() {
@@ -144,6 +174,7 @@ async fn lies_on_a_channel_end_the_agent_and_tell_the_client() {
     let window = usize::try_from(WINDOW).expect("fits");
     let flood = vec![b'x'; window + 1];
     let open = OpenRequest { target: OpenTarget::Sftp, variables: Vec::new() };
+    let incoming = Incoming { token: 1, port: 1, peer: "" };
     let lies: Vec<(&str, Vec<Frame<'_>>)> = vec![
         ("data before it is open", vec![Frame::Data(b"x")]),
         ("twice open", vec![Frame::Opened, Frame::Opened]),
@@ -153,6 +184,8 @@ async fn lies_on_a_channel_end_the_agent_and_tell_the_client() {
         ("two ends", vec![Frame::Opened, Frame::Exit(Exit::Code(0)), Frame::Exit(Exit::Code(1))]),
         ("a request", vec![Frame::Opened, Frame::Open(open)]),
         ("a signal", vec![Frame::Opened, Frame::Signal(9)]),
+        ("a listener", vec![Frame::Listening { port: 80 }]),
+        ("a connection nobody asked for", vec![Frame::Opened, Frame::Incoming(incoming)]),
         ("data after its end", vec![Frame::Opened, Frame::Eof, Frame::Data(b"x")]),
     ];
     for (name, frames) in lies {

@@ -49,6 +49,21 @@ pub(crate) fn agent_program() -> Option<PathBuf> {
     None
 }
 
+/// Whether this machine has a program that a test needs.
+pub(crate) async fn has_program(name: &str) -> bool {
+    let mut probe = Command::new(name);
+    probe.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    if probe.status().await.is_ok() {
+        return true;
+    }
+    assert!(env("NICOMPUTE_TEST_STRICT").is_none_or(|value| value != "1"), "no {name}");
+    #[expect(clippy::print_stderr, reason = "a test that did not run must be heard")]
+    {
+        eprintln!("SKIPPED: this machine has no {name}");
+    }
+    false
+}
+
 fn env(name: &str) -> Option<String> {
     #[expect(clippy::disallowed_methods, reason = "the test runner says where the agent is")]
     std::env::var(name).ok()
@@ -104,7 +119,7 @@ impl World {
         write_private(&dir.path().join("id"), &private);
         let lease = LeaseId::from_random_bytes([7; 16]);
         let socket_dir = dir.path().join("run");
-        let route = Route { lease, keys: vec![public], socket_dir, init_pid: None };
+        let route = Route::new(lease, vec![public], socket_dir);
         gateway.open(&route).expect("opens");
         let world = Self { dir, gateway, route, clock, tasks, limits, agent: None };
         world.write_known_hosts();

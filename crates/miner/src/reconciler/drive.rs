@@ -292,7 +292,7 @@ impl Reconciler {
     fn open_route(&self, lease: &Lease, init_pid: Option<u32>) -> Result<(), DriveError> {
         let terms = &lease.terms;
         let socket_dir = self.places.lease_dir(terms.id).join("run");
-        let route = Route { lease: terms.id, keys: terms.keys.all(), socket_dir, init_pid };
+        let route = Route { init_pid, ..Route::new(terms.id, terms.keys.all(), socket_dir) };
         if !self.memory.has_route(&route) {
             self.routes.open(&route)?;
             self.memory.set_route(route);

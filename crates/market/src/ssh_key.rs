@@ -24,7 +24,15 @@ const CURVES: [(&str, &[u8], usize); 3] = [
 ];
 const ED25519: &str = "ssh-ed25519";
 const ED25519_LEN: usize = 32;
+/// Keys that live in a security token; the blob ends with the application that they are for.
+const SK_ED25519: &str = "sk-ssh-ed25519@openssh.com";
+const SK_ECDSA: &str = "sk-ecdsa-sha2-nistp256@openssh.com";
+const SK_ECDSA_CURVE: &[u8] = b"nistp256";
+const SK_ECDSA_POINT_LEN: usize = 65;
 const RSA: &str = "ssh-rsa";
+const DSA: &str = "ssh-dss";
+/// What the kinds of certificates contain.
+const CERTIFICATE: &str = "-cert-v0";
 /// How an uncompressed point begins.
 const POINT_UNCOMPRESSED: u8 = 4;
 
@@ -42,11 +50,20 @@ pub enum SshKeyError {
     /// Several lines, or characters that no key file has.
     #[error("is not one line of printable text")]
     NotOneLine,
-    /// Another kind, or options before the key.
+    /// A kind that is not taken, or no key at all.
     #[error(
-        "begins with neither ssh-ed25519, ecdsa-sha2-nistp256, -384 or -521 nor ssh-rsa (options before it are not taken)"
+        "begins with none of ssh-ed25519, ecdsa-sha2-nistp256, -384 or -521, ssh-rsa, sk-ssh-ed25519@openssh.com and sk-ecdsa-sha2-nistp256@openssh.com"
     )]
     Kind,
+    /// Options of an `authorized_keys` file.
+    #[error("has options before it, which are not taken: give the key alone")]
+    Options,
+    /// A certificate in place of a key.
+    #[error("is a certificate: give the key that it is for")]
+    Certificate,
+    /// A kind that is too weak.
+    #[error("is a DSA key, which is too weak: make one with ssh-keygen -t ed25519")]
+    Dsa,
     /// The base64 part is damaged, or of another kind than it says.
     #[error("is damaged: copy the whole line of the .pub file")]
     Damaged,
@@ -89,10 +106,8 @@ impl FromStr for SshKey {
         }
         let mut fields = line.split(' ').filter(|field| !field.is_empty());
         let kind = fields.next().ok_or(SshKeyError::Kind)?;
-        let point_of = |(name, ..): &&(&str, _, _)| *name == kind;
-        let curve = CURVES.iter().find(point_of);
-        if kind != ED25519 && kind != RSA && curve.is_none() {
-            return Err(SshKeyError::Kind);
+        if !is_taken(kind) {
+            return Err(why_not_taken(kind, line));
         }
         let blob = fields.next().ok_or(SshKeyError::Damaged)?;
         let bytes = STANDARD.decode(blob).map_err(|_| SshKeyError::Damaged)?;
@@ -100,19 +115,53 @@ impl FromStr for SshKey {
         if take_string(&mut rest)? != kind.as_bytes() {
             return Err(SshKeyError::Damaged);
         }
-        match curve {
-            Some((_, name, point_len)) => ecdsa(&mut rest, name, *point_len)?,
-            None if kind == RSA => rsa(&mut rest)?,
-            None if take_string(&mut rest)?.len() != ED25519_LEN => {
-                return Err(SshKeyError::Damaged);
-            }
-            None => {}
-        }
+        take_fields(kind, &mut rest)?;
         if !rest.is_empty() {
             return Err(SshKeyError::Damaged);
         }
         Ok(Self(format!("{kind} {blob}")))
     }
+}
+
+fn curve_of(kind: &str) -> Option<(&'static [u8], usize)> {
+    CURVES.iter().find(|(name, ..)| *name == kind).map(|(_, curve, len)| (*curve, *len))
+}
+
+fn is_taken(kind: &str) -> bool {
+    [ED25519, SK_ED25519, SK_ECDSA, RSA].contains(&kind) || curve_of(kind).is_some()
+}
+
+/// What to tell somebody whose line begins with something else.
+fn why_not_taken(kind: &str, line: &str) -> SshKeyError {
+    if kind.contains(CERTIFICATE) {
+        SshKeyError::Certificate
+    } else if kind == DSA {
+        SshKeyError::Dsa
+    } else if line.split(' ').any(is_taken) {
+        SshKeyError::Options
+    } else {
+        SshKeyError::Kind
+    }
+}
+
+/// Takes exactly what a key of the kind has after its name.
+fn take_fields(kind: &str, rest: &mut &[u8]) -> Result<(), SshKeyError> {
+    if let Some((curve, point_len)) = curve_of(kind) {
+        return ecdsa(rest, curve, point_len);
+    }
+    if kind == RSA {
+        return rsa(rest);
+    }
+    if kind == SK_ECDSA {
+        ecdsa(rest, SK_ECDSA_CURVE, SK_ECDSA_POINT_LEN)?;
+    } else if take_string(rest)?.len() != ED25519_LEN {
+        return Err(SshKeyError::Damaged);
+    }
+    if kind == ED25519 {
+        return Ok(());
+    }
+    let application = take_string(rest)?;
+    if application.is_empty() { Err(SshKeyError::Damaged) } else { Ok(()) }
 }
 
 fn ecdsa(rest: &mut &[u8], curve: &[u8], point_len: usize) -> Result<(), SshKeyError> {
@@ -199,21 +248,47 @@ mod tests {
             point[0] = 2;
             assert_eq!(line(kind, &[curve, &point]).parse::<SshKey>(), Err(SshKeyError::Damaged));
         }
+        let mut point = vec![7; SK_ECDSA_POINT_LEN];
+        point[0] = POINT_UNCOMPRESSED;
+        for text in [
+            line(SK_ED25519, &[&[1; ED25519_LEN], b"ssh:"]),
+            line(SK_ECDSA, &[SK_ECDSA_CURVE, &point, b"ssh:mine"]),
+        ] {
+            assert_eq!(text.parse::<SshKey>().unwrap().as_str(), text);
+        }
+        for text in [
+            line(SK_ED25519, &[&[1; ED25519_LEN]]),
+            line(SK_ED25519, &[&[1; ED25519_LEN], b""]),
+            line(SK_ED25519, &[&[1; ED25519_LEN], b"ssh:", b""]),
+            line(SK_ECDSA, &[SK_ECDSA_CURVE, &point]),
+        ] {
+            assert_eq!(text.parse::<SshKey>(), Err(SshKeyError::Damaged), "{text}");
+        }
     }
 
     /// A short RSA key, an option such as `command=`, or a second line would open more than the renter asked for.
     #[test]
     fn what_is_no_plain_key_is_refused() {
         let with_option = format!("command=\"sh\" {KEY}");
+        let restricted = format!("restrict,from=\"10.0.0.0/8\" {KEY}");
+        let quoted = format!("environment=\"A=b c\",pty {KEY} me");
+        let nul = format!("{KEY}\0");
+        let huge = format!("{KEY} {}", "'\"$(reboot)`;".repeat(1300));
         let two = format!("{KEY}\n{KEY}");
         let long = format!("{KEY} {}", "c".repeat(SSH_KEY_LEN_MAX - KEY.len()));
         let trailing = line(ED25519, &[&[1; 32], &[]]);
         let certificate = KEY.replacen("ssh-ed25519", "ssh-ed25519-cert-v01@openssh.com", 1);
         let cases = [
             ("", SshKeyError::Kind),
-            (&with_option, SshKeyError::Kind),
-            (&certificate, SshKeyError::Kind),
-            ("ssh-dss AAAA", SshKeyError::Kind),
+            (&with_option, SshKeyError::Options),
+            (&restricted, SshKeyError::Options),
+            (&quoted, SshKeyError::Options),
+            (&certificate, SshKeyError::Certificate),
+            ("ssh-dss AAAA", SshKeyError::Dsa),
+            ("ssh-ed448 AAAA", SshKeyError::Kind),
+            ("$(reboot)", SshKeyError::Kind),
+            (&nul, SshKeyError::NotOneLine),
+            (&huge, SshKeyError::TooLong),
             (&two, SshKeyError::NotOneLine),
             ("ssh-ed25519\tAAAA", SshKeyError::NotOneLine),
             (&long, SshKeyError::TooLong),

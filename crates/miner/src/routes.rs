@@ -64,6 +64,10 @@ impl Routes for Gateway {
         Self::connected(self, lease)
     }
 
+    fn notice(&self, lease: LeaseId, text: &str) {
+        Self::notice(self, lease, text);
+    }
+
     fn port(&self) -> u16 {
         self.local_addr().port()
     }

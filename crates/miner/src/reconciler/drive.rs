@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nicompute_daemon::{ErrorChain, Kind};
-use nicompute_host::gateway::Route;
+use nicompute_host::gateway::{PasswordHash, Route};
 use nicompute_host::runtime::{ContainerSpec, Presence, RuntimeError};
 use nicompute_market::{EndReason, FailReason, Lease, LeaseEvent, LeaseId, LeaseState, UnixMillis};
 
@@ -292,7 +292,13 @@ impl Reconciler {
     fn open_route(&self, lease: &Lease, init_pid: Option<u32>) -> Result<(), DriveError> {
         let terms = &lease.terms;
         let socket_dir = self.places.lease_dir(terms.id).join("run");
-        let route = Route { init_pid, ..Route::new(terms.id, terms.keys.all(), socket_dir) };
+        let password = terms.legacy.as_ref().and_then(|legacy| {
+            let hash = PasswordHash::parse(&legacy.password_hash);
+            hash.inspect_err(|error| tracing::warn!(lease = %terms.id, %error, "no password login"))
+                .ok()
+        });
+        let route =
+            Route { init_pid, password, ..Route::new(terms.id, terms.keys.all(), socket_dir) };
         if !self.memory.has_route(&route) {
             self.routes.open(&route)?;
             self.memory.set_route(route);

@@ -22,8 +22,8 @@ mod store;
 mod subnet;
 
 pub use axon::{
-    AXON_ARRIVALS_MAX, AXON_RUNNING_MAX, AXON_STRANGERS_ARRIVALS_MAX, AXON_WAITING_MAX, AccessList,
-    AccessListError, BLOCKED_MAX, MIN_STAKE,
+    ALLOCATE_LIMIT, AXON_ARRIVALS_MAX, AXON_RUNNING_MAX, AXON_STRANGERS_ARRIVALS_MAX,
+    AXON_WAITING_MAX, AccessList, AccessListError, BLOCKED_MAX, MIN_STAKE,
 };
 pub use config::{MinerConfig, OnShutdown, UnenforcedLimits};
 pub use dir_lock::LockError;

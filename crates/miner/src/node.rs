@@ -229,8 +229,10 @@ impl Miner {
             key: config.hotkey,
             clock: Arc::clone(&clock),
             store: Arc::clone(&trade.store),
+            leases: Arc::clone(&trade.leases),
             offers: Arc::clone(&trade.offers),
             permits: Arc::clone(&trade.permits),
+            tasks: tasks.clone(),
             ssh_port: routes.port(),
             limits: neighbours.api_limits,
         };

@@ -36,7 +36,7 @@ pub(super) enum Refused {
 }
 
 /// A synapse without its own fields, which its handler has.
-type Envelope = Received<Ping>;
+pub(super) type Envelope = Received<Ping>;
 
 /// A synapse of whatever kind, once both ends are filled in.
 trait ToBytes: std::fmt::Debug + Send {

@@ -6,11 +6,14 @@
 //! The body is signed by nobody: what a handler does must not depend on more than the caller who signed may ask for anyway.
 
 mod access;
+mod allocate;
 mod answer;
 mod faults;
 mod gate;
 mod handlers;
 mod memory;
+mod order;
+mod password;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,7 +26,7 @@ use axum::http::request::Parts;
 use axum::middleware::Next;
 use axum::response::Response;
 use axum::{Router, middleware};
-use nicompute_daemon::SharedClock;
+use nicompute_daemon::{SharedClock, Tasks};
 use nicompute_keys::Keypair;
 use nicompute_market::Hotkey;
 use nicompute_wire::axon::{
@@ -34,6 +37,7 @@ use nicompute_wire::node::BODY_BYTES_MAX;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
+use crate::leases::Leases;
 use crate::node_api::{
     ApiLimits, BODY_LIMIT, CONNECTIONS_PER_ADDRESS_MAX, FLOOR_AHEAD_MAX_NS, HEADER_BYTES_MAX,
     header_bytes,
@@ -43,6 +47,8 @@ use crate::store::{Store, StoreError};
 use crate::subnet::Permits;
 use access::decide;
 pub use access::{AccessList, AccessListError, BLOCKED_MAX, MIN_STAKE};
+pub use allocate::ALLOCATE_LIMIT;
+use allocate::{Asker, Creating};
 use answer::Refused;
 use faults::Faults;
 use gate::Gate;
@@ -77,10 +83,13 @@ pub(crate) struct Door {
     uuid: String,
     clock: SharedClock,
     store: Arc<Store>,
+    leases: Arc<Leases>,
     offers: Arc<Offers>,
     permits: Arc<Permits>,
+    tasks: Tasks,
     access: AccessList,
     ssh_port: u16,
+    creating: Creating,
     memory: Memory,
     /// No nonce beyond it was accepted without being stored first.
     stored_floor_ns: AtomicU64,
@@ -89,6 +98,7 @@ pub(crate) struct Door {
     strangers_arrivals: Semaphore,
     faults: Faults,
     limit: Duration,
+    allocate_limit: Duration,
 }
 
 /// What a door is made from.
@@ -96,8 +106,10 @@ pub(crate) struct DoorParts {
     pub(crate) key: Keypair,
     pub(crate) clock: SharedClock,
     pub(crate) store: Arc<Store>,
+    pub(crate) leases: Arc<Leases>,
     pub(crate) offers: Arc<Offers>,
     pub(crate) permits: Arc<Permits>,
+    pub(crate) tasks: Tasks,
     pub(crate) ssh_port: u16,
     pub(crate) limits: ApiLimits,
 }
@@ -126,6 +138,7 @@ pub(crate) async fn mount(
 ) -> Result<Router, StoreError> {
     let Some(access) = access else { return Ok(router) };
     let door = Arc::new(Door::new(parts, access).await?);
+    door.end_unanswered().await?;
     Ok(router.layer(middleware::from_fn_with_state(door, beside_the_api)))
 }
 
@@ -166,10 +179,13 @@ impl Door {
             uuid: Uuid::new_v4().to_string(),
             clock: parts.clock,
             store: parts.store,
+            leases: parts.leases,
             offers: parts.offers,
             permits: parts.permits,
+            tasks: parts.tasks,
             access,
             ssh_port: parts.ssh_port,
+            creating: Creating::default(),
             memory: Memory::new(start_ns),
             stored_floor_ns: AtomicU64::new(floor_ns),
             gate: Gate::new(limits.axon_running, limits.axon_waiting),
@@ -177,6 +193,7 @@ impl Door {
             strangers_arrivals: Semaphore::new(limits.axon_strangers_arrivals),
             faults: Faults::default(),
             limit: limits.request,
+            allocate_limit: limits.axon_allocate,
         })
     }
 
@@ -231,11 +248,13 @@ impl Door {
             return Err(AxonError::Method.into());
         }
         // A caller that names no time, or hours, waits as long as a request may take.
-        let waits = if caller.timeout.is_zero() { self.limit } else { caller.timeout };
-        let waits = waits.min(self.limit);
+        let longest = if name == Name::Allocate { self.allocate_limit } else { self.limit };
+        let waits = if caller.timeout.is_zero() { longest } else { caller.timeout };
+        let waits = waits.min(longest);
+        let until = self.clock.monotonic().saturating_add(waits);
         tokio::select! {
             biased;
-            served = self.for_a_caller(name, head, caller, body) => served,
+            served = self.for_a_caller(name, head, (caller, until), body) => served,
             () = self.clock.sleep(waits) => {
                 Err(AxonError::Timeout(nicompute_wire::axon::seconds_text(waits)).into())
             }
@@ -246,9 +265,10 @@ impl Door {
         &self,
         name: Name,
         head: &Head,
-        caller: Verified,
+        (caller, until): (Verified, Duration),
         body: Body,
     ) -> Result<answer::Served, Stop> {
+        let hotkey = Hotkey(caller.account);
         let admitted = self.admit(name, caller).await?;
         if head.computed_body_hash.as_deref() != Some(EMPTY_BODY_HASH) {
             let why = "the stated body hash is not that of this synapse";
@@ -263,7 +283,11 @@ impl Door {
         };
         match name {
             Name::Ping => self.handle(head, &body, |ping: Ping| ping),
-            Name::Allocate => self.handle(head, &body, |asked| self.allocate(asked)),
+            Name::Allocate => {
+                let (asked, envelope) = self.open(&body)?;
+                let answered = Box::pin(self.allocate(asked, Asker { hotkey, until })).await;
+                Ok(answer::Served::new(head, body.len(), envelope, answered))
+            }
             Name::Challenge => self.handle(head, &body, handlers::challenge),
             Name::Specs => self.handle(head, &body, handlers::specs),
         }
@@ -276,12 +300,17 @@ impl Door {
         body: &[u8],
         handler: impl FnOnce(B) -> B,
     ) -> Result<answer::Served, Stop> {
+        let (asked, envelope) = self.open(body)?;
+        Ok(answer::Served::new(head, body.len(), envelope, handler(asked)))
+    }
+
+    /// A synapse's own fields, and all others.
+    fn open<B: SynapseBody>(&self, body: &[u8]) -> Result<(B, answer::Envelope), Stop> {
         let synapse = Received::<B>::parse(body).map_err(|error| match error {
             SynapseError::Json(error) => Stop::NoJson(error),
             other => self.faults.of_caller(&self.clock, &other).into(),
         })?;
-        let (asked, envelope) = answer::open(synapse);
-        Ok(answer::Served::new(head, body.len(), envelope, handler(asked)))
+        Ok(answer::open(synapse))
     }
 
     /// Asks who the caller is and whether it may ask for this, then remembers its nonce.

@@ -49,8 +49,9 @@ pub struct Leases {
 pub enum Owner<'a> {
     /// The hotkey that asked for it.
     Holder(&'a Hotkey),
-    /// Whoever shows the RSA key that an order of the v1.9.0 door came with: SHA-256 of its stripped text.
-    Key(&'a [u8; 32]),
+    /// The hotkey that asked for it through the v1.9.0 door, with the RSA key that it came with (SHA-256 of its DER). Both:
+    /// the key travels in plain text, so that others may show it, or order with it, too.
+    Caller(&'a Hotkey, &'a [u8; 32]),
 }
 
 /// What became of an order.
@@ -119,7 +120,7 @@ impl Leases {
     /// See [`Denied`]; nothing has changed then.
     pub async fn find(&self, owner: Owner<'_>) -> Result<Option<Lease>, Denied> {
         let found = match owner {
-            Owner::Key(key) => self.store.of_owner_key(key).await?,
+            Owner::Caller(holder, key) => self.store.of_caller(holder, key).await?,
             Owner::Holder(_) => {
                 self.store.open_leases().await?.into_iter().rev().find(|lease| owner.owns(lease))
             }
@@ -362,8 +363,10 @@ impl Owner<'_> {
     fn owns(&self, lease: &Lease) -> bool {
         match self {
             Self::Holder(holder) => lease.terms.holder == **holder,
-            Self::Key(key) => {
-                lease.terms.legacy.as_ref().is_some_and(|legacy| legacy.owner_key_sha256 == **key)
+            Self::Caller(holder, key) => {
+                let legacy = lease.terms.legacy.as_ref();
+                lease.terms.holder == **holder
+                    && legacy.is_some_and(|legacy| legacy.owner_key_sha256 == **key)
             }
         }
     }

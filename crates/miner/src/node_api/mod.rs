@@ -28,7 +28,8 @@ use nicompute_wire::node::{LeaseView, NodeView, OffersView, SshAccessView, SshDo
 use tokio::sync::Semaphore;
 
 use crate::axon::{
-    AXON_ARRIVALS_MAX, AXON_RUNNING_MAX, AXON_STRANGERS_ARRIVALS_MAX, AXON_WAITING_MAX,
+    ALLOCATE_LIMIT, AXON_ARRIVALS_MAX, AXON_RUNNING_MAX, AXON_STRANGERS_ARRIVALS_MAX,
+    AXON_WAITING_MAX,
 };
 use crate::leases::Leases;
 use crate::offers::Offers;
@@ -88,6 +89,8 @@ pub struct ApiLimits {
     pub event_streams: usize,
     /// From a request's first byte to its answer.
     pub request: Duration,
+    /// The same for an order at the v1.9.0 door, which is answered when its lease can be entered.
+    pub axon_allocate: Duration,
     /// Requests at the v1.9.0 door that are worked on at once.
     pub axon_running: usize,
     /// Requests at the v1.9.0 door that wait for that.
@@ -158,6 +161,7 @@ impl ApiLimits {
             lease_changes: LEASE_CHANGES_MAX,
             event_streams: EVENT_STREAMS_MAX,
             request: REQUEST_LIMIT,
+            axon_allocate: ALLOCATE_LIMIT,
             axon_running: AXON_RUNNING_MAX,
             axon_waiting: AXON_WAITING_MAX,
             axon_arrivals: AXON_ARRIVALS_MAX,

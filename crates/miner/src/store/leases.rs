@@ -200,14 +200,19 @@ impl Store {
         row.as_ref().map(lease_from_row).transpose()
     }
 
-    /// The newest lease that was made through the v1.9.0 door with this key, open ones first.
-    pub(crate) async fn of_owner_key(&self, key: &[u8; 32]) -> Result<Option<Lease>, StoreError> {
+    /// The newest lease that this hotkey made through the v1.9.0 door with this key, open ones first.
+    pub(crate) async fn of_caller(
+        &self,
+        holder: &Hotkey,
+        key: &[u8; 32],
+    ) -> Result<Option<Lease>, StoreError> {
         let sql = format!(
-            "SELECT {LEASE_COLUMNS} FROM lease WHERE owner_key = ?
+            "SELECT {LEASE_COLUMNS} FROM lease WHERE owner_key = ? AND holder = ?
              ORDER BY state IN ('ended', 'failed'), requested_at_ms DESC LIMIT 1"
         );
         let row = sqlx::query(&sql)
             .bind(key.as_slice())
+            .bind(holder.to_string())
             .fetch_optional(&self.pool)
             .await
             .map_err(query("look for the key's lease"))?;

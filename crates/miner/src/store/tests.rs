@@ -253,8 +253,10 @@ async fn what_was_agreed_is_stored_whole() {
     full.terms.legacy = Some(LegacyAccess { owner_key_sha256: [5; 32], password_hash: hash });
     assert_eq!(store.ask(&full, Words([0; 32]), 0).await.unwrap(), Asked::New(full.clone()));
     assert_eq!(store.get(full.terms.id).await.unwrap().as_ref(), Some(&full));
-    assert_eq!(store.of_owner_key(&[5; 32]).await.unwrap(), Some(full));
-    assert_eq!(store.of_owner_key(&[6; 32]).await.unwrap(), None);
+    let (holder, other) = (full.terms.holder, Hotkey::from_bytes([99; 32]));
+    assert_eq!(store.of_caller(&holder, &[5; 32]).await.unwrap(), Some(full));
+    assert_eq!(store.of_caller(&holder, &[6; 32]).await.unwrap(), None);
+    assert_eq!(store.of_caller(&other, &[5; 32]).await.unwrap(), None);
 }
 
 /// A GPU that is in two leases is one tenant's memory in the other one's hands: the file itself must refuse it, whichever

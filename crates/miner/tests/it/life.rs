@@ -213,11 +213,12 @@ async fn a_lease_with_an_owner_key_answers_to_it() {
     let world = World::new();
     let node = world.start().await;
     let leases = node.miner.leases();
+    let holder = key("//Plain").hotkey();
     let order = Order {
         id: id(1),
         offer: OFFER_ID.parse().unwrap(),
         purpose: Purpose::Rental,
-        holder: key("//Plain").hotkey(),
+        holder,
         keys: LeaseKeys::default(),
         image: None,
         duration_seconds: 3600,
@@ -230,17 +231,26 @@ async fn a_lease_with_an_owner_key_answers_to_it() {
     let without = Order { legacy: None, ..order.clone() };
     assert!(matches!(leases.create(without).await, Err(Denied::BadKey(_))), "nobody could enter");
     assert!(matches!(leases.create(order).await, Ok(Created::New(_))));
-    let settled = leases.settled(id(1), Owner::Key(&[7; 32]));
+    let settled = leases.settled(id(1), Owner::Caller(&holder, &[7; 32]));
     let lease = tokio::time::timeout(PATIENCE, settled).await.unwrap().unwrap();
     assert_eq!(lease.state, LeaseState::Running);
     assert!(!leases.is_free(&lease.terms.offer).await.unwrap());
-    assert!(matches!(leases.pause(id(1), Owner::Key(&[8; 32])).await, Err(Denied::NoSuchLease)));
+    assert!(matches!(
+        leases.pause(id(1), Owner::Caller(&holder, &[8; 32])).await,
+        Err(Denied::NoSuchLease)
+    ));
     let other = key("//Validator").hotkey();
-    assert!(matches!(leases.release(id(1), Owner::Holder(&other)).await, Err(Denied::NoSuchLease)));
-    assert_eq!(leases.find(Owner::Key(&[7; 32])).await.unwrap().map(|l| l.terms.id), Some(id(1)));
-    leases.release(id(1), Owner::Key(&[7; 32])).await.unwrap();
+    for stranger in [Owner::Holder(&other), Owner::Caller(&other, &[7; 32])] {
+        assert!(matches!(leases.release(id(1), stranger).await, Err(Denied::NoSuchLease)));
+    }
+    assert!(leases.find(Owner::Caller(&other, &[7; 32])).await.unwrap().is_none());
+    assert_eq!(
+        leases.find(Owner::Caller(&holder, &[7; 32])).await.unwrap().map(|l| l.terms.id),
+        Some(id(1))
+    );
+    leases.release(id(1), Owner::Caller(&holder, &[7; 32])).await.unwrap();
     let gone = async {
-        while leases.find(Owner::Key(&[7; 32])).await.unwrap().is_some() {
+        while leases.find(Owner::Caller(&holder, &[7; 32])).await.unwrap().is_some() {
             tokio::task::yield_now().await;
         }
     };

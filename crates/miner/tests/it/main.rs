@@ -12,6 +12,7 @@ mod world;
 
 mod axon;
 mod axon_limits;
+mod axon_rent;
 mod hostile;
 mod life;
 mod limits;

@@ -1,0 +1,410 @@
+//! `/Allocate` on the leases of this node: what is asked is told apart in `order`, done here, and answered as 1.9.0 answers.
+//!
+//! A lease that is created is provisional: it ends by itself within [`PROVISIONAL_SECONDS`] unless it came up, its caller
+//! still waits, and its time was stored right before the answer. So neither a kill of this process nor a caller who went
+//! away leaves a lease that nobody can enter. Whoever changes a lease signs with the hotkey that created it and shows its key.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use nicompute_daemon::{CancellationToken, ErrorChain, OnError, SharedClock};
+use nicompute_host::gateway::{PasswordHash, PasswordHashError};
+use nicompute_market::{
+    FailReason, Hotkey, LEASE_MILLIS_MAX, Lease, LeaseId, LeaseKeys, LeaseNetwork, LeaseOptions,
+    LeaseState, LegacyAccess, OfferId, PROOF_LEASE_MILLIS_MAX, Purpose, UnixMillis,
+};
+use nicompute_wire::axon::{Access, Allocate, CallerKey, Requirement, SealError};
+use serde_json::{Map, Value, json};
+use tokio::sync::oneshot;
+
+use super::order::{self, Change, Order, OrderError, Wish};
+use super::{Door, password};
+use crate::leases::{Created, Denied, Leases, Order as LeaseOrder, Owner};
+use crate::offers::OFFER_ID;
+use crate::store::StoreError;
+
+/// How long a lease is held whose answer has not gone out. Longer than any caller waits for it.
+pub(crate) const PROVISIONAL_SECONDS: u64 = 120;
+/// From a request's first byte to its answer. 1.9.0's own programs wait 60 s for a lease.
+pub const ALLOCATE_LIMIT: Duration = Duration::from_secs(55);
+/// What is kept of the caller's patience for the answer's way.
+const ANSWER_TIME: Duration = Duration::from_millis(500);
+/// How long a lease that was given back may take to be gone before that is answered. It is on its way then in any case.
+const END_LIMIT: Duration = Duration::from_secs(10);
+const SECONDS_PER_DAY: u64 = 24 * 60 * 60;
+const MILLIS: u64 = 1000;
+
+/// Owners whose lease is being created now.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Creating(Arc<Mutex<BTreeSet<[u8; 32]>>>);
+
+/// An owner's place among those, until it is dropped.
+struct Place {
+    creating: Creating,
+    key: [u8; 32],
+}
+
+/// Who asks, and until when an answer is worth anything.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asker {
+    pub(super) hotkey: Hotkey,
+    /// On the monotonic clock.
+    pub(super) until: Duration,
+}
+
+/// What is answered, beside the port.
+#[derive(Debug, Default)]
+struct Told {
+    is_so: bool,
+    info: Option<String>,
+    message: Option<String>,
+}
+
+/// A lease on its way to its caller.
+struct Delivery {
+    leases: Arc<Leases>,
+    clock: SharedClock,
+    order: LeaseOrder,
+    /// How long it is to last in all.
+    full_seconds: u64,
+    /// On the monotonic clock.
+    until: Duration,
+}
+
+/// Why something is answered with no.
+#[derive(Debug, thiserror::Error)]
+enum No {
+    #[error("{0}")]
+    Order(#[from] OrderError),
+    #[error("the machine has less than device_requirement.{0}")]
+    Missing(&'static str),
+    #[error("the machine is leased, or still being cleared")]
+    Occupied,
+    #[error(
+        "a lease of this key is here already; give it back first (timeline 0), or come with a new key"
+    )]
+    Twice,
+    #[error("no lease of this key and this hotkey is here")]
+    NotYours,
+    #[error("the lease was not ready in time, and is gone")]
+    Late,
+    #[error("the lease could not be prepared ({0})")]
+    Failed(&'static str),
+    #[error("the lease is over")]
+    Over,
+    #[error("this node cannot do it now")]
+    Internal,
+    #[error("{0}")]
+    Denied(String),
+}
+
+impl Door {
+    /// Does what is asked, or says why not.
+    pub(super) async fn allocate(&self, asked: Allocate, asker: Asker) -> Allocate {
+        let told = match self.obey(&asked, asker).await {
+            Ok(told) => told,
+            Err(no) => {
+                tracing::debug!(caller = %asker.hotkey, checking = asked.checking, why = %no, "asked to allocate");
+                Told { message: Some(no.to_string()), ..Told::default() }
+            }
+        };
+        let mut output = Map::from_iter([("status".to_owned(), Value::Bool(told.is_so))]);
+        output.extend(told.info.map(|info| ("info".to_owned(), Value::String(info))));
+        output.extend(told.message.map(|words| ("message".to_owned(), Value::String(words))));
+        output.insert("port".to_owned(), json!(self.ssh_port));
+        let mut answered = Allocate { output, ..asked };
+        answered.docker_requirement.insert("ssh_port".to_owned(), json!(self.ssh_port));
+        answered
+    }
+
+    async fn obey(&self, asked: &Allocate, asker: Asker) -> Result<Told, No> {
+        match order::read(asked)? {
+            Order::Check(requirement) => self.free_offer(&requirement).await.map(|_| Told::yes()),
+            Order::Mine(key) => {
+                let lease = self.lease_of(&key, asker).await?;
+                if lease.state == LeaseState::Running { Ok(Told::yes()) } else { Err(No::Over) }
+            }
+            Order::Create(wish) => self.create(*wish, asker).await,
+            Order::Destroy(key) => self.destroy(&key, asker).await,
+            Order::Change(key, change) => self.change(&key, change, asker).await,
+        }
+    }
+
+    /// The first offer that has all this and is free. A yes is a promise as long as nobody else comes first.
+    async fn free_offer(&self, requirement: &Requirement) -> Result<OfferId, No> {
+        if let Some(field) = requirement.missing(self.offers.machine()) {
+            return Err(No::Missing(field));
+        }
+        let offer: OfferId = OFFER_ID.parse().map_err(|_| No::Internal)?;
+        if self.leases.is_free(&offer).await? { Ok(offer) } else { Err(No::Occupied) }
+    }
+
+    /// The open lease that this hotkey created with this key.
+    async fn lease_of(&self, key: &CallerKey, asker: Asker) -> Result<Lease, No> {
+        let owner = Owner::Caller(&asker.hotkey, key.sha256());
+        self.leases.find(owner).await?.ok_or(No::NotYours)
+    }
+
+    async fn create(&self, wish: Wish, asker: Asker) -> Result<Told, No> {
+        let place = self.creating.place(*wish.key.sha256()).ok_or(No::Twice)?;
+        match self.lease_of(&wish.key, asker).await {
+            Err(No::NotYours) => {}
+            Ok(_) => return Err(No::Twice),
+            Err(no) => return Err(no),
+        }
+        let offer = self.free_offer(&wish.requirement).await?;
+        let (legacy, info) = self.secrets(&wish.key).await?;
+        let full_seconds = lasts_seconds(&wish);
+        let shortened = full_seconds < wish.days.saturating_mul(SECONDS_PER_DAY)
+            && wish.purpose == Purpose::Rental;
+        let delivery = Delivery {
+            leases: Arc::clone(&self.leases),
+            clock: Arc::clone(&self.clock),
+            order: lease_order(wish, offer, asker.hotkey, legacy)?,
+            full_seconds,
+            until: asker.until.saturating_sub(ANSWER_TIME),
+        };
+        let ((give, take), stop) = (oneshot::channel(), self.tasks.token().clone());
+        self.tasks.spawn("lease of the v1.9.0 door", OnError::Log, async move {
+            // Kept until the lease is answered or gone.
+            let _place = place;
+            delivery.run(stop, give).await;
+            Ok(())
+        });
+        take.await.map_err(|_| No::Internal)??;
+        let days = full_seconds / SECONDS_PER_DAY;
+        let message = shortened.then(|| format!("this node gives {days} days at most"));
+        Ok(Told { is_so: true, info: Some(info), message })
+    }
+
+    /// The password, as it is stored and as it is answered. It is nowhere else.
+    async fn secrets(&self, key: &CallerKey) -> Result<(LegacyAccess, String), No> {
+        let (key, port) = (key.clone(), self.ssh_port);
+        let made = tokio::task::spawn_blocking(move || {
+            let password = password::draw().map_err(|_| No::Internal)?;
+            let hash = PasswordHash::new(&password)?;
+            let info = key.seal(&Access { password, port })?;
+            let (owner_key_sha256, password_hash) = (*key.sha256(), hash.to_text());
+            Ok((LegacyAccess { owner_key_sha256, password_hash }, info))
+        });
+        made.await.map_err(|_| No::Internal)?
+    }
+
+    async fn destroy(&self, key: &CallerKey, asker: Asker) -> Result<Told, No> {
+        let lease = self.lease_of(key, asker).await?;
+        let owner = Owner::Caller(&asker.hotkey, key.sha256());
+        self.leases.release(lease.terms.id, owner).await?;
+        let limit = asker.until.saturating_sub(ANSWER_TIME).saturating_sub(self.clock.monotonic());
+        tokio::select! {
+            biased;
+            ended = self.until(lease.terms.id, owner, |lease| lease.state.is_final()) => drop(ended?),
+            // What is stored will come true; the caller need not wait for it.
+            () = self.clock.sleep(limit.min(END_LIMIT)) => {}
+        }
+        Ok(Told::yes())
+    }
+
+    async fn change(&self, key: &CallerKey, change: Change, asker: Asker) -> Result<Told, No> {
+        let lease = self.lease_of(key, asker).await?;
+        let (id, owner) = (lease.terms.id, Owner::Caller(&asker.hotkey, key.sha256()));
+        match change {
+            Change::Key(slot, key) => drop(self.leases.change_keys(id, owner, slot, &[key]).await?),
+            Change::Pause => drop(self.leases.pause(id, owner).await?),
+            Change::Resume => drop(self.leases.resume(id, owner).await?),
+            Change::Restart => {
+                self.leases.restart(id, owner).await?;
+                let limit = asker.until.saturating_sub(ANSWER_TIME);
+                let limit = limit.saturating_sub(self.clock.monotonic());
+                let again = |lease: &Lease| !lease.restart_asked || lease.state.is_final();
+                let after = tokio::select! {
+                    biased;
+                    after = self.until(id, owner, again) => after?,
+                    () = self.clock.sleep(limit) => return Err(No::Late),
+                };
+                if after.state.is_final() {
+                    return Err(No::Over);
+                }
+            }
+        }
+        Ok(Told::yes())
+    }
+
+    /// Waits until a lease is as it should be. The caller bounds the wait.
+    async fn until(
+        &self,
+        id: LeaseId,
+        owner: Owner<'_>,
+        is_so: impl Fn(&Lease) -> bool,
+    ) -> Result<Lease, No> {
+        let mut changes = self.store.changes();
+        loop {
+            let lease = self.leases.get(id, owner).await?;
+            if is_so(&lease) {
+                return Ok(lease);
+            }
+            // The door holds the store, so the channel is open.
+            drop(changes.changed().await);
+        }
+    }
+
+    /// Ends what a process before this one stored and did not answer.
+    pub(super) async fn end_unanswered(&self) -> Result<(), StoreError> {
+        for lease in self.store.open_leases().await? {
+            let lasts = lease.expires_at.millis_since(lease.requested_at);
+            if lease.terms.legacy.is_none() || lasts > PROVISIONAL_SECONDS.saturating_mul(MILLIS) {
+                continue;
+            }
+            let (id, holder) = (lease.terms.id, lease.terms.holder);
+            tracing::info!(lease = %id, "ending a lease whose answer never went out");
+            if let Err(error) = self.leases.release(id, Owner::Holder(&holder)).await {
+                tracing::error!(lease = %id, error = %ErrorChain(&error), "it ends by itself");
+            }
+        }
+        Ok(())
+    }
+}
+
+// === impl Creating ===
+
+impl Creating {
+    /// A place, unless this owner has one.
+    fn place(&self, key: [u8; 32]) -> Option<Place> {
+        let is_new = self.lock().insert(key);
+        is_new.then(|| Place { creating: self.clone(), key })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<[u8; 32]>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.creating.lock().remove(&self.key);
+    }
+}
+
+/// How long a lease lasts: as many days as were asked for and are given, or minutes where it is a test.
+fn lasts_seconds(wish: &Wish) -> u64 {
+    let longest = match wish.purpose {
+        Purpose::Proof => PROOF_LEASE_MILLIS_MAX,
+        Purpose::Rental => LEASE_MILLIS_MAX,
+    };
+    wish.days.saturating_mul(SECONDS_PER_DAY).min(longest / MILLIS)
+}
+
+fn lease_order(
+    wish: Wish,
+    offer: OfferId,
+    holder: Hotkey,
+    legacy: LegacyAccess,
+) -> Result<LeaseOrder, No> {
+    let mut drawn = [0; 16];
+    getrandom::fill(&mut drawn).map_err(|_| No::Internal)?;
+    Ok(LeaseOrder {
+        id: LeaseId::from_random_bytes(drawn),
+        offer,
+        purpose: wish.purpose,
+        holder,
+        keys: LeaseKeys::of_user(wish.ssh_key.into_iter().collect()),
+        image: wish.image,
+        duration_seconds: PROVISIONAL_SECONDS,
+        options: LeaseOptions { network: LeaseNetwork::None, ..LeaseOptions::default() },
+        legacy: Some(legacy),
+    })
+}
+
+// === impl Delivery ===
+
+impl Delivery {
+    /// Brings the lease up and says so; takes it back where it does not come up or nobody hears it. A task of its own: the
+    /// request may end at any moment.
+    async fn run(self, stop: CancellationToken, mut give: oneshot::Sender<Result<(), No>>) {
+        let (leases, clock) = (Arc::clone(&self.leases), Arc::clone(&self.clock));
+        let (id, holder) = (self.order.id, self.order.holder);
+        let limit = self.until.saturating_sub(clock.monotonic());
+        let outcome = tokio::select! {
+            biased;
+            up = self.up() => up,
+            () = clock.sleep(limit) => Err(No::Late),
+            () = give.closed() => Err(No::Late),
+            () = stop.cancelled() => Err(No::Late),
+        };
+        let is_up = outcome.is_ok();
+        if give.send(outcome).is_ok() && is_up {
+            tracing::info!(lease = %id, caller = %holder, "a lease went out through the v1.9.0 door");
+            return;
+        }
+        match leases.release(id, Owner::Holder(&holder)).await {
+            // Where it was never stored there is nothing to take back.
+            Ok(_) | Err(Denied::NoSuchLease) => {}
+            Err(error) => {
+                tracing::error!(lease = %id, error = %ErrorChain(&error), "cannot take a lease back; it ends by itself");
+            }
+        }
+    }
+
+    async fn up(self) -> Result<(), No> {
+        let (id, holder) = (self.order.id, self.order.holder);
+        let owner = Owner::Holder(&holder);
+        let (Created::New(lease) | Created::Same(lease)) = self.leases.create(self.order).await?;
+        // Somebody was faster: callers of this door come again, they do not stand in line.
+        if lease.state == LeaseState::Requested {
+            return Err(No::Occupied);
+        }
+        let lease = self.leases.settled(id, owner).await?;
+        match lease.state {
+            LeaseState::Running => {}
+            LeaseState::Failed(FailReason::Occupied) => return Err(No::Occupied),
+            other => {
+                let why = other.reason().unwrap_or_else(|| other.name());
+                return Err(No::Failed(why));
+            }
+        }
+        let now = UnixMillis(self.clock.unix_ms());
+        // Counted from the request, which is what a proof's longest time is counted from.
+        let gone = now.millis_since(lease.requested_at).div_ceil(MILLIS);
+        let left = self.full_seconds.saturating_sub(gone);
+        self.leases.extend(id, owner, left).await?;
+        Ok(())
+    }
+}
+
+// === impl Told ===
+
+impl Told {
+    fn yes() -> Self {
+        Self { is_so: true, ..Self::default() }
+    }
+}
+
+// === impl No ===
+
+impl From<Denied> for No {
+    fn from(denied: Denied) -> Self {
+        match denied {
+            Denied::Occupied => Self::Occupied,
+            Denied::NoSuchLease => Self::NotYours,
+            Denied::Store(_) | Denied::Runtime(_) => {
+                tracing::error!(error = %ErrorChain(&denied), "an order of the v1.9.0 door failed");
+                Self::Internal
+            }
+            other => Self::Denied(other.to_string()),
+        }
+    }
+}
+
+impl From<PasswordHashError> for No {
+    fn from(error: PasswordHashError) -> Self {
+        tracing::error!(%error, "no password can be made");
+        Self::Internal
+    }
+}
+
+impl From<SealError> for No {
+    fn from(error: SealError) -> Self {
+        tracing::error!(%error, "an answer cannot be sealed");
+        Self::Internal
+    }
+}

@@ -33,8 +33,12 @@ pub(crate) fn lower_rights() -> Result<(), HardenError> {
     prctl(libc::PR_SET_NO_NEW_PRIVS, 1)
 }
 
-/// Takes the dangerous system calls away from this thread and its children. Needs lowered rights.
-pub(crate) fn filter_calls() -> Result<(), HardenError> {
+/// Takes the dangerous system calls away from this thread and its children. The thread must have forbidden itself new
+/// privileges.
+///
+/// # Errors
+/// When the kernel does not take the filter.
+pub fn filter_calls() -> Result<(), HardenError> {
     for filter in [deny_filter()?, clone3_filter()?, foreign_numbers_filter()] {
         apply_filter(&filter).map_err(|error| HardenError::Filter(Box::new(error)))?;
     }

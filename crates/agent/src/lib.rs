@@ -20,5 +20,6 @@ mod supervisor;
 mod terminal;
 
 pub use args::{Mode, ParseArgsError, USAGE, parse};
+pub use hardening::{HardenError, filter_calls};
 pub use sftp::serve as serve_sftp;
 pub use supervisor::{StartError, run};

@@ -206,6 +206,11 @@ impl Runtime for FakeRuntime {
         let Some(container) = machine.containers.get_mut(&self.key(spec.lease)) else {
             return Err(RuntimeError::NotRunning { lease: spec.lease });
         };
+        let current = container.spec.generation;
+        if spec.generation < current {
+            let (lease, asked) = (spec.lease, spec.generation);
+            return Err(RuntimeError::Superseded { lease, asked, current });
+        }
         container.state = Presence::Running { init_pid };
         machine.pids_given = machine.pids_given.saturating_add(1);
         Ok(Running { init_pid })

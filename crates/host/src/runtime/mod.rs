@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use nicompute_market::{LeaseId, RuntimeClass};
 use tokio::sync::watch;
 
+pub mod disk;
 pub mod docker;
 pub mod sandbox;
 
@@ -312,7 +313,23 @@ impl ContainerSpec {
         if !self.agent.is_absolute() {
             return bad("agent", "must be an absolute path");
         }
-        self.options.check(self.lease)
+        self.options.check(self.lease)?;
+        if self.sized_volumes().any(|bytes| bytes < DISK_BYTES_MIN) {
+            return bad("volumes.bytes", "must be at least 32 MiB");
+        }
+        if self.own_disk_bytes() < DISK_BYTES_MIN {
+            return bad("volumes.bytes", "must leave 32 MiB of the lease's disk_bytes");
+        }
+        Ok(())
+    }
+
+    fn sized_volumes(&self) -> impl Iterator<Item = u64> {
+        self.options.volumes.iter().filter_map(|volume| volume.bytes)
+    }
+
+    /// The part of `disk_bytes` that is left for the container's own files: sized volumes are cut out of what was leased.
+    pub(crate) fn own_disk_bytes(&self) -> u64 {
+        self.sized_volumes().fold(self.disk_bytes, u64::saturating_sub)
     }
 }
 

@@ -1,6 +1,11 @@
 //! What the machine room promises, checked from outside. What a machine lacks is skipped aloud.
 
 mod conformance;
+mod conformance_crash;
+mod conformance_hostile;
+mod conformance_limits;
+mod conformance_options;
+mod conformance_walls;
 mod docker;
 mod gateway_container;
 mod gateway_editor;

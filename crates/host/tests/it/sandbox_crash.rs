@@ -15,7 +15,7 @@ use nicompute_market::LeaseId;
 use crate::support::{Inside, Node, helper, is_root, lives, random, sandbox, wait_for};
 
 /// Every process that carries the lease in its environment.
-fn processes_of(lease: LeaseId) -> Vec<u32> {
+pub(crate) fn processes_of(lease: LeaseId) -> Vec<u32> {
     let mark = format!("NICOMPUTE_LEASE={lease}");
     let pids = fs::read_dir("/proc").expect("proc").flatten();
     let ours = pids.filter(|entry| {
@@ -60,7 +60,7 @@ fn loop_devices_of(lease: LeaseId) -> Vec<PathBuf> {
     held.map(|device| Path::new("/dev").join(device.file_name())).collect()
 }
 
-async fn nothing_is_left(spec: &ContainerSpec) {
+pub(crate) async fn nothing_is_left(spec: &ContainerSpec) {
     wait_for("the processes to be gone", || processes_of(spec.lease).is_empty()).await;
     assert_eq!(traces_of(spec), Vec::<String>::new());
 }

@@ -10,7 +10,7 @@ use nicompute_daemon::SystemClock;
 use nicompute_host::runtime::sandbox::{HOST_IMAGE, ROOTFS_IMAGE, Sandbox};
 use nicompute_host::runtime::{ContainerSpec, Presence, Rootfs, Runtime};
 
-use crate::support::{Inside, Node, agent, is_root, lives, sandbox, skip};
+use crate::support::{Inside, Node, agent, busybox_image, is_root, lives, sandbox, skip};
 
 /// A tenant would read the provider's keys, see or signal its processes, or change its files.
 #[tokio::test]
@@ -253,27 +253,6 @@ async fn images_are_shared_and_changes_are_not() {
     }
 }
 
-fn busybox_image() -> Option<tempfile::TempDir> {
-    let busybox = Path::new("/bin/busybox");
-    if !busybox.exists() {
-        skip("no /bin/busybox to make an image of (apt-get install busybox-static)");
-        return None;
-    }
-    let image = tempfile::TempDir::new().expect("image");
-    let root = image.path();
-    fs::set_permissions(root, fs::Permissions::from_mode(0o755)).expect("mode");
-    for dir in ["bin", "etc"] {
-        fs::create_dir(root.join(dir)).expect("dir");
-    }
-    fs::copy(busybox, root.join("bin/busybox")).expect("copy");
-    for name in ["sh", "ls", "cat", "stat", "rm", "chown", "echo"] {
-        symlink("busybox", root.join("bin").join(name)).expect("link");
-    }
-    fs::write(root.join("etc/owner"), "image\n").expect("write");
-    fs::write(root.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\n").expect("write");
-    Some(image)
-}
-
 /// Everything above must hold for an ordinary user too; most machines that run these tests are root's.
 #[tokio::test]
 async fn all_of_it_as_an_ordinary_user() {
@@ -292,7 +271,9 @@ async fn all_of_it_as_an_ordinary_user() {
     }
     #[expect(clippy::disallowed_methods, reason = "the test runs itself as somebody else")]
     let mut command = Command::new(test);
-    command.args(["sandbox", "--nocapture", "--test-threads", "2"]).env("TMPDIR", "/tmp");
+    command
+        .args(["sandbox", "conformance", "--nocapture", "--test-threads", "2"])
+        .env("TMPDIR", "/tmp");
     command.uid(NOBODY).gid(NOBODY).current_dir("/").stdin(Stdio::null());
     let ran = tokio::task::spawn_blocking(move || command.output()).await.expect("join");
     let ran = ran.expect("run");

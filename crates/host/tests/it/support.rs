@@ -10,13 +10,16 @@ use std::time::{Duration, Instant};
 
 use nicompute_daemon::{ErrorChain, SystemClock};
 use nicompute_host::runtime::docker::Docker;
-use nicompute_host::runtime::sandbox::Sandbox;
+use nicompute_host::runtime::sandbox::{HOST_IMAGE, ROOTFS_IMAGE, Sandbox};
 use nicompute_host::runtime::{
-    ContainerSpec, ImagePolicy, Options, Rootfs, Runtime, RuntimeConfig, SandboxProgram,
+    ContainerSpec, ImagePolicy, Options, Rootfs, Running, Runtime, RuntimeConfig, RuntimeError,
+    RuntimeKind, SandboxProgram,
 };
 use nicompute_market::LeaseId;
 use tempfile::TempDir;
 
+/// Times that an engine is asked again.
+const ASKED_MAX: u32 = 50;
 /// Longest wait for anything in these tests; the machine may be busy with others.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
@@ -107,8 +110,13 @@ async fn sweep(config: RuntimeConfig) {
 
 /// The helper that cargo built beside this test.
 pub(crate) fn helper() -> PathBuf {
+    example("sandbox")
+}
+
+/// A program that cargo built beside this test.
+pub(crate) fn example(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("own path");
-    let path = test.ancestors().nth(2).expect("target folder").join("examples/sandbox");
+    let path = test.ancestors().nth(2).expect("target folder").join("examples").join(name);
     assert!(path.exists(), "{} is missing: run `cargo build --examples`", path.display());
     path
 }
@@ -224,6 +232,116 @@ pub(crate) async fn sandbox(node: &Node) -> Option<Sandbox> {
             None
         }
     }
+}
+
+/// One runtime of this machine with an image, for checks that hold for every runtime.
+pub(crate) struct Subject {
+    pub(crate) node: Node,
+    pub(crate) runtime: Box<dyn Runtime>,
+    pub(crate) image: String,
+    /// The image's directory, where the test made one.
+    _files: Option<TempDir>,
+}
+
+impl Subject {
+    /// Every runtime that works here: the engine, the sandbox with the machine as image, and the sandbox with an unpacked
+    /// image. An ordinary user has no engine, and nobody misses it.
+    pub(crate) async fn all() -> Vec<Self> {
+        let mut all = Vec::new();
+        if is_root() {
+            let node = Node::new();
+            if let Some((docker, image)) = crate::docker::docker(&node).await {
+                all.push(Self { node, runtime: Box::new(docker), image, _files: None });
+            }
+        }
+        let node = Node::new();
+        if let Some(sandbox) = sandbox(&node).await {
+            let image = HOST_IMAGE.to_owned();
+            all.push(Self { node, runtime: Box::new(sandbox), image, _files: None });
+        }
+        let mut node = Node::new();
+        if let Some(files) = busybox_image() {
+            node.config.rootfs = Some(Rootfs::Directory(files.path().to_owned()));
+            if let Some(sandbox) = sandbox(&node).await {
+                let image = ROOTFS_IMAGE.to_owned();
+                all.push(Self { node, runtime: Box::new(sandbox), image, _files: Some(files) });
+            }
+        }
+        all
+    }
+
+    pub(crate) fn spec(&self) -> ContainerSpec {
+        self.node.spec(&self.image)
+    }
+
+    /// A running container of that spec, and the way in.
+    pub(crate) async fn start(&self, spec: &ContainerSpec) -> Inside {
+        let inside = Inside::listen(spec);
+        self.runtime.ensure(spec).await.expect("ensure");
+        inside
+    }
+
+    pub(crate) fn kind(&self) -> RuntimeKind {
+        self.runtime.kind()
+    }
+
+    /// Makes the container as the reconciler does: an engine that is busy with it is asked again.
+    pub(crate) async fn ensure_at_last(&self, spec: &ContainerSpec) -> Running {
+        for _ in 0..ASKED_MAX {
+            match self.runtime.ensure(spec).await {
+                Err(RuntimeError::NotRunning { .. }) if self.kind() == RuntimeKind::Docker => {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                made => return made.expect("ensure"),
+            }
+        }
+        panic!("the engine never made the container");
+    }
+
+    /// Removes the container as the reconciler does: an engine that is busy with it is asked again.
+    pub(crate) async fn remove_at_last(&self, lease: LeaseId) {
+        for _ in 0..ASKED_MAX {
+            match self.runtime.remove(lease).await {
+                Err(RuntimeError::Engine { .. } | RuntimeError::Timeout { .. })
+                    if self.kind() == RuntimeKind::Docker =>
+                {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                removed => return removed.expect("remove"),
+            }
+        }
+        panic!("the engine never removed the container");
+    }
+
+    /// Whether what the container writes outlives its processes.
+    pub(crate) fn has_disk(&self) -> bool {
+        self.kind() != RuntimeKind::SandboxUser
+    }
+}
+
+/// An image of nothing but a static busybox.
+pub(crate) fn busybox_image() -> Option<TempDir> {
+    let busybox = Path::new("/bin/busybox");
+    if !busybox.exists() {
+        skip("no /bin/busybox to make an image of (apt-get install busybox-static)");
+        return None;
+    }
+    let image = TempDir::new().expect("image");
+    let root = image.path();
+    std::fs::set_permissions(root, std::fs::Permissions::from_mode(0o755)).expect("mode");
+    for dir in ["bin", "etc"] {
+        std::fs::create_dir(root.join(dir)).expect("dir");
+    }
+    std::fs::copy(busybox, root.join("bin/busybox")).expect("copy");
+    #[expect(clippy::disallowed_methods, reason = "a test asks for the names of programs")]
+    let listed = Command::new(busybox).arg("--list").output().expect("list");
+    let names = String::from_utf8(listed.stdout).expect("text");
+    for name in names.lines().filter(|name| *name != "busybox") {
+        std::os::unix::fs::symlink("busybox", root.join("bin").join(name)).expect("link");
+    }
+    std::fs::write(root.join("etc/owner"), "image\n").expect("write");
+    std::fs::write(root.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\n").expect("write");
+    Some(image)
 }
 
 /// Says aloud that something was not tested.

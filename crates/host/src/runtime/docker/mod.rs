@@ -15,7 +15,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bollard::API_DEFAULT_VERSION;
 use bollard::errors::Error as EngineError;
-use bollard::models::{ContainerInspectResponse, SystemInfo};
+use bollard::models::{ContainerInspectResponse, ContainerUpdateBody, SystemInfo};
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, ListContainersOptionsBuilder, ListImagesOptionsBuilder,
     RemoveContainerOptionsBuilder,
@@ -242,10 +242,22 @@ impl Docker {
         )
     }
 
+    /// Lets a container that is about to be killed have every processor. Thousands of processes that share a small part of
+    /// one need minutes to notice that they were killed, and the engine gives up after ten seconds.
+    async fn unthrottle(&self, name: &str) {
+        let all = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let nano_cpus = i64::try_from(all).unwrap_or(1).saturating_mul(1_000_000_000);
+        let update = ContainerUpdateBody { nano_cpus: Some(nano_cpus), ..Default::default() };
+        if let Err(error) = self.engine.update_container(name, update).await {
+            tracing::debug!(name, %error, "the container's processor limit stays");
+        }
+    }
+
     /// Removes the container with its volumes and waits until it is gone.
     async fn remove_container(&self, lease: LeaseId) -> Result<(), RuntimeError> {
         let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
         let name = request::name(lease);
+        self.unthrottle(&name).await;
         let start = self.clock.monotonic();
         loop {
             match self.engine.remove_container(&name, Some(options.clone())).await {

@@ -202,6 +202,20 @@ impl Layout {
         }
     }
 
+    /// Lets the lease's processes have all the processor time that there is. Thousands of them that share a small part of
+    /// a core need minutes to notice that they were killed.
+    pub(super) fn unthrottle(&self, node: &str, lease: LeaseId) -> io::Result<()> {
+        let Some((version, root)) = self.places.get(&Controller::Cpu) else { return Ok(()) };
+        let (file, value) = match version {
+            Version::V1 => ("cpu.cfs_quota_us", "-1"),
+            Version::V2 => ("cpu.max", "max"),
+        };
+        match fs::write(group(root, node, lease).join(file), value) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            written => written,
+        }
+    }
+
     /// Whether all of the lease's processes stand still.
     pub(super) fn frozen(&self, node: &str, lease: LeaseId) -> io::Result<bool> {
         let Some((version, root)) = self.places.get(&Controller::Freezer) else {
@@ -392,6 +406,9 @@ mod tests {
         assert!(!group.join("memory.swap.max").exists(), "no swap accounting, nothing to write");
         fs::write(group.join("cgroup.events"), "populated 1\nfrozen 1\n").expect("write");
         assert!(layout.frozen("node", lease).expect("frozen"));
+        layout.unthrottle("node", lease).expect("unthrottle");
+        assert_eq!(fs::read_to_string(group.join("cpu.max")).expect("read"), "max");
+        layout.unthrottle("node", LeaseId::from_random_bytes([1; 16])).expect("nothing to do");
     }
 
     /// Many machines still mount version 1 next to an empty version 2: limits go to the one, freezing to the other.

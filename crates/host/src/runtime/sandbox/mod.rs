@@ -10,6 +10,8 @@
 
 mod cgroup;
 mod helper;
+mod ids;
+mod machine;
 mod process;
 mod protocol;
 mod state;
@@ -26,17 +28,19 @@ use rustix::process::Signal;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use nicompute_daemon::SharedClock;
-use nicompute_market::LeaseId;
+use nicompute_market::{LeaseId, RuntimeClass};
 
-use self::cgroup::{Layout, Motion};
+use self::cgroup::Motion;
+use self::machine::Root;
 use self::process::ProcessId;
 use self::protocol::{
-    Answer, End, Failure, Image, MESSAGE_BYTES_MAX, Order, Profile, Remedy, RootProfile,
+    Access, Answer, End, Extras, Failure, Image, MESSAGE_BYTES_MAX, Order, Profile, Remedy,
+    Resolver, RootProfile, TmpfsOrder, VolumeOrder,
 };
 use self::state::{Lock, Record};
 use super::{
-    ContainerSpec, Limits, Options, Presence, Rootfs, Running, Runtime, RuntimeConfig,
-    RuntimeError, RuntimeKind,
+    ContainerSpec, Limits, Network, Options, Presence, RootAccess, Rootfs, Running, Runtime,
+    RuntimeConfig, RuntimeError, RuntimeKind, Tmpfs, Volume, disk,
 };
 
 pub use self::helper::sandbox_main;
@@ -56,36 +60,24 @@ const END_LIMIT: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(5);
 /// Rounds of telling newborn processes to stop before the others of this thread get their turn.
 const STOP_ROUNDS_MAX: u32 = 10;
-/// Ids of this machine from which containers get theirs: above those that container managers take, below 2^31.
-const ID_BASE: u32 = 2_000_000_000;
-/// Ids of one container.
-const IDS: u32 = 65_536;
-/// How many containers' ids fit.
-const ID_SLOTS: u32 = 2_000;
-/// Where `mkfs.ext4` may lie.
-const MKFS_PLACES: [&str; 6] = [
-    "/usr/sbin/mkfs.ext4",
-    "/sbin/mkfs.ext4",
-    "/usr/bin/mkfs.ext4",
-    "/bin/mkfs.ext4",
-    "/usr/local/sbin/mkfs.ext4",
-    "/run/current-system/sw/bin/mkfs.ext4",
-];
-
+const USE_DOCKER: &str = "use --runtime docker";
+const RUN_AS_ROOT: &str = "run the node as root, or use --runtime docker";
 /// The embedded runtime.
 #[derive(Debug)]
 pub struct Sandbox {
     config: RuntimeConfig,
     clock: SharedClock,
-    rootfs: Rootfs,
+    images: Vec<Shown>,
     root: Option<Root>,
 }
 
-/// What root has at hand.
-#[derive(Debug)]
-struct Root {
-    cgroups: Layout,
-    mkfs: PathBuf,
+/// An image by the name under which it is offered.
+#[derive(Debug, Clone)]
+struct Shown {
+    name: String,
+    files: Image,
+    /// What its author set.
+    environment: Vec<(String, String)>,
 }
 
 /// Why the embedded runtime cannot work on this machine.
@@ -143,10 +135,16 @@ impl Sandbox {
     /// # Errors
     /// What can be seen to be missing without making a container.
     pub fn without_trial(config: RuntimeConfig, clock: SharedClock) -> Result<Self, SandboxError> {
-        let rootfs = config.rootfs.clone().ok_or(SandboxError::NoImage)?;
-        let root = if rustix::process::geteuid().is_root() { Some(find_root()?) } else { None };
-        userns_allowed(root.as_ref())?;
-        Ok(Self { config, clock, rootfs, root })
+        let rootfs = config.rootfs.as_ref().ok_or(SandboxError::NoImage)?;
+        let root =
+            if rustix::process::geteuid().is_root() { Some(machine::find_root()?) } else { None };
+        machine::userns_allowed(root.as_ref())?;
+        let (name, files) = match rootfs {
+            Rootfs::Host => (HOST_IMAGE, Image::Host),
+            Rootfs::Directory(dir) => (ROOTFS_IMAGE, Image::Directory(dir.clone())),
+        };
+        let images = vec![Shown { name: name.to_owned(), files, environment: Vec::new() }];
+        Ok(Self { config, clock, images, root })
     }
 
     async fn try_out(&self) -> Result<(), RuntimeError> {
@@ -165,7 +163,7 @@ impl Sandbox {
             memory_bytes: super::MEMORY_BYTES_MIN,
             disk_bytes: super::DISK_BYTES_MIN,
             gpus: Vec::new(),
-            image: self.image_name().to_owned(),
+            image: self.images.first().map(|image| image.name.clone()).unwrap_or_default(),
             dir: dir.clone(),
             // Any file that everybody may execute will do: it is mounted and never started.
             agent: PathBuf::from("/bin/sh"),
@@ -178,11 +176,40 @@ impl Sandbox {
         removed
     }
 
-    const fn image_name(&self) -> &'static str {
-        match self.rootfs {
-            Rootfs::Host => HOST_IMAGE,
-            Rootfs::Directory(_) => ROOTFS_IMAGE,
+    fn image(&self, name: &str) -> Result<&Shown, RuntimeError> {
+        let found = self.images.iter().find(|image| image.name == name);
+        found.ok_or_else(|| RuntimeError::ImageMissing { image: name.to_owned() })
+    }
+
+    /// Refuses what this machine or this profile cannot give.
+    fn check(&self, spec: &ContainerSpec) -> Result<(), RuntimeError> {
+        spec.check()?;
+        if !spec.gpus.is_empty() {
+            return Err(RuntimeError::Unsupported {
+                what: "the sandbox does not give GPUs to containers".to_owned(),
+                remedy: "use --runtime docker with the NVIDIA container toolkit",
+            });
         }
+        self.image(&spec.image)?;
+        if spec.dir != self.config.lease_dir(spec.lease) {
+            let rule = "must be the lease's directory below the node's state directory";
+            return Err(RuntimeError::InvalidSpec { lease: spec.lease, field: "dir", rule });
+        }
+        let cannot =
+            |what: &str, remedy| Err(RuntimeError::Unsupported { what: what.to_owned(), remedy });
+        if spec.options.class != RuntimeClass::Standard {
+            return cannot("the sandbox has the runtime class standard only", USE_DOCKER);
+        }
+        if self.root.is_some() {
+            return Ok(());
+        }
+        if spec.options.volumes.iter().any(|volume| volume.bytes.is_some()) {
+            return cannot("a plain user's sandbox cannot hold a volume to a size", RUN_AS_ROOT);
+        }
+        if spec.options.network != Network::None {
+            return cannot("a plain user's sandbox has no network", RUN_AS_ROOT);
+        }
+        Ok(())
     }
 
     /// Runs the helper and waits for its answer.
@@ -199,23 +226,24 @@ impl Sandbox {
                 let (lease, asked) = (spec.lease, spec.generation);
                 Err(RuntimeError::Superseded { lease, asked, current })
             }
-            Answer::Failed(failure) => Err(failed(failure)),
+            Answer::Failed(failure) => Err(failed(spec.lease, failure)),
         }
     }
 
     fn order(&self, spec: &ContainerSpec, end: End) -> Result<Order, RuntimeError> {
-        let image = match &self.rootfs {
-            Rootfs::Host => Image::Host,
-            Rootfs::Directory(dir) => Image::Directory(absolute(dir)?),
+        let shown = self.image(&spec.image)?;
+        let image = match &shown.files {
+            Image::Host => Image::Host,
+            Image::Directory(dir) => Image::Directory(absolute(dir)?),
         };
-        let profile = self.root.as_ref().map_or(Profile::User, |root| {
-            Profile::Root(RootProfile {
-                id_base: id_base(spec.lease),
-                disk_bytes: spec.disk_bytes,
+        let profile = match &self.root {
+            None => Profile::User,
+            Some(root) => Profile::Root(RootProfile {
+                disk_bytes: spec.own_disk_bytes(),
                 mkfs: root.mkfs.clone(),
                 cgroups: root.cgroups.plan(&self.config.node_id, spec),
-            })
-        });
+            }),
+        };
         let ours = [self.config.state_dir.clone()];
         let mut masked = Vec::new();
         for path in spec.masked_host_paths.iter().chain(&ours) {
@@ -235,6 +263,7 @@ impl Sandbox {
             image,
             masked,
             memory_bytes: spec.memory_bytes,
+            extras: extras(spec, &shown.environment),
             profile,
             end,
         })
@@ -302,7 +331,7 @@ impl Sandbox {
                 .cgroups
                 .frozen(&self.config.node_id, lease)
                 .map_err(io_error("read", Path::new("/sys/fs/cgroup"))),
-            None => Ok(init.stat().is_some_and(|stat| is_stopped(init, stat.state))),
+            None => Ok(init.stat().is_some_and(|stat| machine::is_stopped(init, stat.state))),
         }
     }
 
@@ -357,6 +386,8 @@ impl Sandbox {
         if let Some(root) = &self.root {
             let groups = root.cgroups.groups(&self.config.node_id, lease);
             if groups.iter().any(|group| group.exists()) {
+                let freed = root.cgroups.unthrottle(&self.config.node_id, lease);
+                freed.map_err(io_error("write", Path::new("/sys/fs/cgroup")))?;
                 self.freeze(root, lease, Motion::Thaw).await?;
             }
         }
@@ -387,7 +418,8 @@ impl Sandbox {
             })
             .await?;
             root.cgroups.tidy(node);
-            self.wait_for("releasing the disk", || Ok(!loop_holds(lease))).await?;
+            self.wait_for("releasing the disk", || Ok(!disk::is_any_held(&lease.to_string())))
+                .await?;
         }
         let (doomed, path) = (dir.to_owned(), dir.to_owned());
         let removed = tokio::task::spawn_blocking(move || fs::remove_dir_all(doomed)).await;
@@ -399,14 +431,18 @@ impl Sandbox {
         }
     }
 
-    async fn lock(&self, dir: &Path) -> Result<Lock, RuntimeError> {
+    /// The lock of a lease's directory; none where there is no directory, or where it goes away while we wait.
+    async fn lock(&self, dir: &Path) -> Result<Option<Lock>, RuntimeError> {
         let mut held = None;
         self.wait_for("waiting for the lease's helper", || {
-            held = Lock::try_take(dir).map_err(io_error("lock", dir))?;
+            held = match Lock::try_take(dir) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+                taken => taken.map_err(io_error("lock", dir))?,
+            };
             Ok(held.is_some())
         })
         .await?;
-        held.ok_or_else(|| too_long("waiting for the lease's helper", END_LIMIT))
+        Ok(held)
     }
 
     /// Stops every process of the container, or lets all go on, by signals. It takes a moment until the kernel has told
@@ -418,7 +454,7 @@ impl Sandbox {
             Motion::Thaw => ("continuing the container", Signal::CONT),
         };
         let done = |process: ProcessId, state| match motion {
-            Motion::Freeze => is_stopped(process, state),
+            Motion::Freeze => machine::is_stopped(process, state),
             // One that is held by a tracer inside goes on when its tracer says so.
             Motion::Thaw => state != 'T',
         };
@@ -428,7 +464,7 @@ impl Sandbox {
             // again, since a process inside may have told them the opposite.
             told.clear();
             for _ in 0..STOP_ROUNDS_MAX {
-                let mut waiting = family(init).map_err(io_error("read", proc))?;
+                let mut waiting = machine::family(init).map_err(io_error("read", proc))?;
                 waiting.retain(|(process, state)| !done(*process, *state));
                 if waiting.is_empty() {
                     return Ok(true);
@@ -464,25 +500,26 @@ impl Runtime for Sandbox {
     }
 
     async fn images(&self) -> Result<Vec<String>, RuntimeError> {
-        Ok(vec![self.image_name().to_owned()])
+        Ok(self.images.iter().map(|image| image.name.clone()).collect())
     }
 
     async fn ensure(&self, spec: &ContainerSpec) -> Result<Running, RuntimeError> {
-        spec.check()?;
-        spec.only_a_share(self.kind())?;
-        if !spec.gpus.is_empty() {
-            return Err(RuntimeError::Unsupported {
-                what: "the sandbox does not give GPUs to containers".to_owned(),
-                remedy: "use --runtime docker with the NVIDIA container toolkit",
-            });
+        self.check(spec)?;
+        self.make(spec, End::Started).await
+    }
+
+    async fn restart(&self, spec: &ContainerSpec) -> Result<Running, RuntimeError> {
+        self.check(spec)?;
+        let lock = self.lock(&self.config.lease_dir(spec.lease)).await?;
+        if lock.is_some() {
+            let current = self.record(spec.lease)?.map_or(0, |record| record.generation);
+            if spec.generation < current {
+                let (lease, asked) = (spec.lease, spec.generation);
+                return Err(RuntimeError::Superseded { lease, asked, current });
+            }
+            self.kill(spec.lease).await?;
         }
-        if spec.image != self.image_name() {
-            return Err(RuntimeError::ImageMissing { image: spec.image.clone() });
-        }
-        if spec.dir != self.config.lease_dir(spec.lease) {
-            let rule = "must be the lease's directory below the node's state directory";
-            return Err(RuntimeError::InvalidSpec { lease: spec.lease, field: "dir", rule });
-        }
+        drop(lock);
         self.make(spec, End::Started).await
     }
 
@@ -515,9 +552,6 @@ impl Runtime for Sandbox {
 
     async fn remove(&self, lease: LeaseId) -> Result<(), RuntimeError> {
         let dir = self.config.lease_dir(lease);
-        if !dir.exists() {
-            return self.remove_locked(lease, &dir).await;
-        }
         let lock = self.lock(&dir).await?;
         let removed = self.remove_locked(lease, &dir).await;
         drop(lock);
@@ -548,70 +582,29 @@ impl Runtime for Sandbox {
     }
 }
 
-// === what this machine has ===
-
-fn find_root() -> Result<Root, SandboxError> {
-    let mkfs = MKFS_PLACES.iter().map(PathBuf::from).find(|path| path.exists());
-    let mountinfo = fs::read_to_string("/proc/self/mountinfo")
-        .map_err(|error| SandboxError::Cgroups(Box::new(error)))?;
-    let cgroups =
-        Layout::discover(&mountinfo).map_err(|error| SandboxError::Cgroups(Box::new(error)))?;
-    Ok(Root { cgroups, mkfs: mkfs.ok_or(SandboxError::NoMkfs)? })
-}
-
-/// Names the switch that is off; the trial would only say that something is not permitted.
-fn userns_allowed(root: Option<&Root>) -> Result<(), SandboxError> {
-    let says =
-        |path: &str, value: &str| fs::read_to_string(path).is_ok_and(|text| text.trim() == value);
-    if says("/proc/sys/user/max_user_namespaces", "0") {
-        return Err(SandboxError::NoUserns { sysctl: "user.max_user_namespaces is 0" });
-    }
-    if root.is_none() && says("/proc/sys/kernel/unprivileged_userns_clone", "0") {
-        return Err(SandboxError::NoUserns { sysctl: "kernel.unprivileged_userns_clone is 0" });
-    }
-    Ok(())
-}
-
-/// The ids of a lease's container. Two leases rarely share theirs, and then still neither files nor processes.
-fn id_base(lease: LeaseId) -> u32 {
-    let bytes = lease.as_bytes();
-    let drawn = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-    ID_BASE + drawn % ID_SLOTS * IDS
-}
-
-/// Whether a loop device still has the lease's disk. The kernel tells the file's path from its mount, which may be gone
-/// with the helper that took the device: what it tells then lacks the path of the mount, but never the lease's part.
-fn loop_holds(lease: LeaseId) -> bool {
-    let Ok(devices) = fs::read_dir("/sys/block") else { return false };
-    let file = Path::new(&lease.to_string()).join(DISK);
-    devices.flatten().any(|device| {
-        let backing = device.path().join("loop/backing_file");
-        fs::read_to_string(backing).is_ok_and(|held| Path::new(held.trim_end()).ends_with(&file))
-    })
-}
-
-/// Whether a process stands still: stopped, held by a tracer that is stopped itself, or asleep in the kernel with the
-/// order to stop before it. The last is a parent whose child was stopped between `vfork` and `exec`.
-fn is_stopped(process: ProcessId, state: char) -> bool {
-    matches!(state, 'T' | 't') || (state == 'D' && process.stop_pending())
-}
-
-/// The process and all its descendants, with their states. In a process namespace everything descends from the first.
-fn family(init: ProcessId) -> io::Result<Vec<(ProcessId, char)>> {
-    let all = process::all()?;
-    let mut members = match init.stat() {
-        Some(stat) => vec![(init, stat.state)],
-        None => return Ok(Vec::new()),
+/// What the helper is told of the lease's wishes.
+fn extras(spec: &ContainerSpec, image: &[(String, String)]) -> Extras {
+    let options = &spec.options;
+    let volume = |volume: &Volume| VolumeOrder {
+        name: volume.name.clone(),
+        target: volume.target.clone(),
+        bytes: volume.bytes,
     };
-    let mut next = 0;
-    while let Some((parent, _)) = members.get(next).copied() {
-        let children = all.iter().filter(|(_, stat)| stat.parent == parent.pid);
-        members.extend(children.map(|(pid, stat)| {
-            (ProcessId { pid: *pid, start_ticks: stat.start_ticks }, stat.state)
-        }));
-        next += 1;
+    let tmpfs = |tmpfs: &Tmpfs| TmpfsOrder { target: tmpfs.target.clone(), bytes: tmpfs.bytes };
+    Extras {
+        shm_bytes: options.shm_bytes.unwrap_or(spec.memory_bytes / 2),
+        root: match options.root {
+            RootAccess::Writable => Access::Writable,
+            RootAccess::ReadOnly => Access::ReadOnly,
+        },
+        volumes: options.volumes.iter().map(volume).collect(),
+        tmpfs: options.tmpfs.iter().map(tmpfs).collect(),
+        environment: image.iter().chain(&options.environment).cloned().collect(),
+        resolver: match options.network {
+            Network::None => Resolver::Image,
+            Network::Egress => Resolver::Lease,
+        },
     }
-    Ok(members)
 }
 
 // === errors ===
@@ -637,7 +630,11 @@ fn cgroup_error(error: cgroup::LayoutError) -> RuntimeError {
     }
 }
 
-fn failed(failure: Failure) -> RuntimeError {
+fn failed(lease: LeaseId, failure: Failure) -> RuntimeError {
+    if failure.remedy == Some(Remedy::Target) {
+        let rule = "must not lead through a link or a file of the image";
+        return RuntimeError::InvalidSpec { lease, field: "target", rule };
+    }
     let source = failure.source();
     RuntimeError::Step { step: failure.step, remedy: failure.remedy.map(Remedy::text), source }
 }

@@ -7,10 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use nicompute_market::LeaseId;
 
+use super::super::disk::DiskError;
 use super::cgroup::CgroupPlan;
 
-/// Longest order or answer.
-pub(super) const MESSAGE_BYTES_MAX: u64 = 64 << 10;
+/// Longest order or answer. A lease's environment has at most 64 KiB, an image's as much, and JSON makes six bytes of one.
+pub(super) const MESSAGE_BYTES_MAX: u64 = 1 << 20;
 
 /// What the helper is to make.
 #[derive(Debug, Serialize, Deserialize)]
@@ -25,8 +26,61 @@ pub(super) struct Order {
     /// Canonical paths that are hidden where the image is the machine's own root.
     pub(super) masked: Vec<PathBuf>,
     pub(super) memory_bytes: u64,
+    pub(super) extras: Extras,
     pub(super) profile: Profile,
     pub(super) end: End,
+}
+
+/// What the lease asked for beyond its share, and what its image brings along.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Extras {
+    pub(super) shm_bytes: u64,
+    pub(super) root: Access,
+    /// Parents before children.
+    pub(super) volumes: Vec<VolumeOrder>,
+    /// Parents before children.
+    pub(super) tmpfs: Vec<TmpfsOrder>,
+    /// The image's variables, then the lease's, which win.
+    pub(super) environment: Vec<(String, String)>,
+    /// Whether `resolv.conf` of the lease's directory is shown.
+    pub(super) resolver: Resolver,
+}
+
+/// Whether the image's files can be changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(super) enum Access {
+    #[default]
+    Writable,
+    ReadOnly,
+}
+
+/// How names are resolved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(super) enum Resolver {
+    /// As the image has it.
+    #[default]
+    Image,
+    /// By `resolv.conf` of the lease's directory.
+    Lease,
+}
+
+/// A directory that outlives the container's restarts.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct VolumeOrder {
+    pub(super) name: String,
+    pub(super) target: String,
+    /// A disk of its own of that size; a directory of the lease's disk otherwise.
+    pub(super) bytes: Option<u64>,
+}
+
+/// A file system in memory.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TmpfsOrder {
+    pub(super) target: String,
+    pub(super) bytes: u64,
 }
 
 /// Where the files of the container come from.
@@ -46,8 +100,6 @@ pub(super) enum Profile {
 /// What only root can arrange.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct RootProfile {
-    /// This machine's id of the container's uid 0 and gid 0; 65,535 more follow.
-    pub(super) id_base: u32,
     pub(super) disk_bytes: u64,
     pub(super) mkfs: PathBuf,
     pub(super) cgroups: CgroupPlan,
@@ -95,6 +147,8 @@ pub(super) enum Remedy {
     Cgroup,
     Agent,
     Mkfs,
+    /// Nobody but the renter: a target of theirs is not a place for a mount.
+    Target,
 }
 
 pub(super) type Step<T> = Result<T, Failure>;
@@ -132,6 +186,22 @@ impl Failure {
     }
 }
 
+impl From<DiskError> for Failure {
+    fn from(error: DiskError) -> Self {
+        let step = error.to_string();
+        match error {
+            DiskError::Io { source, .. } => Self::new(&step, &source, None),
+            DiskError::Loop(source) => Self::new(&step, &source, Some(Remedy::Loop)),
+            DiskError::NoMkfs | DiskError::Mkfs { .. } => {
+                Self::because(&step, "the lease's disk was not made", Some(Remedy::Mkfs))
+            }
+            DiskError::InUse { .. } => {
+                Self::because(&step, "the container's last run has not let go of it", None)
+            }
+        }
+    }
+}
+
 impl Remedy {
     pub(super) const fn text(self) -> &'static str {
         match self {
@@ -155,6 +225,9 @@ impl Remedy {
             Self::Agent => {
                 "make the agent's file readable and executable for everybody, and use the static build \
                  where the image is not this machine"
+            }
+            Self::Target => {
+                "choose a target that does not lead through a link or a file of the image"
             }
             Self::Mkfs => "install mkfs.ext4 (apt-get install e2fsprogs), or use --runtime docker",
         }

@@ -98,7 +98,7 @@ impl Lock {
 
 /// Whether a lease's directory shows that the sandbox has ever worked in it.
 pub(super) fn has_traces(dir: &Path) -> bool {
-    [RECORD, RECORD_NEW, LOCK].iter().any(|name| dir.join(name).exists())
+    [RECORD, RECORD_NEW, LOCK, super::ids::FILE].iter().any(|name| dir.join(name).exists())
 }
 
 /// Removes the record, so that the container counts as gone.

@@ -1,40 +1,34 @@
-//! What root arranges on the machine's side before the container's own processes build their tree: the lease's disk as an
-//! ext4 file system in a file, the image's overlay, and views of the gateway's directory and of the agent.
+//! What root arranges on the machine's side before the container's own processes build their tree: the lease's disk and its
+//! sized volumes, the image's overlay, and views of the gateway's directory, of the agent and of `resolv.conf`.
 //!
 //! All of it is mounted in the helper's private mount namespace, below its working directory.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, chown};
-use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::CWD;
 use rustix::mount::{MountFlags, MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
-use super::super::loop_holds;
-use super::super::protocol::{Failure, Image, InStep as _, Order, Remedy, RootProfile, Step};
+use super::super::super::disk;
+use super::super::DISK;
+use super::super::protocol::{
+    Failure, Image, InStep as _, Order, Remedy, Resolver, RootProfile, Step, VolumeOrder,
+};
 use super::sys::{self, ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, MountAttributes};
 
-/// The lease's disk, in its directory.
-const DISK: &str = "../disk.img";
-/// It has its name only when it is whole. Until then it has one of its own, since a `mkfs.ext4` whose helper was killed
-/// goes on for a moment and must not write into the next one.
-const DISK_NEW: &str = "../disk.img.new";
-/// How often a wait for the disk's release looks again, and how many times: twenty seconds in all, well below the time
-/// that the node gives to the helper.
-const RELEASE_POLL: Duration = Duration::from_millis(5);
-const RELEASE_POLLS_MAX: u32 = 4_000;
-/// Others take loop devices between our asking for a free one and taking it.
-const LOOP_TRIES: u32 = 64;
-
+/// Where sized volumes are mounted, below the helper's working directory.
+pub(super) const SIZED_VOLUMES: &str = "volumes";
+/// Where the others lie: on the lease's disk.
+pub(super) const DISK_VOLUMES: &str = "disk/volumes";
 /// Directories on the lease's disk, with their modes. The first two belong to the overlay; the others stand in for the
 /// writable directories where the image is read-only.
-pub(super) const DISK_DIRS: [(&str, u32); 9] = [
+pub(super) const DISK_DIRS: [(&str, u32); 10] = [
     ("upper", 0o755),
     ("work", 0o700),
+    ("volumes", 0o755),
     ("root", 0o700),
     ("home", 0o755),
     ("tmp", 0o1777),
@@ -45,94 +39,62 @@ pub(super) const DISK_DIRS: [(&str, u32); 9] = [
 ];
 
 /// Arranges everything. The working directory is the one for mounting.
-pub(super) fn prepare(order: &Order, root: &RootProfile, userns: &OwnedFd) -> Step<()> {
-    make_disk(root)?;
-    await_release(RELEASE_POLLS_MAX, || loop_holds(order.lease))?;
-    let (device, bound) = attach_loop()?;
-    rustix::mount::mount(device.as_str(), "disk", "ext4", MountFlags::NODEV, c"")
-        .step_or("mount the lease's disk", Remedy::Loop)?;
-    // From here on the mount keeps the device.
-    drop(bound);
-    make_disk_dirs(Path::new("disk"), Some(root.id_base)).step("lay out the lease's disk")?;
+pub(super) fn prepare(
+    order: &Order,
+    root: &RootProfile,
+    userns: &OwnedFd,
+    id_base: u32,
+) -> Step<()> {
+    let lease = order.lease.to_string();
+    let (image, holder) = (Path::new("..").join(DISK), Path::new(&lease).join(DISK));
+    disk::make(&root.mkfs, &image, root.disk_bytes, id_base)?;
+    disk::mount(&image, &holder, Path::new("disk"))?;
+    make_disk_dirs(Path::new("disk"), Some(id_base)).step("lay out the lease's disk")?;
+    for volume in &order.extras.volumes {
+        mount_volume(volume, &lease, root, id_base)?;
+    }
     if let Image::Directory(image) = &order.image {
         mount_overlay(image, userns)?;
     }
     view_run_dir(&order.dir.join("run"), userns)?;
+    if order.extras.resolver == Resolver::Lease {
+        view_resolver(&order.dir.join("resolv.conf"), userns)?;
+    }
     view_agent(&order.agent)
 }
 
 /// Makes the directories of a lease's disk and gives them to the container's root.
 pub(super) fn make_disk_dirs(disk: &Path, owner: Option<u32>) -> io::Result<()> {
     for (name, mode) in DISK_DIRS {
-        let dir = disk.join(name);
-        match fs::create_dir(&dir) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
-            made => made?,
-        }
-        fs::set_permissions(&dir, fs::Permissions::from_mode(mode))?;
-        if owner.is_some() {
-            chown(&dir, owner, owner)?;
-        }
+        make_dir(&disk.join(name), mode, owner)?;
     }
     Ok(())
 }
 
-/// A sparse file with an empty file system, unless an earlier start of the same lease has left one.
-fn make_disk(root: &RootProfile) -> Step<()> {
-    if Path::new(DISK).exists() {
-        return Ok(());
+fn make_dir(dir: &Path, mode: u32, owner: Option<u32>) -> io::Result<()> {
+    match fs::create_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        made => made?,
     }
-    let new = format!("{DISK_NEW}.{}", std::process::id());
-    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new);
-    let sized = file.and_then(|file| file.set_len(root.disk_bytes));
-    sized.step("make the lease's disk")?;
-    let owner = root.id_base;
-    let options =
-        format!("lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner={owner}:{owner}");
-    #[expect(clippy::disallowed_methods, reason = "the host runs programs; mkfs.ext4 is one")]
-    let mut mkfs = Command::new(&root.mkfs);
-    mkfs.args(["-q", "-F", "-m", "0", "-E", &options, &new]).stdin(Stdio::null());
-    let made = mkfs.output().step_or("run mkfs.ext4", Remedy::Mkfs)?;
-    if !made.status.success() {
-        let said = String::from_utf8_lossy(&made.stderr);
-        return Err(Failure::because("run mkfs.ext4", said.trim(), Some(Remedy::Mkfs)));
-    }
-    fs::rename(&new, DISK).step("make the lease's disk")
+    fs::set_permissions(dir, fs::Permissions::from_mode(mode))?;
+    if owner.is_some() { chown(dir, owner, owner) } else { Ok(()) }
 }
 
-/// Waits until the container that had the disk before has let go of it. That takes a moment after the container's end, and
-/// a file system that is mounted from two devices at once is destroyed.
-fn await_release(polls_max: u32, mut is_held: impl FnMut() -> bool) -> Step<()> {
-    for _ in 0..polls_max {
-        if !is_held() {
-            return Ok(());
-        }
-        #[expect(clippy::disallowed_methods, reason = "the helper has one thread and no runtime")]
-        std::thread::sleep(RELEASE_POLL);
-    }
-    let text = "the container's last run has not let go of it";
-    Err(Failure::because("wait for the lease's disk", text, None))
-}
-
-/// Binds the disk's file to a free loop device and returns the device with its path. It lets go of the file when its last
-/// descriptor is closed and its last mount is gone.
-fn attach_loop() -> Step<(String, OwnedFd)> {
-    const STEP: &str = "find a loop device";
-    let read_write = |path: &str| File::options().read(true).write(true).open(path);
-    let disk = read_write(DISK).step("open the lease's disk")?;
-    let control = read_write("/dev/loop-control").step_or(STEP, Remedy::Loop)?;
-    for _ in 0..LOOP_TRIES {
-        let number = sys::loop_free_number(control.as_fd()).step_or(STEP, Remedy::Loop)?;
-        let path = format!("/dev/loop{number}");
-        let flags = OFlags::RDWR | OFlags::CLOEXEC;
-        let device = rustix::fs::open(&path, flags, Mode::empty()).step_or(STEP, Remedy::Loop)?;
-        match sys::loop_configure(&device, disk.as_fd()) {
-            Ok(()) => return Ok((path, device)),
-            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {}
-            Err(error) => return Err(Failure::new(STEP, &error, Some(Remedy::Loop))),
-        }
-    }
-    Err(Failure::because(STEP, "all of them are taken by others", Some(Remedy::Loop)))
+/// A volume with a size is a disk of its own; the others share the lease's.
+fn mount_volume(volume: &VolumeOrder, lease: &str, root: &RootProfile, owner: u32) -> Step<()> {
+    const STEP: &str = "make a volume";
+    let Some(bytes) = volume.bytes else {
+        let dir = Path::new(DISK_VOLUMES).join(&volume.name);
+        return make_dir(&dir, 0o755, Some(owner)).step(STEP);
+    };
+    let file = format!("{}.img", volume.name);
+    let volumes = Path::new("../volumes");
+    make_dir(volumes, 0o700, None).step(STEP)?;
+    let (image, holder) = (volumes.join(&file), PathBuf::from(format!("{lease}/volumes/{file}")));
+    disk::make(&root.mkfs, &image, bytes, owner)?;
+    let at = Path::new(SIZED_VOLUMES).join(&volume.name);
+    make_dir(&at, 0o755, None).step(STEP)?;
+    Ok(disk::mount(&image, &holder, &at)?)
 }
 
 /// The image below, with its owners shifted to the container's, and the lease's disk above.
@@ -162,6 +124,16 @@ fn view_run_dir(dir: &Path, userns: &OwnedFd) -> Step<()> {
     attach(&view, "run").step("mount the gateway's directory")
 }
 
+fn view_resolver(file: &Path, userns: &OwnedFd) -> Step<()> {
+    const STEP: &str = "show resolv.conf";
+    let view = clone_of(file).step(STEP)?;
+    let set = ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC;
+    let change = MountAttributes { set, idmap: Some(userns.as_fd()), recursive: false };
+    sys::mount_setattr(view.as_fd(), change).step_or(STEP, Remedy::Idmap)?;
+    File::create("resolv.conf").step(STEP)?;
+    attach(&view, "resolv.conf").step(STEP)
+}
+
 fn view_agent(agent: &Path) -> Step<()> {
     const STEP: &str = "mount the agent";
     let mode = fs::metadata(agent).step_or(STEP, Remedy::Agent)?.permissions().mode();
@@ -174,32 +146,12 @@ fn view_agent(agent: &Path) -> Step<()> {
 }
 
 fn clone_of(path: &Path) -> io::Result<OwnedFd> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
     Ok(open_tree(CWD, path, flags)?)
 }
 
 fn attach(mount: &OwnedFd, target: &str) -> io::Result<()> {
     Ok(move_mount(mount, c"", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A disk that is never let go of would be mounted twice, or hold the node up for ever.
-    #[test]
-    fn the_wait_for_the_disk_ends() {
-        let held_for = |polls: u32| {
-            let mut left = polls;
-            await_release(3, move || {
-                left = left.saturating_sub(1);
-                left > 0
-            })
-        };
-        assert!(held_for(0).is_ok());
-        assert!(held_for(3).is_ok());
-        let failure = held_for(4).expect_err("held");
-        assert_eq!(failure.step, "wait for the lease's disk");
-        assert_eq!(failure.errno, None);
-    }
 }

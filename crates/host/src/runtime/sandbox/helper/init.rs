@@ -1,7 +1,9 @@
 //! The container's first process, up to the moment at which it becomes the agent.
 
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fs;
+use std::io;
 use std::os::unix::net::UnixStream;
 
 use rustix::fs::{Mode, OFlags};
@@ -25,6 +27,13 @@ const KEPT: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::SYS_CHROOT);
 /// The kernel has 41 capabilities; more would answer that they do not exist.
 const CAPABILITY_BITS: u32 = 64;
+/// What programs expect where neither the image nor the lease says otherwise.
+const DEFAULT_ENVIRONMENT: [(&str, &str); 4] = [
+    ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+    ("HOME", "/root"),
+    ("USER", "root"),
+    ("LANG", "C.UTF-8"),
+];
 /// The first descriptor that is not a standard one.
 const FIRST_OTHER_FD: libc::c_uint = 3;
 
@@ -71,11 +80,13 @@ fn prepare(order: &Order) -> Step<()> {
     rustix::stdio::dup2_stdout(&null).step("close the output")?;
     rustix::stdio::dup2_stderr(&null).step("close the error output")?;
     sys::close_on_exec_from(FIRST_OTHER_FD).step("close files")?;
-    sys::reset_signals().step("reset signals")
+    sys::reset_signals().step("reset signals")?;
+    // The agent does the same to itself; here it holds for whatever is started in its place.
+    nicompute_agent::filter_calls().map_err(io::Error::other).step("filter system calls")
 }
 
 /// A node may be protected from the machine running out of memory; its tenants must not be.
-fn be_killable() -> std::io::Result<()> {
+fn be_killable() -> io::Result<()> {
     const FILE: &str = "/proc/self/oom_score_adj";
     let protected = fs::read_to_string(FILE)?.trim().starts_with('-');
     if protected { fs::write(FILE, "0") } else { Ok(()) }
@@ -103,23 +114,24 @@ fn drop_capabilities() -> Step<()> {
 /// Returns only when it could not.
 fn become_agent(order: &Order) -> Failure {
     const STEP: &str = "start the agent";
-    let lease = format!("NICOMPUTE_LEASE={}", order.lease);
-    let strings = |texts: &[&str]| -> Result<Vec<CString>, std::ffi::NulError> {
-        texts.iter().map(|text| CString::new(*text)).collect()
+    let strings = |texts: &[String]| -> Result<Vec<CString>, std::ffi::NulError> {
+        texts.iter().map(|text| CString::new(text.as_bytes())).collect()
     };
-    let args = strings(&[AGENT_IN_CONTAINER, "--socket", SOCKET_IN_CONTAINER]);
-    let env = strings(&[
-        "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        "HOME=/root",
-        "USER=root",
-        "LANG=C.UTF-8",
-        "container=nicompute",
-        &lease,
-    ]);
-    match (args, env) {
+    let args = [AGENT_IN_CONTAINER, "--socket", SOCKET_IN_CONTAINER].map(str::to_owned);
+    match (strings(&args), strings(&environment(order))) {
         (Ok(args), Ok(env)) => {
             Failure::new(STEP, &sys::exec(&args[0], &args, &env), Some(Remedy::Agent))
         }
         _ => Failure::because(STEP, "a name contains a zero byte", None),
     }
+}
+
+/// `NAME=value` of every variable: ours to begin with, then the image's, then the lease's, and last what nobody may change.
+fn environment(order: &Order) -> Vec<String> {
+    let mut variables: BTreeMap<&str, &str> = DEFAULT_ENVIRONMENT.into();
+    let wished = order.extras.environment.iter();
+    variables.extend(wished.map(|(name, value)| (name.as_str(), value.as_str())));
+    let lease = order.lease.to_string();
+    variables.extend([("container", "nicompute"), ("NICOMPUTE_LEASE", &lease)]);
+    variables.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
 }

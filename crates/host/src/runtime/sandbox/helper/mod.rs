@@ -28,15 +28,13 @@ use rustix::process::{Pid, WaitOptions};
 use rustix::thread::UnshareFlags;
 use serde::{Deserialize, Serialize};
 
+use super::ids::{self, IDS};
 use super::process::{ProcessId, boot_id};
 use super::protocol::{
     Answer, End, Failure, Image, InStep as _, MESSAGE_BYTES_MAX, Order, Profile, Remedy, Step,
 };
 use super::state::{self, Lock, Record};
 use sys::Fork;
-
-/// How many ids a container with root has.
-const IDS: u32 = 65_536;
 
 /// What the namer and the init tell the helper.
 #[derive(Debug, Serialize, Deserialize)]
@@ -104,7 +102,7 @@ fn under_lock(order: &Order) -> Step<Answer> {
 
 fn start(order: &Order) -> Step<Answer> {
     let mnt = state::mount_dir(&order.dir);
-    for name in ["", "disk", "lower", "root", "run", "new"] {
+    for name in ["", "disk", disk::SIZED_VOLUMES, "lower", "root", "run", "new"] {
         let made = DirBuilder::new().recursive(true).mode(0o755).create(mnt.join(name));
         made.step("make the directories for mounting")?;
     }
@@ -140,13 +138,17 @@ fn lead(order: &Order, namer: Pid, wire: &UnixStream) -> Step<Answer> {
     let mut next = || next_event(&mut events);
     let Event::Unmapped = next()? else { return Err(out_of_turn()) };
     match &order.profile {
-        Profile::User => map_one_id(namer)?,
+        Profile::User => {
+            map_one_id(namer)?;
+            make_volumes(order).step("make the volumes")?;
+        }
         Profile::Root(root) => {
+            let id_base = ids::claim(&order.dir, order.lease).step("choose the container's ids")?;
             let pid = u32::try_from(namer.as_raw_nonzero().get()).unwrap_or(0);
             root.cgroups.carry_out(pid).step_or("set the limits", Remedy::Cgroup)?;
-            map_ids(namer, root.id_base)?;
+            map_ids(namer, id_base)?;
             let userns = open_userns(namer)?;
-            disk::prepare(order, root, &userns)?;
+            disk::prepare(order, root, &userns, id_base)?;
         }
     }
     tell(wire, MAPPED)?;
@@ -210,6 +212,15 @@ fn out_of_turn() -> Failure {
 
 fn tell(mut wire: &UnixStream, word: u8) -> Step<()> {
     wire.write_all(&[word]).step("tell the init to go on")
+}
+
+/// An ordinary user's volumes are directories beside the record.
+fn make_volumes(order: &Order) -> io::Result<()> {
+    for volume in &order.extras.volumes {
+        let dir = order.dir.join("volumes").join(&volume.name);
+        DirBuilder::new().recursive(true).mode(0o755).create(dir)?;
+    }
+    Ok(())
 }
 
 /// The container's root is the user who runs the node, and there is nobody else in it.

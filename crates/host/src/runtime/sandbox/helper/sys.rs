@@ -1,12 +1,12 @@
 //! The system calls that have no safe wrapper elsewhere, each behind a function that is safe to call in the helper: a
 //! process with one thread that ends in `exec` or `_exit`.
 
-#![expect(unsafe_code, reason = "fork, exec, mount attributes, loop devices have no safe wrapper")]
+#![expect(unsafe_code, reason = "fork, exec, mount attributes have no safe wrapper")]
 
 use std::ffi::CString;
 use std::io;
 use std::mem;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::ptr;
 
 use rustix::process::Pid;
@@ -47,40 +47,6 @@ struct MountAttr {
     clear: u64,
     propagation: u64,
     userns_fd: u64,
-}
-
-/// Linux's `LO_FLAGS_AUTOCLEAR`: the device lets go of its file when nobody uses it any more.
-const LOOP_AUTOCLEAR: u32 = 4;
-const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4C82;
-const LOOP_CONFIGURE: libc::Ioctl = 0x4C0A;
-
-/// Linux's `struct loop_info64`.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct LoopInfo {
-    device: u64,
-    inode: u64,
-    rdevice: u64,
-    offset: u64,
-    size_limit: u64,
-    number: u32,
-    encrypt_type: u32,
-    encrypt_key_size: u32,
-    flags: u32,
-    file_name: [u8; 64],
-    crypt_name: [u8; 64],
-    encrypt_key: [u8; 32],
-    init: [u64; 2],
-}
-
-/// Linux's `struct loop_config`.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct LoopConfig {
-    fd: u32,
-    block_size: u32,
-    info: LoopInfo,
-    reserved: [u64; 8],
 }
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
@@ -183,24 +149,5 @@ pub(super) fn loopback_up(socket: BorrowedFd<'_>) -> io::Result<()> {
     request.ifr_ifru.ifru_flags = libc::c_short::try_from(up).unwrap_or(0);
     // SAFETY: `request` is a complete `ifreq` with a terminated name and outlives the call.
     check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) })?;
-    Ok(())
-}
-
-/// The number of a loop device that nobody uses at this moment.
-pub(super) fn loop_free_number(control: BorrowedFd<'_>) -> io::Result<u32> {
-    // SAFETY: this request takes no argument.
-    let number = check(unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE) })?;
-    u32::try_from(number).map_err(|_| io::Error::from_raw_os_error(libc::ENODEV))
-}
-
-/// Binds a file to a loop device that lets go of it by itself after its last use.
-pub(super) fn loop_configure(device: &OwnedFd, file: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: all-zero bytes are a valid `loop_config`.
-    let mut config: LoopConfig = unsafe { mem::zeroed() };
-    config.fd = u32::try_from(file.as_raw_fd()).map_err(|_| io::ErrorKind::InvalidInput)?;
-    config.info.flags = LOOP_AUTOCLEAR;
-    let device = device.as_fd().as_raw_fd();
-    // SAFETY: `config` has the kernel's layout and outlives the call.
-    check(unsafe { libc::ioctl(device, LOOP_CONFIGURE, &raw const config) })?;
     Ok(())
 }

@@ -1,9 +1,9 @@
 //! The container's file tree, built by its first process in its own mount namespace.
 //!
 //! Where the image is the machine itself, the tree is a small one in memory into which the directories with programs are
-//! bound, read-only. It is a list of what is shown, never of what is hidden: home directories, `/var`, `/srv`, mounted disks
-//! and the node's own files are not in it. The owners of those files are nobody to the container, so that its root reads
-//! what everybody may read and nothing else.
+//! bound, read-only. It is a list of what is shown, never of what is hidden: home directories, `/var`, `/srv`, most of `/etc`,
+//! mounted disks and the node's own files are not in it. With root, the owners of those files are nobody to the container,
+//! so that its root reads what everybody may read and nothing else.
 
 use std::fs;
 use std::io;
@@ -11,21 +11,66 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
     fsconfig_create, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 
-use super::super::protocol::{Image, InStep as _, Order, Profile, Remedy, Step};
-use super::disk::make_disk_dirs;
+use super::super::protocol::{
+    Access, Image, InStep as _, Order, Profile, Remedy, Resolver, Step, VolumeOrder,
+};
+use super::disk::{DISK_VOLUMES, SIZED_VOLUMES, make_disk_dirs};
 use super::is_host;
 use super::sys::{self, ATTR_NODEV, ATTR_NOSUID, ATTR_RDONLY, MountAttributes};
 
 /// What of the machine's own root is shown.
-const HOST_DIRS: [&str; 11] =
-    ["bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr", "etc", "opt", "nix", "gnu"];
+const HOST_DIRS: [&str; 10] =
+    ["bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr", "opt/conda", "nix", "gnu"];
+/// What of the machine's own `/etc` programs need in order to run. Accounts, keys and settings of services are not in it.
+const HOST_ETC: [&str; 34] = [
+    "alternatives",
+    "bash.bashrc",
+    "ca-certificates",
+    "debian_version",
+    "fonts",
+    "gai.conf",
+    "host.conf",
+    "inputrc",
+    "ld.so.cache",
+    "ld.so.conf",
+    "ld.so.conf.d",
+    "locale.alias",
+    "locale.conf",
+    "localtime",
+    "magic",
+    "mime.types",
+    "nsswitch.conf",
+    "OpenCL",
+    "os-release",
+    "perl",
+    "pki/ca-trust/extracted",
+    "pki/tls/certs",
+    "profile",
+    "profile.d",
+    "protocols",
+    "python3",
+    "rpc",
+    "services",
+    "shells",
+    "ssl/certs",
+    "ssl/openssl.cnf",
+    "terminfo",
+    "timezone",
+    "vulkan",
+];
+/// Files of `/etc` that are the container's own where the image is the machine.
+const OWN_ETC: [(&str, &str); 3] = [
+    ("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"),
+    ("etc/group", "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n"),
+    ("etc/hosts", "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n"),
+];
 /// What of an unpacked image is replaced by our own.
 const REPLACED: [&str; 8] = ["proc", "sys", "dev", "tmp", "run", "root", "home", ".nicompute"];
 /// Devices that every program expects; none of them reaches hardware.
@@ -74,13 +119,22 @@ pub(super) fn enter(order: &Order) -> Step<()> {
     if skeleton {
         tree.bind_image()?;
         tree.bind_writable()?;
+    } else {
+        tree.make_usual_dirs().step("make the usual directories")?;
     }
     tree.bind_ours()?;
     tree.mount_kernel()?;
     tree.mount_dev()?;
     tree.mask()?;
+    tree.bind_wishes()?;
     tree.pivot()?;
-    if skeleton { tree.protect() } else { Ok(()) }
+    if skeleton || order.extras.root == Access::ReadOnly { tree.protect() } else { Ok(()) }
+}
+
+/// Something that the lease wished to have mounted.
+enum Wish<'a> {
+    Volume(&'a VolumeOrder),
+    Memory(u64),
 }
 
 impl Tree<'_> {
@@ -100,7 +154,21 @@ impl Tree<'_> {
             self.bind_entry(&base.join(name), name)
                 .step_or(&format!("{STEP}, {}", name.display()), Remedy::Userns)?;
         }
-        Ok(())
+        if is_host(self.order) { self.make_etc().step("make /etc") } else { Ok(()) }
+    }
+
+    /// An `/etc` of what programs need.
+    fn make_etc(&self) -> io::Result<()> {
+        for name in HOST_ETC {
+            let path = Path::new("etc").join(name);
+            self.bind_entry(&Path::new("/").join(&path), &path)?;
+        }
+        for (path, text) in OWN_ETC {
+            let file =
+                self.open(Path::new(path), OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY)?;
+            rustix::io::write(&file, text.as_bytes())?;
+        }
+        Ok(rustix::fs::symlinkat("/proc/self/mounts", &self.root, "etc/mtab")?)
     }
 
     fn bind_entry(&self, from: &Path, name: &Path) -> io::Result<()> {
@@ -109,34 +177,66 @@ impl Tree<'_> {
             metadata => metadata?.file_type(),
         };
         if kind.is_symlink() {
+            if let Some(parent) = name.parent() {
+                drop(self.dir(parent)?);
+            }
             return Ok(rustix::fs::symlinkat(fs::read_link(from)?, &self.root, name)?);
         }
-        if !kind.is_dir() {
+        // A file beside the directories of an image is not shown; one of `/etc` is.
+        let shown = kind.is_dir() || (kind.is_file() && name.starts_with("etc"));
+        if !shown {
             return Ok(());
         }
-        let mount = clone_all_of(from)?;
+        let mount = match clone_all_of(from) {
+            // What this user may not read, its container does without.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(()),
+            mount => mount?,
+        };
         let set = ATTR_RDONLY | ATTR_NODEV | ATTR_NOSUID;
         sys::mount_setattr(mount.as_fd(), MountAttributes { set, idmap: None, recursive: true })?;
-        self.attach(&mount, name, FileType::Directory)
+        let target = if kind.is_dir() { FileType::Directory } else { FileType::RegularFile };
+        self.attach(&mount, name, target)
     }
 
     /// The directories that the container may write: on the lease's disk, or in memory where there is none.
     fn bind_writable(&self) -> Step<()> {
         const STEP: &str = "mount the writable directories";
+        let names: &[&str] = if is_host(self.order) {
+            &["root", "home", "tmp", "var"]
+        } else {
+            &["root", "home", "tmp"]
+        };
+        if self.order.extras.root == Access::ReadOnly {
+            for name in names {
+                drop(self.dir(name).step(STEP)?);
+            }
+            return Ok(());
+        }
         if matches!(self.order.profile, Profile::User) {
             let disk = memory(self.order.memory_bytes / 2, "755")?;
             let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
             move_mount(&disk, c"", CWD, c"disk", flags).step(STEP)?;
             make_disk_dirs(Path::new("disk"), None).step(STEP)?;
         }
-        let names: &[&str] = if is_host(self.order) {
-            &["root", "home", "tmp", "var"]
-        } else {
-            &["root", "home", "tmp"]
-        };
         for name in names {
             let mount = clone_of(Path::new("disk").join(name)).step(STEP)?;
             self.attach(&mount, name, FileType::Directory).step(STEP)?;
+        }
+        Ok(())
+    }
+
+    /// What every session expects and a small image may lack. A link in its place is the image's own choice.
+    fn make_usual_dirs(&self) -> io::Result<()> {
+        for (name, mode) in [("root", 0o700), ("tmp", 0o1777)] {
+            match rustix::fs::mkdirat(&self.root, name, Mode::from_raw_mode(mode)) {
+                Err(Errno::EXIST) => {}
+                made => {
+                    made?;
+                    // What the mask took away from the mode is given back.
+                    let mode = Mode::from_raw_mode(mode);
+                    rustix::fs::chmodat(&self.root, name, mode, AtFlags::empty())?;
+                }
+            }
         }
         Ok(())
     }
@@ -159,7 +259,53 @@ impl Tree<'_> {
         let scratch = memory(self.order.memory_bytes / 2, "755")?;
         self.attach(&scratch, "run", FileType::Directory).step("mount /run")?;
         drop(self.dir("run/nicompute").step("make /run/nicompute")?);
+        if self.order.extras.resolver == Resolver::Lease { self.bind_resolver() } else { Ok(()) }
+    }
+
+    /// Shows the lease's `resolv.conf` in the place of the image's, which is often a link to nowhere.
+    fn bind_resolver(&self) -> Step<()> {
+        const STEP: &str = "show resolv.conf";
+        let etc = self.dir("etc").step_or(STEP, Remedy::Target)?;
+        match rustix::fs::unlinkat(&etc, "resolv.conf", AtFlags::empty()) {
+            Err(Errno::NOENT) => {}
+            unlinked => unlinked.step_or(STEP, Remedy::Target)?,
+        }
+        let view = clone_of("resolv.conf").step(STEP)?;
+        self.attach(&view, "etc/resolv.conf", FileType::RegularFile).step(STEP)
+    }
+
+    /// What the lease asked for: its volumes and memory file systems, parents before children.
+    fn bind_wishes(&self) -> Step<()> {
+        const STEP: &str = "mount a volume";
+        let extras = &self.order.extras;
+        let volumes = extras.volumes.iter().map(|volume| (&volume.target, Wish::Volume(volume)));
+        let memory_of = extras.tmpfs.iter().map(|tmpfs| (&tmpfs.target, Wish::Memory(tmpfs.bytes)));
+        let mut wishes: Vec<(&String, Wish<'_>)> = volumes.chain(memory_of).collect();
+        wishes.sort_by_key(|(target, _)| target.split('/').count());
+        for (target, wish) in wishes {
+            let mount = match wish {
+                Wish::Volume(volume) => {
+                    let mount = clone_of(self.volume_source(volume)).step(STEP)?;
+                    let set = ATTR_NODEV | ATTR_NOSUID;
+                    let change = MountAttributes { set, idmap: None, recursive: false };
+                    sys::mount_setattr(mount.as_fd(), change).step(STEP)?;
+                    mount
+                }
+                Wish::Memory(bytes) => memory(bytes, "1777")?,
+            };
+            let target = target.trim_start_matches('/');
+            self.attach(&mount, target, FileType::Directory).step_or(STEP, Remedy::Target)?;
+        }
         Ok(())
+    }
+
+    fn volume_source(&self, volume: &VolumeOrder) -> PathBuf {
+        let folder = match (&self.order.profile, volume.bytes) {
+            (Profile::User, _) => "../volumes",
+            (Profile::Root(_), Some(_)) => SIZED_VOLUMES,
+            (Profile::Root(_), None) => DISK_VOLUMES,
+        };
+        Path::new(folder).join(&volume.name)
     }
 
     fn mount_kernel(&self) -> Step<()> {
@@ -193,7 +339,7 @@ impl Tree<'_> {
         }
         let pts = fresh("devpts", &options, quiet).step("mount /dev/pts")?;
         self.attach(&pts, "dev/pts", FileType::Directory).step(STEP)?;
-        let shm = memory(self.order.memory_bytes / 2, "1777")?;
+        let shm = memory(self.order.extras.shm_bytes, "1777")?;
         self.attach(&shm, "dev/shm", FileType::Directory).step(STEP)?;
         let quiet = quiet | MountAttrFlags::MOUNT_ATTR_NODEV;
         let queues = fresh("mqueue", &[], quiet).step("mount /dev/mqueue")?;
@@ -218,7 +364,8 @@ impl Tree<'_> {
         for path in READ_ONLY {
             self.make_read_only(path).step("protect /proc")?;
         }
-        let shown = |path: &&Path| HOST_DIRS.iter().any(|dir| path.starts_with(dir));
+        let shown =
+            |path: &&Path| HOST_DIRS.iter().chain(&["etc"]).any(|dir| path.starts_with(dir));
         if is_host(self.order) {
             let masked = self.order.masked.iter().filter_map(|path| path.strip_prefix("/").ok());
             for path in masked.filter(shown) {

@@ -35,6 +35,8 @@ async fn drive(words: &[String]) -> Option<()> {
         docker_socket: None,
         images: vec![image.clone()],
         image_policy: ImagePolicy::default(),
+        classes: Vec::new(),
+        trial_agent: None,
     };
     let spec = ContainerSpec {
         lease,

@@ -287,30 +287,37 @@ impl Subject {
 
     /// Makes the container as the reconciler does: an engine that is busy with it is asked again.
     pub(crate) async fn ensure_at_last(&self, spec: &ContainerSpec) -> Running {
-        for _ in 0..ASKED_MAX {
+        let mut asked = 0;
+        loop {
             match self.runtime.ensure(spec).await {
-                Err(RuntimeError::NotRunning { .. }) if self.kind() == RuntimeKind::Docker => {
+                // Another's removal may be under way.
+                Err(RuntimeError::NotRunning { .. } | RuntimeError::Engine { .. })
+                    if self.kind() == RuntimeKind::Docker =>
+                {
+                    asked += 1;
+                    assert!(asked < ASKED_MAX, "the engine never made the container");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
                 made => return made.expect("ensure"),
             }
         }
-        panic!("the engine never made the container");
     }
 
     /// Removes the container as the reconciler does: an engine that is busy with it is asked again.
     pub(crate) async fn remove_at_last(&self, lease: LeaseId) {
-        for _ in 0..ASKED_MAX {
+        let mut asked = 0;
+        loop {
             match self.runtime.remove(lease).await {
                 Err(RuntimeError::Engine { .. } | RuntimeError::Timeout { .. })
                     if self.kind() == RuntimeKind::Docker =>
                 {
+                    asked += 1;
+                    assert!(asked < ASKED_MAX, "the engine never removed the container");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
                 removed => return removed.expect("remove"),
             }
         }
-        panic!("the engine never removed the container");
     }
 
     /// Whether what the container writes outlives its processes.

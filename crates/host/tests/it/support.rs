@@ -19,7 +19,7 @@ use nicompute_market::LeaseId;
 use tempfile::TempDir;
 
 /// Times that an engine is asked again.
-const ASKED_MAX: u32 = 50;
+pub(crate) const ASKED_MAX: u32 = 50;
 /// Longest wait for anything in these tests; the machine may be busy with others.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 

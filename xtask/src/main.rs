@@ -31,7 +31,7 @@ usage: cargo xtask <task>
   bench chain        speed of the metagraph and of signed requests, beside Python's SDKs in the same run
   bench rental [PART…]
                      speed of a rental and its SSH, beside docker run, the original's way and OpenSSH's server in the same
-                     run; parts are docker, embedded, sweep; needs root, and NICOMPUTE_TEST_ROOTFS as in the tests
+                     run; parts are docker, embedded, many, sweep; needs root, and NICOMPUTE_TEST_ROOTFS as in the tests
   mock-cuda          builds the emulated kernels and the mock driver, and prints their folder
   mock-nvml          builds the stand-in of NVIDIA's management library, and prints its folder
   renting            makes the Debian system and the SSH clients of the renting tests, and prints where they are

@@ -44,7 +44,7 @@ const BULK_BYTES: u64 = 256 << 20;
 const BULK_ROUNDS: usize = 5;
 
 /// A part of the measurement.
-const PARTS: [&str; 3] = ["docker", "embedded", "sweep"];
+const PARTS: [&str; 4] = ["docker", "embedded", "many", "sweep"];
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
@@ -76,6 +76,9 @@ fn main() -> ExitCode {
     }
     if wants("embedded") {
         embedded(&mut figures, &world, &rootfs, reference.as_ref());
+    }
+    if wants("many") {
+        many::leases(&mut figures, &world, &rootfs);
     }
     if wants("sweep") {
         many::orphans(&mut figures, &world, &rootfs);

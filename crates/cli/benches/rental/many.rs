@@ -10,10 +10,36 @@ use crate::figures::{Figures, Target, line, timed, title};
 use crate::provider::{Kind, Provider};
 use crate::world::{World, wait_for};
 
+const LEASES: u32 = 100;
+/// A hundredth of a small machine.
+const SMALL: &str = "[[offer]]\nid = \"small\"\ncores_milli = 20\nmemory = \"64MiB\"\ndisk = \"64MiB\"\n\
+     price_micro_usd_per_hour = 1\n";
 const ORPHANS: u32 = 1_000;
 /// What a lease's disk is called, and how large it looks; the file is sparse.
 const DISK: &str = "disk.img";
 const DISK_BYTES: u64 = 64 << 20;
+
+/// So many small leases at once.
+pub(crate) fn leases(figures: &mut Figures, world: &World, rootfs: &Path) {
+    title(&format!("{LEASES} leases on one node, small sandboxes"));
+    let offers = world.dir.path().join("offers.toml");
+    fs::write(&offers, format!("{SMALL}copies = {LEASES}\n")).unwrap();
+    let more = ["--offers", &offers.display().to_string()];
+    let provider = Provider::start_with(world, &Kind::Sandbox { rootfs }, &more);
+    line("the node's memory with none", provider.resident_mib(), "MiB", "");
+    let (took, held) = timed(|| {
+        let names = (1..=LEASES).map(|number| format!("small-{number}"));
+        names.map(|name| provider.lease_of(&name)).collect::<Vec<_>>()
+    });
+    line("until all can be entered, one after the other", took, "s", "");
+    let entered = held.iter().filter(|lease| lease.door().answers()).count();
+    let entered = f64::from(u32::try_from(entered).unwrap());
+    figures.target("entered over SSH", entered, Target::AtLeast(f64::from(LEASES)), "leases");
+    let memory = provider.resident_mib();
+    figures.target("the node's memory with all of them", memory, Target::AtMost(150.0), "MiB");
+    let (took, ()) = timed(|| drop(held));
+    line("until all are gone, one after the other", took, "s", "");
+}
 
 /// A node that starts among what a thousand leases of a lost store have left: folders, disks, records, control groups.
 pub(crate) fn orphans(figures: &mut Figures, world: &World, rootfs: &Path) {

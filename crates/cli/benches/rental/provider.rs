@@ -141,6 +141,11 @@ impl Provider {
             known_hosts: Some(known_hosts),
         }
     }
+
+    /// What the node's own process holds in memory, in MiB.
+    pub(crate) fn resident_mib(&self) -> f64 {
+        f64::from(u32::try_from(self.daemon.resident_kib()).unwrap()) / 1024.0
+    }
 }
 
 // === impl Leased ===

@@ -15,6 +15,8 @@ mod judges;
 #[cfg(test)]
 mod judges_axon;
 #[cfg(test)]
+mod judges_axon_rent;
+#[cfg(test)]
 mod judges_btauth;
 #[cfg(test)]
 mod judges_chain;

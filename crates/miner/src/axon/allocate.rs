@@ -26,6 +26,11 @@ use crate::store::StoreError;
 
 /// How long a lease is held whose answer has not gone out. Longer than any caller waits for it.
 pub(crate) const PROVISIONAL_SECONDS: u64 = 120;
+/// What lasts no longer was never answered: a moment may pass until such a lease holds its offer and its time begins, and
+/// no lease that was answered is as short.
+const UNANSWERED_MILLIS_MAX: u64 = 2 * PROVISIONAL_SECONDS * MILLIS;
+const _: () =
+    assert!(UNANSWERED_MILLIS_MAX < PROOF_LEASE_MILLIS_MAX, "an answered test would be ended");
 /// From a request's first byte to its answer. 1.9.0's own programs wait 60 s for a lease.
 pub const ALLOCATE_LIMIT: Duration = Duration::from_secs(55);
 /// What is kept of the caller's patience for the answer's way.
@@ -252,7 +257,7 @@ impl Door {
     pub(super) async fn end_unanswered(&self) -> Result<(), StoreError> {
         for lease in self.store.open_leases().await? {
             let lasts = lease.expires_at.millis_since(lease.requested_at);
-            if lease.terms.legacy.is_none() || lasts > PROVISIONAL_SECONDS.saturating_mul(MILLIS) {
+            if lease.terms.legacy.is_none() || lasts > UNANSWERED_MILLIS_MAX {
                 continue;
             }
             let (id, holder) = (lease.terms.id, lease.terms.holder);

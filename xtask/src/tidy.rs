@@ -13,6 +13,8 @@ use crate::run;
 const FILE_LINES_MAX: usize = 800;
 /// Packages in `Cargo.lock`. Raised on purpose only: every one is built by every newcomer.
 const LOCKED_PACKAGES_MAX: usize = 760;
+/// The page whose defences are shown by tests.
+const THREAT_MODEL: &str = "docs/threat-model.md";
 /// Folders that may hold `unsafe` blocks.
 const UNSAFE_FOLDERS: [&str; 4] =
     ["crates/prover/", "crates/agent/", "crates/host/", "crates/proof/src/kernel/"];
@@ -27,6 +29,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
         breaches.extend(file_rules(&root, &file)?);
     }
     breaches.extend(forgotten_tests(&root)?);
+    breaches.extend(named_tests(&root)?);
     for breach in &breaches {
         eprintln!("tidy: {breach}");
     }
@@ -196,6 +199,38 @@ fn forgotten_tests(root: &Path) -> anyhow::Result<Vec<String>> {
     Ok(breaches)
 }
 
+/// Tests that the threat model names and that are gone: a defence that nothing shows any more.
+fn named_tests(root: &Path) -> anyhow::Result<Vec<String>> {
+    let page = fs::read_to_string(root.join(THREAT_MODEL)).context("read the threat model")?;
+    let mut breaches = Vec::new();
+    for (room, test) in tests_named_in(&page) {
+        let folder = root.join("crates").join(room);
+        let mut files = Vec::new();
+        walk(&folder, &mut files)?;
+        let line = format!("fn {test}(");
+        let is_there = files.iter().any(|file| {
+            file.extension().is_some_and(|extension| extension == "rs")
+                && fs::read_to_string(file).is_ok_and(|text| text.contains(&line))
+        });
+        if !is_there {
+            breaches.push(format!("{THREAT_MODEL}: there is no test {test} in crates/{room}"));
+        }
+    }
+    Ok(breaches)
+}
+
+/// Pairs `room/name_of_a_test` between backticks.
+fn tests_named_in(page: &str) -> Vec<(&str, &str)> {
+    let is_name = |text: &str| {
+        !text.is_empty()
+            && text.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'_')
+    };
+    let quoted = page.split('`').skip(1).step_by(2);
+    let pairs = quoted.filter_map(|text| text.split_once('/'));
+    let is_test = |test: &str| is_name(test) && test.contains('_');
+    pairs.filter(|(room, test)| *room != "crates" && is_name(room) && is_test(test)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -228,6 +263,13 @@ mod tests {
                 "room attic is not in the table of ARCHITECTURE.md",
             ]
         );
+    }
+
+    /// A page that names tests which are gone promises what nobody checks.
+    #[test]
+    fn tests_are_found_in_a_page() {
+        let page = "in `crates/host`: `host/a_test`, `B1`, `GET /v1/leases/{id}`, `btauth/1` and `wire/few_2`";
+        assert_eq!(tests_named_in(page), [("host", "a_test"), ("wire", "few_2")]);
     }
 
     /// The rules about single files must fire, or they are decoration.

@@ -11,7 +11,7 @@ use nicompute_validator::{CATALOGUE_SIGNATURE_BYTES_MAX, CatalogueOrigin, open_c
 use crate::exit::{Exit, Failure};
 
 /// Options of the commands that need a catalogue.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub(crate) struct CatalogueArgs {
     /// A file with the classes that are paid for, its signature beside it in FILE.sig; the standard ones otherwise.
     #[arg(long, value_name = "FILE")]

@@ -21,8 +21,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use commands::{
-    catalogue, chain, cheat, devnet_control, miner, offers, prove, ps, release, rent, ssh, stake,
-    subnet, validator, verify, wallet,
+    catalogue, chain, cheat, devnet_control, doctor, miner, offers, prove, ps, release, rent, ssh,
+    stake, subnet, validator, verify, wallet,
 };
 
 /// A GPU compute market on Bittensor: provide, validate, rent.
@@ -66,6 +66,8 @@ enum Command {
     /// The classes of hardware that are paid for.
     #[command(subcommand)]
     Catalogue(catalogue::CatalogueCommand),
+    /// Can this machine be provided, what stands in the way, and what to do about it?
+    Doctor(Box<doctor::DoctorArgs>),
     /// What would a validator measure on this machine?
     Prove(Box<prove::ProveArgs>),
     /// Let a cheater loose on a verifier and see how it is caught.
@@ -132,6 +134,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Ps(args) => ps::run(&args, &mut out)?,
         Command::Release(args) => release::run(&args, &mut out)?,
         Command::Catalogue(command) => catalogue::run(&command, &mut out)?,
+        Command::Doctor(args) => return doctor::run(&args, &mut out),
         Command::Prove(args) => prove::run(&args, &mut out)?,
         Command::Cheat(args) => cheat::run(&args, &mut out)?,
         Command::Verify(args) => verify::run(&args, &mut out)?,

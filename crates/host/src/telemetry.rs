@@ -85,6 +85,16 @@ pub enum Voice {
     Silent(Duration),
 }
 
+/// Whoever tells of the GPUs: the watch over the driver, or a test's own hand.
+pub trait GpuSource: std::fmt::Debug + Send + Sync {
+    /// The looks as they come; only the latest is kept.
+    fn looks(&self) -> watch::Receiver<Arc<Look>>;
+    /// Whether the driver answers.
+    fn voice(&self) -> Voice;
+    /// What is remembered of a GPU.
+    fn history(&self, uuid: &str) -> History;
+}
+
 /// The watch. Ends its thread when it is dropped, unless the driver holds the thread for ever.
 #[derive(Debug)]
 pub struct Telemetry {
@@ -142,21 +152,26 @@ impl Telemetry {
         Ok(Self { shared, nudge })
     }
 
-    /// The looks as they come; only the latest is kept.
-    #[must_use]
-    pub fn looks(&self) -> watch::Receiver<Arc<Look>> {
-        self.shared.look.subscribe()
-    }
-
     /// The latest look.
     #[must_use]
     pub fn latest(&self) -> Arc<Look> {
         Arc::clone(&self.shared.look.borrow())
     }
 
-    /// Whether the driver answers.
-    #[must_use]
-    pub fn voice(&self) -> Voice {
+    /// Asks the driver now. A question that is under way already is not repeated.
+    pub fn look_now(&self) {
+        if self.nudge.try_send(()).is_err() {
+            tracing::trace!("the same wish waits already, or the thread is over");
+        }
+    }
+}
+
+impl GpuSource for Telemetry {
+    fn looks(&self) -> watch::Receiver<Arc<Look>> {
+        self.shared.look.subscribe()
+    }
+
+    fn voice(&self) -> Voice {
         let look = self.latest();
         let now = self.shared.clock.monotonic();
         let last = if look.number == 0 { self.shared.began } else { look.at };
@@ -167,17 +182,8 @@ impl Telemetry {
         }
     }
 
-    /// What is remembered of a GPU.
-    #[must_use]
-    pub fn history(&self, uuid: &str) -> History {
+    fn history(&self, uuid: &str) -> History {
         self.shared.histories().get(uuid).cloned().unwrap_or_default()
-    }
-
-    /// Asks the driver now. A question that is under way already is not repeated.
-    pub fn look_now(&self) {
-        if self.nudge.try_send(()).is_err() {
-            tracing::trace!("the same wish waits already, or the thread is over");
-        }
     }
 }
 

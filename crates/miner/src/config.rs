@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use nicompute_host::runtime::Runtime;
+use nicompute_host::telemetry::GpuSource;
 use nicompute_keys::Keypair;
 use nicompute_market::{MicroUsd, Netuid};
 
@@ -37,6 +38,8 @@ pub struct MinerConfig {
     pub masked_host_paths: Vec<PathBuf>,
     /// Whether a runtime that does not hold tenants to their share may be used.
     pub unenforced_limits: UnenforcedLimits,
+    /// Who tells of the GPUs while the node runs; without it they are watched by nobody.
+    pub gpus: Option<Arc<dyn GpuSource>>,
     /// The v1.9.0 axon door and whom it lets in; `None` keeps it shut.
     pub axon: Option<AccessList>,
     /// What becomes of open leases when the node is shut down.

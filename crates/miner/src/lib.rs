@@ -12,6 +12,7 @@ mod chain_subnet;
 mod config;
 mod dir_lock;
 mod fuse;
+mod gpus;
 mod leases;
 mod node;
 mod node_api;
@@ -32,8 +33,8 @@ pub use leases::{Created, Denied, Leases, Order, Owner};
 pub use node::{Addresses, Miner, Neighbours, StartError};
 pub use node_api::{
     ARRIVALS_MAX, ApiLimits, BODY_LIMIT, CONNECTIONS_MAX, CONNECTIONS_PER_ADDRESS_MAX,
-    EVENT_STREAMS_MAX, FLOOR_AHEAD_MAX, HEADER_BYTES_MAX, LEASE_CHANGES_MAX, REQUEST_LIMIT,
-    REQUESTS_MAX, WAIT_MILLIS_MAX,
+    EVENT_STREAMS_MAX, FLOOR_AHEAD_MAX, HEADER_BYTES_MAX, LEASE_CHANGES_MAX, PROBE_EVERY,
+    REQUEST_LIMIT, REQUESTS_MAX, WAIT_MILLIS_MAX,
 };
 pub use offers::OFFER_ID;
 pub use routes::{RouteRefused, Routes};

@@ -11,6 +11,7 @@ use nicompute_host::gateway::{
     Gateway, GatewayConfig, GatewayError, HostKey, HostKeyError, Limits,
 };
 use nicompute_host::inventory::{self, Inventory, InventoryError};
+use nicompute_host::telemetry::Answer;
 use nicompute_market::{EndReason, Hotkey, LeaseEvent, Netuid, UnixMillis};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -20,6 +21,7 @@ use crate::chain_subnet::{AXON_VERSION, ChainSubnet};
 use crate::config::{MinerConfig, OnShutdown, UnenforcedLimits};
 use crate::dir_lock::{DirLock, LockError};
 use crate::fuse::Fuse;
+use crate::gpus::GpuWatch;
 use crate::leases::Leases;
 use crate::node_api::{self, Api, ApiError, ApiLimits, ApiParts};
 use crate::offers::Offers;
@@ -65,6 +67,7 @@ struct Trade {
     offers: Arc<Offers>,
     permits: Arc<Permits>,
     leases: Arc<Leases>,
+    watch: Option<Arc<GpuWatch>>,
 }
 
 /// Where a node is reached.
@@ -236,7 +239,8 @@ impl Miner {
             ssh_port: routes.port(),
             limits: neighbours.api_limits,
         };
-        let router = axon::mount(node_api::router(Arc::new(api)), config.axon, door).await?;
+        let router = node_api::router(Arc::new(api), trade.watch.clone());
+        let router = axon::mount(router, config.axon, door).await?;
         let reconciler = Reconciler {
             store: Arc::clone(&trade.store),
             runtime: config.runtime,
@@ -342,6 +346,13 @@ impl Miner {
             Arc::new(reconciler).run(drives, stop).await;
             Ok(())
         });
+        if let Some(watch) = self.trade.watch.clone() {
+            let stop = self.stop_loop.clone();
+            tasks.spawn("watch over the GPUs", OnError::Log, async move {
+                watch.run(stop).await;
+                Ok(())
+            });
+        }
         let (stop, with) = (self.stop_api.clone(), (Arc::clone(&self.clock), tasks.clone()));
         tasks.spawn("node API", OnError::Stop, async move {
             Ok(node_api::serve(listener, router, limits, with, stop).await?)
@@ -389,7 +400,13 @@ impl Trade {
             Arc::clone(clock),
             limits.lease_changes,
         ));
-        Ok(Self { store, offers, permits, leases })
+        let watch = config.gpus.as_ref().map(|source| {
+            let offered = offers.machine().gpus.iter().map(|gpu| gpu.uuid.clone());
+            let (source, absent) = (Arc::clone(source), offers.absent().clone());
+            let leases = Arc::clone(&leases);
+            Arc::new(GpuWatch::new(source, leases, absent, offered, Arc::clone(clock)))
+        });
+        Ok(Self { store, offers, permits, leases, watch })
     }
 }
 
@@ -412,7 +429,12 @@ fn addresses(config: &MinerConfig, api: SocketAddr, ssh_port: u16) -> Addresses 
 async fn read_inventory(config: &MinerConfig) -> Result<Inventory, StartError> {
     let state_dir = config.state_dir.clone();
     let read = tokio::task::spawn_blocking(move || inventory::read(&state_dir)).await;
-    let inventory = read.expect("reading the inventory does not panic")?;
+    let mut inventory = read.expect("reading the inventory does not panic")?;
+    let seen = config.gpus.as_ref().map(|source| Arc::clone(&source.looks().borrow()));
+    if let Some(Answer::Gpus(gpus)) = seen.map(|look| look.answer.clone()) {
+        // Who watches over the GPUs has seen them already.
+        inventory.gpus = gpus.samples.into_iter().map(|sample| sample.gpu).collect();
+    }
     for note in &inventory.notes {
         tracing::warn!(note, "a part of this machine is not offered");
     }

@@ -13,6 +13,7 @@ use nicompute_market::{Gpu, Machine, MicroUsd, Offer, OfferId, RuntimeKind, Shar
 use nicompute_wire::node::IMAGES_MAX;
 use tokio::sync::Mutex;
 
+use crate::gpus::AbsentGpus;
 use crate::store::{Capacity, Store, StoreError};
 
 /// The only offer of a node.
@@ -34,6 +35,8 @@ pub(crate) struct Offers {
     price_per_hour: MicroUsd,
     kind: RuntimeKind,
     runtime: Arc<dyn Runtime>,
+    /// Written by the watch over the GPUs.
+    absent: AbsentGpus,
     clock: SharedClock,
     images: Mutex<Option<Images>>,
     /// Whether a lease holds the machine, and the version of the store that said so.
@@ -66,6 +69,7 @@ impl Offers {
             price_per_hour,
             kind: market_kind(&*runtime),
             runtime,
+            absent: AbsentGpus::default(),
             clock,
             images: Mutex::new(None),
             held: std::sync::Mutex::new(None),
@@ -93,6 +97,11 @@ impl Offers {
             cores_milli: u64::from(self.machine.cores.saturating_mul(THOUSANDTHS)),
             memory_bytes: self.machine.memory_bytes,
         }
+    }
+
+    /// The GPUs that cannot be given to anybody now.
+    pub(crate) const fn absent(&self) -> &AbsentGpus {
+        &self.absent
     }
 
     pub(crate) const fn machine(&self) -> &Machine {
@@ -133,11 +142,13 @@ impl Offers {
             Vec::new()
         });
         let held = self.is_held(store).await?;
+        let is_whole =
+            self.absent.first_of(self.machine.gpus.iter().map(|gpu| &gpu.uuid)).is_none();
         Ok(Offer {
             id: self.id.clone(),
             machine: self.machine.clone(),
             price_per_hour: self.price_per_hour,
-            available: !held && !images.is_empty(),
+            available: !held && is_whole && !images.is_empty(),
             images,
             runtime: self.kind,
         })

@@ -7,8 +7,10 @@
 pub mod axon;
 pub mod btauth;
 pub mod codes;
+pub mod gpus;
 pub mod hostkey;
 pub mod market_api;
 pub mod node;
+pub mod probe;
 
 pub use nicompute_market::ssh_key;

@@ -10,6 +10,7 @@ use nicompute_host::runtime::docker::Docker;
 use nicompute_host::runtime::{
     Choice, ImagePolicy, Rootfs, Runtime, RuntimeConfig, SandboxProgram, detect,
 };
+use nicompute_host::telemetry::{GpuSource, LOOK_EVERY, NvmlLibrary, Telemetry};
 use nicompute_market::{Hotkey, MicroUsd, Netuid};
 use nicompute_miner::{KillPoint, Miner, MinerConfig, OnShutdown, UnenforcedLimits};
 use serde_json::json;
@@ -112,6 +113,7 @@ async fn start(
         } else {
             UnenforcedLimits::Refuse
         },
+        gpus: Some(watch_gpus(&setting.clock)?),
         axon: args.axon.door()?,
         on_shutdown: match &*args.on_shutdown {
             "end-leases" => OnShutdown::EndLeases,
@@ -185,6 +187,15 @@ async fn docker_with_image(
     })?;
     tracing::info!(%image, "image is there");
     Ok(Arc::new(docker))
+}
+
+/// The watch over the machine's GPUs; on a machine without any it finds that out again and again, which costs nothing.
+fn watch_gpus(clock: &SharedClock) -> anyhow::Result<Arc<dyn GpuSource>> {
+    let library = NvmlLibrary::default();
+    let telemetry = Telemetry::start(library, LOOK_EVERY, SharedClock::clone(clock));
+    Ok(Arc::new(telemetry.map_err(|error| {
+        Failure::new(Exit::Failed, "the watch over the GPUs does not start").because(error)
+    })?))
 }
 
 /// A local market shows the machine's own root to its tenants, so nobody from outside may become one: its node listens on

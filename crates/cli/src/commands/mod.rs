@@ -4,6 +4,7 @@ pub(crate) mod catalogue;
 pub(crate) mod chain;
 pub(crate) mod cheat;
 pub(crate) mod devnet_control;
+pub(crate) mod doctor;
 pub(crate) mod miner;
 pub(crate) mod offers;
 pub(crate) mod prove;

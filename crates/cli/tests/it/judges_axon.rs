@@ -101,6 +101,7 @@ async fn node() -> Node {
         agent: "/agent".into(),
         masked_host_paths: Vec::new(),
         unenforced_limits: UnenforcedLimits::Refuse,
+        gpus: None,
         axon: Some(list),
         on_shutdown: OnShutdown::KeepLeases,
         kill_after: None,

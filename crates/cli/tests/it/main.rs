@@ -10,6 +10,7 @@ mod chaos;
 mod conformance;
 #[cfg(test)]
 mod devnet_up;
+mod doctor;
 #[cfg(test)]
 mod judges;
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The client of a provider's node API: every request signed for that provider, every answer checked to be its own.
 
 mod error;
+mod machine;
 mod views;
 
 use std::net::SocketAddr;

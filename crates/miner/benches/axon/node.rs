@@ -83,6 +83,7 @@ fn config(folder: &std::path::Path) -> MinerConfig {
         agent: "/agent".into(),
         masked_host_paths: Vec::new(),
         unenforced_limits: UnenforcedLimits::Refuse,
+        gpus: None,
         axon: Some(AccessList::new(MIN_STAKE)),
         on_shutdown: OnShutdown::KeepLeases,
         kill_after: None,

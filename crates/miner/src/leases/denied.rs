@@ -14,6 +14,9 @@ pub enum Denied {
     /// Held, and not to be waited for.
     #[error("another lease holds the offer, or is still being cleared away")]
     Occupied,
+    /// A GPU of the offer is missing on the machine at the moment.
+    #[error("the GPU {0} of the offer is missing at the moment")]
+    GpuMissing(String),
     /// The id is that of another order.
     #[error("this lease id was used before, in a request with other words")]
     OtherWords,

@@ -260,6 +260,16 @@ impl Leases {
         Ok(self.store.holder_of_gpu(uuid).await?)
     }
 
+    /// The leases that hold GPUs and are not over, with the GPUs.
+    pub(crate) async fn with_gpus(&self) -> Result<Vec<(LeaseId, Vec<String>)>, Denied> {
+        let is_watched = |lease: &Lease| {
+            let ends = matches!(lease.state, LeaseState::Ending(_));
+            lease.state.holds_offer() && !ends && !lease.terms.share.gpus.is_empty()
+        };
+        let open = self.store.open_leases().await?.into_iter().filter(is_watched);
+        Ok(open.map(|lease| (lease.terms.id, lease.terms.share.gpus)).collect())
+    }
+
     /// Says of a lease that runs what is not as it was sold any more. Saying it again changes nothing.
     ///
     /// # Errors

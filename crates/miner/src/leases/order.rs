@@ -49,6 +49,9 @@ impl Order {
     ) -> Result<(Lease, Words), Denied> {
         let sold =
             offers.sold(&self.offer).ok_or_else(|| Denied::NoSuchOffer(self.offer.clone()))?;
+        if let Some(uuid) = offers.absent().first_of(sold.share.gpus.iter()) {
+            return Err(Denied::GpuMissing(uuid));
+        }
         let duration_ms = duration_ms(self.duration_seconds, self.purpose)?;
         let keys = LeaseKeys {
             user: keys(KeySlot::User, &self.keys.user)?,

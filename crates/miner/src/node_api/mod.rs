@@ -5,8 +5,10 @@
 
 mod ask;
 mod events;
+mod gpus;
 mod guard;
 mod leases;
+mod probe;
 mod refusal;
 mod server;
 
@@ -31,6 +33,7 @@ use crate::axon::{
     ALLOCATE_LIMIT, AXON_ARRIVALS_MAX, AXON_RUNNING_MAX, AXON_STRANGERS_ARRIVALS_MAX,
     AXON_WAITING_MAX,
 };
+use crate::gpus::GpuWatch;
 use crate::leases::Leases;
 use crate::offers::Offers;
 use crate::routes::Routes;
@@ -38,6 +41,7 @@ use crate::store::{Store, StoreError};
 use crate::subnet::Permits;
 use guard::guard;
 pub(crate) use guard::header_bytes;
+pub use probe::PROBE_EVERY;
 use refusal::{Refusal, json};
 pub(crate) use server::serve;
 
@@ -220,7 +224,7 @@ impl Api {
 }
 
 /// Every path of the door. One place, so that a test can walk through all of them.
-pub(crate) fn router(api: Arc<Api>) -> Router {
+pub(crate) fn router(api: Arc<Api>, watch: Option<Arc<GpuWatch>>) -> Router {
     Router::new()
         .route("/v1/node", get(node))
         .route("/v1/offers", get(offers))
@@ -232,6 +236,10 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .route("/v1/leases/{id}/restart", post(leases::restart))
         .route("/v1/leases/{id}/keys", post(leases::change_keys))
         .route("/v1/leases/{id}/events", get(events::stream))
+        .route("/v1/leases/{id}/gpus", get(gpus::gpus))
+        .route("/v1/probe", post(probe::probe))
+        .layer(Extension(watch))
+        .layer(Extension(Arc::new(probe::Probes::default())))
         .fallback(async || Refusal::new(Code::NoSuchPath, "nothing is served under this path"))
         .method_not_allowed_fallback(async || {
             Refusal::new(Code::MethodNotAllowed, "this path is served, with another method")

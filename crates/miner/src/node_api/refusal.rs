@@ -105,6 +105,8 @@ impl From<Denied> for Refusal {
             Denied::Occupied => {
                 Self::new(Code::Occupied, detail).hint("GET /v1/offers says when it is available")
             }
+            Denied::GpuMissing(_) => Self::new(Code::NoCapacity, detail)
+                .hint("GET /v1/offers says when the offer is available again"),
             Denied::OtherWords => Self::new(Code::LeaseConflict, detail)
                 .hint("draw a new id for a new lease; repeat a request word for word"),
             Denied::NoSuchImage => {

@@ -214,6 +214,7 @@ impl World {
             agent: "/agent".into(),
             masked_host_paths: vec!["/home".into()],
             unenforced_limits: UnenforcedLimits::Refuse,
+            gpus: None,
             axon: None,
             on_shutdown: OnShutdown::KeepLeases,
             kill_after: None,

@@ -83,6 +83,28 @@ pub(crate) fn run(args: &ProveArgs, out: &mut dyn Write) -> anyhow::Result<()> {
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("write the report")
 }
 
+/// What the embedded provers see on this machine, in words, and what they say besides.
+pub(crate) async fn what_provers_see() -> anyhow::Result<(String, String)> {
+    let Heard { claims, said } = Folder::new()?.claims().await?;
+    let names: Vec<&str> = claims.iter().map(|claim| claim.name.as_str()).collect();
+    Ok((names.join(", "), said))
+}
+
+/// A proof in the small size of whatever the machine has, thrown away when it holds.
+pub(crate) async fn small(keys: &KeyArgs) -> anyhow::Result<()> {
+    let args = ProveArgs {
+        local: true,
+        small: true,
+        device: Device::Auto,
+        transcript: None,
+        with_hotkey: false,
+        keys: keys.clone(),
+        catalogue: CatalogueArgs::default(),
+        json: false,
+    };
+    report(&args).await.map(drop)
+}
+
 async fn report(args: &ProveArgs) -> anyhow::Result<Report> {
     let (catalogue, _) = args.catalogue.load()?;
     let key = key(args)?;

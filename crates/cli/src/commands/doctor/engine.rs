@@ -1,0 +1,201 @@
+//! What runs tenants: the engine, the sandbox, and whether one of them works.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use nicompute_daemon::{ErrorChain, SharedClock};
+use nicompute_host::runtime::docker::{Docker, EngineFacts};
+use nicompute_host::runtime::sandbox::Sandbox;
+use nicompute_host::runtime::{Rootfs, Runtime};
+
+use super::Patient;
+use super::finding::{Finding, Level};
+
+/// How long an engine or a first sandbox may take.
+const LIMIT: Duration = Duration::from_secs(60);
+/// Runtimes that the market knows by name, and what they are for.
+const CLASSES: [&str; 4] = ["nvidia", "runsc", "kata", "sysbox-runc"];
+
+/// The findings, and the runtime that a node would take.
+pub(super) async fn runtimes(patient: &Patient<'_>) -> (Vec<Finding>, Option<Arc<dyn Runtime>>) {
+    let wanted = &*patient.args.runtime;
+    let mut findings = Vec::new();
+    let mut found: Option<Arc<dyn Runtime>> = None;
+    if wanted != "sandbox" {
+        let (engine, runtime) = engine(patient).await;
+        findings.extend(engine);
+        found = runtime;
+    }
+    if wanted != "docker" {
+        let (sandbox, runtime) = sandbox(patient).await;
+        findings.push(sandbox);
+        found = found.or(runtime);
+    }
+    if found.is_none() {
+        let what = "no runtime works here: the node does not start";
+        let remedy =
+            "install Docker (apt-get install docker.io), or name an unpacked image with --rootfs";
+        findings.push(Finding::error("runtime", what).remedy(remedy));
+    } else {
+        // One that works is enough: what is wrong with the other one is no error.
+        for finding in &mut findings {
+            if finding.level == Level::Error {
+                finding.level = Level::Warning;
+            }
+        }
+    }
+    (findings, found)
+}
+
+async fn engine(patient: &Patient<'_>) -> (Vec<Finding>, Option<Arc<dyn Runtime>>) {
+    const CHECK: &str = "engine";
+    let clock = SharedClock::clone(&patient.clock);
+    let detect = Box::pin(Docker::detect(patient.runtime_config(), clock));
+    let docker = match tokio::time::timeout(LIMIT, detect).await {
+        Ok(Ok(docker)) => docker,
+        Ok(Err(error)) => {
+            let finding = Finding::error(CHECK, ErrorChain(&error).to_string());
+            return (vec![finding.remedy(error.remedy())], None);
+        }
+        Err(_) => {
+            let what = format!("the engine did not answer within {} s", LIMIT.as_secs());
+            let finding = Finding::error(CHECK, what).remedy("systemctl restart docker");
+            return (vec![finding], None);
+        }
+    };
+    let mut findings = of_engine(docker.facts());
+    findings.push(images(&docker, &patient.args.images).await);
+    (findings, Some(Arc::new(docker)))
+}
+
+fn of_engine(facts: &EngineFacts) -> Vec<Finding> {
+    let EngineFacts { version, storage_driver, live_restore, runtimes, disk_quota } = facts;
+    let mut findings =
+        vec![Finding::ok("engine", format!("version {version}, storage {storage_driver}"))];
+    findings.push(if *live_restore {
+        Finding::ok("engine.restart", "tenants outlive a restart of the engine")
+    } else {
+        Finding::warning("engine.restart", "a restart of the engine stops every tenant for a while")
+            .remedy("put \"live-restore\": true into /etc/docker/daemon.json, then: systemctl reload docker")
+    });
+    findings.push(if *disk_quota {
+        Finding::ok("engine.disk", "tenants can be held to their share of the disk")
+    } else {
+        Finding::warning("engine.disk", "the engine cannot hold tenants to their share of the disk")
+            .remedy("put the engine's data on XFS mounted with pquota; without it the node says so in its offers")
+    });
+    let known: Vec<&str> =
+        CLASSES.into_iter().filter(|class| runtimes.iter().any(|name| name == class)).collect();
+    let what = if known.is_empty() {
+        "runc alone; stronger walls (gVisor, Kata, sysbox) are not installed".to_owned()
+    } else {
+        format!("runc and {}", known.join(", "))
+    };
+    findings.push(Finding::ok("engine.classes", what));
+    findings
+}
+
+async fn images(docker: &Docker, named: &[String]) -> Finding {
+    const CHECK: &str = "engine.images";
+    if named.is_empty() {
+        return Finding::warning(CHECK, "no image was named: nothing could be leased")
+            .remedy("name one that the engine has: --image NAME");
+    }
+    match tokio::time::timeout(LIMIT, docker.images()).await {
+        Ok(Ok(images)) if images.is_empty() => {
+            Finding::error(CHECK, "the engine has none of the images that were named")
+                .remedy(format!("docker pull {}", named.join(" && docker pull ")))
+        }
+        Ok(Ok(images)) if images.len() < named.len() => {
+            Finding::warning(CHECK, format!("the engine has only {}", images.join(", ")))
+                .remedy("docker pull what is missing")
+        }
+        Ok(Ok(images)) => Finding::ok(CHECK, images.join(", ")),
+        Ok(Err(error)) => Finding::error(CHECK, ErrorChain(&error).to_string()),
+        Err(_) => Finding::error(CHECK, "the engine did not list its images in time"),
+    }
+}
+
+async fn sandbox(patient: &Patient<'_>) -> (Finding, Option<Arc<dyn Runtime>>) {
+    const CHECK: &str = "sandbox";
+    let mut config = patient.runtime_config();
+    let has_image = config.rootfs.is_some();
+    if !has_image {
+        if patient.args.runtime == "sandbox" {
+            let finding = Finding::error(CHECK, "the sandbox has no image");
+            return (finding.remedy("name an unpacked one: --rootfs DIR"), None);
+        }
+        // What the machine can do is worth knowing also without an image to rent.
+        config.rootfs = Some(Rootfs::Host);
+    }
+    // A first sandbox is made and removed; its traces go with this folder.
+    let Ok(dir) = Scratch::new() else {
+        return (Finding::error(CHECK, "no folder can be made in TMPDIR"), None);
+    };
+    config.state_dir.clone_from(&dir.0);
+    let clock = SharedClock::clone(&patient.clock);
+    let detect = Box::pin(Sandbox::detect(config.clone(), clock));
+    match tokio::time::timeout(LIMIT, detect).await {
+        Ok(Ok(sandbox)) => {
+            let kind = sandbox.kind();
+            let enforced = if sandbox.limits_enforced() { "enforced" } else { "not enforced" };
+            let what = format!("{kind} works, limits are {enforced}");
+            let finding = if sandbox.limits_enforced() {
+                Finding::ok(CHECK, what)
+            } else {
+                Finding::warning(CHECK, what).remedy("start the node as root")
+            };
+            let runtime: Option<Arc<dyn Runtime>> =
+                if has_image { Some(Arc::new(sandbox)) } else { None };
+            (finding, runtime)
+        }
+        Ok(Err(error)) => {
+            let remedy = error.remedy().to_owned();
+            (Finding::error(CHECK, ErrorChain(&error).to_string()).remedy(remedy), None)
+        }
+        Err(_) => (Finding::error(CHECK, "a first sandbox did not start in time"), None),
+    }
+}
+
+/// A private folder that goes when it is dropped.
+struct Scratch(std::path::PathBuf);
+
+impl Scratch {
+    fn new() -> anyhow::Result<Self> {
+        use std::os::unix::fs::DirBuilderExt as _;
+        let mut random = [0_u8; 8];
+        getrandom::fill(&mut random)?;
+        let path = std::env::temp_dir().join(format!("nicompute-doctor-{}", hex::encode(random)));
+        std::fs::DirBuilder::new().mode(0o700).create(&path)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            tracing::debug!(%error, "the doctor's folder stays");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An engine that stops all tenants at its next update must be known before the first tenant.
+    #[test]
+    fn an_engine_is_judged_by_what_tenants_get() {
+        let facts = EngineFacts {
+            version: "20.10.24".to_owned(),
+            storage_driver: "overlay2".to_owned(),
+            runtimes: vec!["io.containerd.runc.v2".to_owned(), "runsc".to_owned()],
+            ..EngineFacts::default()
+        };
+        let levels: Vec<_> = of_engine(&facts).iter().map(|finding| finding.level).collect();
+        assert_eq!(levels, [Level::Ok, Level::Warning, Level::Warning, Level::Ok]);
+        assert!(of_engine(&facts)[3].what.contains("runsc"));
+        let facts = EngineFacts { live_restore: true, disk_quota: true, ..facts };
+        assert!(of_engine(&facts).iter().all(|finding| finding.level == Level::Ok));
+    }
+}

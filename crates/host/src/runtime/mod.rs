@@ -46,6 +46,8 @@ pub const SCRATCH_IN_CONTAINER: &str = "/run/nicompute";
 pub const PIDS_MAX: u32 = 4096;
 /// The smallest disk that a container can be given: an ext4 file system with its journal and a little room.
 pub const DISK_BYTES_MIN: u64 = 32 << 20;
+/// The smallest memory file system. Engines take zero for no limit at all.
+pub(crate) const MEMORY_FILES_BYTES_MIN: u64 = 64 << 10;
 /// The smallest memory limit under which the agent and a shell work.
 pub const MEMORY_BYTES_MIN: u64 = 32 << 20;
 
@@ -281,17 +283,6 @@ impl RuntimeConfig {
 }
 
 impl ContainerSpec {
-    /// Refuses every wish beyond a share of the machine, for a runtime that fulfils none.
-    pub(crate) fn only_a_share(&self, kind: RuntimeKind) -> Result<(), RuntimeError> {
-        if self.options == Options::default() {
-            return Ok(());
-        }
-        Err(RuntimeError::Unsupported {
-            what: format!("the {kind} runtime gives a share of the machine and no options"),
-            remedy: "ask without options",
-        })
-    }
-
     /// Refuses amounts that no runtime can give and names that no engine would take.
     pub(crate) fn check(&self) -> Result<(), RuntimeError> {
         let bad = |field, rule| Err(RuntimeError::InvalidSpec { lease: self.lease, field, rule });
@@ -312,6 +303,13 @@ impl ContainerSpec {
         }
         if !self.agent.is_absolute() {
             return bad("agent", "must be an absolute path");
+        }
+        let in_memory = MEMORY_FILES_BYTES_MIN..=self.memory_bytes;
+        if self.options.shm_bytes.is_some_and(|bytes| !in_memory.contains(&bytes)) {
+            return bad("shm_bytes", "must be 64 KiB at least and the lease's memory at most");
+        }
+        if !self.options.tmpfs.iter().all(|tmpfs| in_memory.contains(&tmpfs.bytes)) {
+            return bad("tmpfs.bytes", "must be 64 KiB at least and the lease's memory at most");
         }
         self.options.check(self.lease)?;
         if self.sized_volumes().any(|bytes| bytes < DISK_BYTES_MIN) {

@@ -1,5 +1,6 @@
-//! The local market's image: a static busybox and the names of its programs, packed here and imported through the engine.
-//! No Dockerfile, no registry, no network. The agent is not in it; it is mounted into every container.
+//! Images of our own, packed here and imported through the engine: no Dockerfile, no registry, no network. The local
+//! market's has a static busybox and the names of its programs; the one for trials has nothing but empty folders. The agent
+//! is in neither; it is mounted into every container.
 
 use std::collections::HashSet;
 use std::fs;
@@ -15,6 +16,9 @@ use tokio::io::AsyncReadExt as _;
 
 /// The repository part of the image's name; the tag follows from its content.
 pub const DEVNET_REPOSITORY: &str = "nicompute/devnet";
+
+/// The repository part of the name of the image for trials.
+const TRIAL_REPOSITORY: &str = "nicompute/trial";
 
 /// Where distributions put busybox.
 const BUSYBOX_PLACES: [&str; 4] =
@@ -89,18 +93,35 @@ impl ImageError {
     }
 }
 
+/// The local market's image.
 pub(super) async fn build(engine: &bollard::Docker) -> Result<String, ImageError> {
-    let archive = pack().await?;
+    import(engine, DEVNET_REPOSITORY, pack().await?).await
+}
+
+/// The image for trials.
+pub(super) async fn build_trial(engine: &bollard::Docker) -> Result<String, ImageError> {
+    let mut archive = Vec::new();
+    append_skeleton(&mut archive);
+    finish(&mut archive);
+    import(engine, TRIAL_REPOSITORY, archive).await
+}
+
+/// Hands an archive to the engine under a name that follows from its content. What is there already stays.
+async fn import(
+    engine: &bollard::Docker,
+    repository: &str,
+    archive: Vec<u8>,
+) -> Result<String, ImageError> {
     let hash = hex::encode(Sha256::digest(&archive));
     let tag = hash.get(..TAG_DIGITS).unwrap_or(&hash);
-    let name = format!("{DEVNET_REPOSITORY}:{tag}");
+    let name = format!("{repository}:{tag}");
     match engine.inspect_image(&name).await {
         Ok(_) => return Ok(name),
         Err(EngineError::DockerResponseServerError { status_code: 404, .. }) => {}
         Err(error) => return Err(ImageError::Engine(error)),
     }
     let options =
-        CreateImageOptionsBuilder::default().from_src("-").repo(DEVNET_REPOSITORY).tag(tag).build();
+        CreateImageOptionsBuilder::default().from_src("-").repo(repository).tag(tag).build();
     let mut import = Box::pin(engine.create_image(
         Some(options),
         Some(bollard::body_full(archive.into())),
@@ -150,18 +171,26 @@ async fn program_names(busybox: &Path) -> io::Result<Vec<String>> {
 /// The same bytes for the same busybox on every machine: times are zero, the order is fixed.
 fn archive(busybox: &[u8], names: &[String]) -> Vec<u8> {
     let mut archive = Vec::new();
-    for (name, mode) in DIRS {
-        append(&mut archive, name, mode, Entry::Directory);
-    }
-    for (name, content) in FILES {
-        append(&mut archive, name, 0o644, Entry::File(content.as_bytes()));
-    }
+    append_skeleton(&mut archive);
     append(&mut archive, "bin/busybox", 0o755, Entry::File(busybox));
     for name in names {
         append(&mut archive, &format!("bin/{name}"), 0o777, Entry::Link("busybox"));
     }
-    archive.resize(archive.len() + 2 * BLOCK, 0);
+    finish(&mut archive);
     archive
+}
+
+fn append_skeleton(archive: &mut Vec<u8>) {
+    for (name, mode) in DIRS {
+        append(archive, name, mode, Entry::Directory);
+    }
+    for (name, content) in FILES {
+        append(archive, name, 0o644, Entry::File(content.as_bytes()));
+    }
+}
+
+fn finish(archive: &mut Vec<u8>) {
+    archive.resize(archive.len() + 2 * BLOCK, 0);
 }
 
 #[derive(Clone, Copy)]

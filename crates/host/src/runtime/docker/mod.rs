@@ -2,156 +2,112 @@
 //!
 //! Everything that is made carries labels with the node, the lease and its generation, and a name that follows from the
 //! lease, so that making it twice finds the first one. The engine's own exec is never used: the agent is the container's
-//! first process and everything in it is its child. Images are never pulled or pruned here.
+//! first process and everything in it is its child. Images are never pruned and never built here; they are fetched where
+//! the operator's policy lets them be, and removed again only by the node that fetched them.
+//!
+//! What the engine says of itself decides what is tried, and the trials at the start decide what is offered: a disk size,
+//! GPUs, classes.
 
+mod cache;
+mod classes;
+mod ending;
+mod engine;
+mod error;
+mod facts;
+mod files;
+mod gpus;
 mod image;
+mod pull;
 mod request;
+mod trial;
 
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use async_trait::async_trait;
-use bollard::API_DEFAULT_VERSION;
-use bollard::errors::Error as EngineError;
-use bollard::models::{ContainerInspectResponse, ContainerUpdateBody, SystemInfo};
+use bollard::models::{ContainerInspectResponse, ContainerStateStatusEnum, ImageInspect};
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, ListContainersOptionsBuilder, ListImagesOptionsBuilder,
-    RemoveContainerOptionsBuilder,
 };
+use tokio::sync::watch;
 
 use nicompute_daemon::SharedClock;
-use nicompute_market::LeaseId;
+use nicompute_market::{LeaseId, RuntimeClass};
 
 use super::{
-    ContainerSpec, Limits, Presence, Running, Runtime, RuntimeConfig, RuntimeError, RuntimeKind,
+    ContainerSpec, ImageName, Limits, NotAnImage, Presence, PullProgress, Running, Runtime,
+    RuntimeConfig, RuntimeError, RuntimeKind,
 };
+use cache::Cache;
+use classes::Classes;
+use engine::{ACT, ASK, Engine, says_full, status};
+use gpus::Gpus;
+use request::{ImageFacts, Order};
+use trial::{Laboratory, Trial};
 
+pub use self::classes::{ClassRefusal, ClassReport};
+pub use self::error::DockerError;
+pub use self::facts::{EngineFacts, Features, Maker};
+pub use self::gpus::GpuWay;
 pub use self::image::{DEVNET_REPOSITORY, ImageError};
 
-/// Where engines listen.
-const SOCKETS: [&str; 3] = ["/var/run/docker.sock", "/run/docker.sock", "/run/podman/podman.sock"];
-/// Longest time for one call; making a container takes a quarter of a second on an idle machine.
-const CALL_LIMIT_S: u64 = 60;
-/// Longest time for an engine to say who it is.
-const HELLO_LIMIT: Duration = Duration::from_secs(10);
-/// Longest time for a removal that another client has begun.
-const REMOVE_LIMIT: Duration = Duration::from_secs(30);
-/// How often a wait looks again.
-const POLL: Duration = Duration::from_millis(50);
 /// Times that a container may vanish or appear under our hands before we give up.
-const RACES_MAX: u32 = 3;
+const RACES_MAX: u32 = 5;
 /// Most containers and images that are looked at.
 const LISTED_MAX: usize = 10_000;
+/// How long a restart lets processes end by themselves.
+const GRACE_S: i32 = 5;
+/// The most open files that the kernel lets a process have.
+const KERNELS_FILES_MAX: &str = "/proc/sys/fs/nr_open";
+/// Where an image's own search path for libraries stands.
+const LIBRARY_VARIABLE: &str = "LD_LIBRARY_PATH=";
 
 /// The engine of this machine.
 #[derive(Debug)]
 pub struct Docker {
-    engine: bollard::Docker,
+    engine: Engine,
     config: RuntimeConfig,
-    clock: SharedClock,
     facts: EngineFacts,
-    disk_quota: AtomicBool,
-}
-
-/// What the engine says about itself that an operator should know.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct EngineFacts {
-    /// Its version.
-    pub version: String,
-    /// How it stores layers.
-    pub storage_driver: String,
-    /// Whether containers outlive a restart of the engine.
-    pub live_restore: bool,
-    /// The names of its runtimes, sorted.
-    pub runtimes: Vec<String>,
-    /// Whether it can hold a container to a disk size, as far as it tells.
-    pub disk_quota: bool,
-}
-
-/// Why the engine cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum DockerError {
-    /// No socket was found.
-    #[error("no engine listens at any of {}", tried.join(", "))]
-    NoSocket {
-        /// Where we looked.
-        tried: Vec<String>,
-    },
-    /// The socket belongs to others.
-    #[error("this user may not use {}", path.display())]
-    NotAllowed {
-        /// The socket.
-        path: PathBuf,
-    },
-    /// The engine did not answer, or not as an engine does.
-    #[error("the engine at {} does not answer as it should", path.display())]
-    Engine {
-        /// The socket.
-        path: PathBuf,
-        /// The cause.
-        #[source]
-        source: EngineError,
-    },
-    /// The engine said nothing at all.
-    #[error("the engine at {} does not answer", path.display())]
-    Silent {
-        /// The socket.
-        path: PathBuf,
-    },
-}
-
-impl DockerError {
-    /// What an operator can do about it.
-    #[must_use]
-    pub const fn remedy(&self) -> &'static str {
-        match self {
-            Self::NoSocket { .. } => {
-                "install and start Docker (apt-get install docker.io), or use --runtime sandbox"
-            }
-            Self::NotAllowed { .. } => {
-                "add this user to the group docker and log in again, or use --runtime sandbox"
-            }
-            Self::Engine { .. } | Self::Silent { .. } => {
-                "check the engine with `docker info`, or use --runtime sandbox"
-            }
-        }
-    }
+    images_named: BTreeSet<ImageName>,
+    disk_quota: bool,
+    raises_limits: AtomicBool,
+    classes: Classes,
+    gpus: Gpus,
+    cache: Mutex<Cache>,
+    fetching: tokio::sync::Mutex<()>,
 }
 
 // === impl Docker ===
 
 impl Docker {
-    /// Finds the engine and asks it who it is.
+    /// Finds the engine, asks it who it is, and tries what it says it can do.
     ///
     /// # Errors
     /// Why there is none, with a remedy.
-    pub async fn detect(
-        mut config: RuntimeConfig,
-        clock: SharedClock,
-    ) -> Result<Self, DockerError> {
-        config.images = config.images.into_iter().map(with_tag).collect();
-        let path = find_socket(config.docker_socket.as_deref())?;
-        let failed = |source| DockerError::Engine { path: path.clone(), source };
-        let engine = bollard::Docker::connect_with_unix(
-            &path.to_string_lossy(),
-            CALL_LIMIT_S,
-            API_DEFAULT_VERSION,
-        )
-        .map_err(failed)?;
-        let hello = async {
-            let engine = engine.negotiate_version().await?;
-            let info = engine.info().await?;
-            Ok::<_, EngineError>((engine, info))
+    pub async fn detect(config: RuntimeConfig, clock: SharedClock) -> Result<Self, DockerError> {
+        let images_named = names(&config.images)?;
+        let (engine, facts) = Engine::connect(config.docker_socket.as_deref(), &clock).await?;
+        if !facts.has.seccomp {
+            return Err(DockerError::NoFilter);
+        }
+        let raises_limits = !facts.has.user_namespaces || facts.shifted_root.is_some();
+        let mut docker = Self {
+            gpus: Gpus::untried(&facts),
+            cache: Mutex::new(Cache::open(&config.state_dir)),
+            fetching: tokio::sync::Mutex::new(()),
+            classes: Classes::new(),
+            disk_quota: false,
+            raises_limits: AtomicBool::new(raises_limits),
+            engine,
+            config,
+            facts,
+            images_named,
         };
-        let (engine, info) = tokio::select! {
-            answered = hello => answered.map_err(failed)?,
-            () = clock.sleep(HELLO_LIMIT) => return Err(DockerError::Silent { path }),
-        };
-        let facts = EngineFacts::of(&info);
-        let disk_quota = AtomicBool::new(facts.disk_quota);
-        Ok(Self { engine, config, clock, facts, disk_quota })
+        docker.warn();
+        docker.try_all().await?;
+        docker.settle().await.map_err(DockerError::Trial)?;
+        Ok(docker)
     }
 
     /// What the engine says about itself.
@@ -160,119 +116,267 @@ impl Docker {
         &self.facts
     }
 
+    /// Every class with how it stands here.
+    #[must_use]
+    pub const fn class_reports(&self) -> &Classes {
+        &self.classes
+    }
+
+    /// The ways to give GPUs to containers that work here.
+    #[must_use]
+    pub fn gpu_ways(&self) -> &[GpuWay] {
+        &self.gpus.ways
+    }
+
     /// Makes the local market's image from this machine's static busybox, without a network, allows containers to be
     /// made from it, and returns its name. Making it again finds the first one.
     ///
     /// # Errors
     /// When there is no static busybox, or the engine refuses the image.
     pub async fn build_devnet_image(&mut self) -> Result<String, ImageError> {
-        let name = image::build(&self.engine).await?;
-        if !self.allows(&name) {
-            self.config.images.push(name.clone());
+        let name = image::build(&self.engine.client).await?;
+        if let Ok(parsed) = name.parse() {
+            self.images_named.insert(parsed);
         }
         Ok(name)
     }
 
+    fn warn(&self) {
+        if !self.facts.has.live_restore {
+            tracing::info!("a restart of the engine ends containers; live-restore would keep them");
+        }
+        if self.facts.has.limits && !self.facts.has.swap_limit {
+            tracing::warn!("this kernel does not count swap: tenants may use the machine's swap");
+        }
+    }
+
+    /// Tries what the engine says it can do; what does not work is taken out.
+    async fn try_all(&mut self) -> Result<(), DockerError> {
+        let has_trials = self.config.trial_agent.is_some()
+            || self.facts.has.disk_quota
+            || !self.gpus.ways.is_empty();
+        let mut image = String::new();
+        if has_trials {
+            let building = image::build_trial(&self.engine.client);
+            image = building.await.map_err(DockerError::TrialImage)?;
+        }
+        let lab = Laboratory { engine: &self.engine, config: &self.config, image };
+        lab.sweep().await.map_err(DockerError::Trial)?;
+        let disk_quota = self.facts.has.disk_quota
+            && works(&lab, "disk quota", Trial { with_disk_limit: true, ..Trial::default() }).await;
+        let mut ways = Vec::new();
+        for way in self.gpus.ways.iter().copied() {
+            let Ok(gpus) = self.gpus.trial(way) else { continue };
+            let runtime = classes::runtime_of(RuntimeClass::Standard, &self.facts);
+            let trial = Trial { runtime, gpus, with_disk_limit: false };
+            match lab.start(trial).await {
+                Ok(()) => ways.push(way),
+                Err(error) => {
+                    let error = nicompute_daemon::ErrorChain(&error);
+                    tracing::warn!(?way, %error, "a way to give GPUs does not work");
+                }
+            }
+        }
+        let mut classes = Classes::new();
+        for class in RuntimeClass::ALL {
+            classes.insert(class, self.try_class(&lab, class).await?);
+        }
+        (self.disk_quota, self.gpus.ways, self.classes) = (disk_quota, ways, classes);
+        Ok(())
+    }
+
+    async fn try_class(
+        &self,
+        lab: &Laboratory<'_>,
+        class: RuntimeClass,
+    ) -> Result<ClassReport, DockerError> {
+        let wanted = &self.config.classes;
+        let runtime = classes::runtime_of(class, &self.facts);
+        let mut refusal = classes::refusal_of(class, &self.facts);
+        if !wanted.is_empty() && !wanted.contains(&class) {
+            let what = format!("this node does not offer the class {class}");
+            let remedy = "ask for another class";
+            refusal = Some(ClassRefusal { what, remedy });
+            return Ok(ClassReport { runtime, refusal });
+        }
+        if refusal.is_none() && self.config.trial_agent.is_some() {
+            let trial = Trial { runtime: runtime.clone(), ..Trial::default() };
+            refusal = match lab.start(trial).await {
+                Ok(()) => None,
+                Err(error) => Some(classes::tried(class, &error)),
+            };
+        } else if refusal.is_none() && class != RuntimeClass::Standard {
+            let what =
+                format!("the class {class} was not tried, since there is no agent to try it with");
+            refusal = Some(ClassRefusal { what, remedy: "start the node with its agent" });
+        }
+        match refusal {
+            Some(refusal) if class == RuntimeClass::Standard || wanted.contains(&class) => {
+                Err(DockerError::Class { class, refusal })
+            }
+            refusal => Ok(ClassReport { runtime, refusal }),
+        }
+    }
+
     /// Whether the operator lets tenants use the image. The engine has others, and what is in them is nobody's business.
-    fn allows(&self, image: &str) -> bool {
-        self.config.images.iter().any(|allowed| allowed == image)
+    fn may_use(&self, image: &ImageName) -> bool {
+        self.images_named.contains(image)
+            || self.config.image_policy.allow.iter().any(|pattern| pattern.covers(image))
+    }
+
+    fn parse(&self, image: &str) -> Result<ImageName, RuntimeError> {
+        image.parse().map_err(|NotAnImage| pull::refused(image, "is not an image's name"))
+    }
+
+    /// Refuses what this engine cannot do before anything is made.
+    fn check(&self, spec: &ContainerSpec) -> Result<(), RuntimeError> {
+        spec.check()?;
+        if !gpus::are_uuids(&spec.gpus) {
+            let rule = "must be different GPUs by their UUIDs";
+            return Err(RuntimeError::InvalidSpec { lease: spec.lease, field: "gpus", rule });
+        }
+        let class = spec.options.class;
+        let report = self.classes.get(&class);
+        if report.is_none_or(|report| report.refusal.is_some()) {
+            return Err(classes::refuse(class, report));
+        }
+        if !spec.gpus.is_empty() && class != RuntimeClass::Standard {
+            return Err(RuntimeError::Unsupported {
+                what: format!("the class {class} gives no GPUs"),
+                remedy: "ask for the class standard, or for no GPUs",
+            });
+        }
+        Ok(())
     }
 
     /// The lease's container, if there is one and it is this node's.
     async fn find(&self, lease: LeaseId) -> Result<Option<ContainerInspectResponse>, RuntimeError> {
         let name = request::name(lease);
-        let found = match self.engine.inspect_container(&name, None).await {
+        let inspection = self.engine.client.inspect_container(&name, None);
+        let found = match self.engine.within("inspecting a container", ASK, inspection).await {
             Err(error) if status(&error) == Some(404) => return Ok(None),
-            found => found.map_err(engine_error("inspecting a container"))?,
+            found => found?,
         };
-        let labels = found.config.as_ref().and_then(|config| config.labels.as_ref());
-        if labels.and_then(|labels| labels.get(request::LABEL_NODE)) != Some(&self.config.node_id) {
+        if label(&found, request::LABEL_NODE) != Some(&self.config.node_id) {
             return Err(RuntimeError::Foreign { name });
         }
         Ok(Some(found))
     }
 
     async fn create(&self, spec: &ContainerSpec) -> Result<(), RuntimeError> {
-        if !self.allows(&spec.image) {
-            return Err(RuntimeError::ImageMissing { image: spec.image.clone() });
+        let name = self.parse(&spec.image)?;
+        let missing = || RuntimeError::ImageMissing { image: spec.image.clone() };
+        if !self.may_use(&name) {
+            return Err(missing());
         }
-        let limit = self.disk_quota.load(Ordering::Relaxed).then_some(spec.disk_bytes);
-        match self.try_create(spec, limit).await {
-            Err(error) if limit.is_some() && says(&error, "storage-opt") => {
-                tracing::warn!(error = %error, "the engine cannot limit a container's disk");
-                self.disk_quota.store(false, Ordering::Relaxed);
-                self.try_create(spec, None).await.map_err(|error| create_error(spec, error))
-            }
-            created => created.map_err(|error| create_error(spec, error)),
-        }
-    }
-
-    async fn try_create(
-        &self,
-        spec: &ContainerSpec,
-        disk_limit: Option<u64>,
-    ) -> Result<(), EngineError> {
+        let image = self.look_at(&name).await?.ok_or_else(missing)?;
+        let image_facts = image_facts(&image);
+        request::check_volumes(&image_facts).map_err(|why| pull::refused(&spec.image, why))?;
+        let class = self.classes.get(&spec.options.class);
+        let body = request::create_body(Order {
+            node: &self.config.node_id,
+            spec,
+            image: name.to_string(),
+            image_facts: &image_facts,
+            runtime: class.and_then(|report| report.runtime.clone()),
+            gpus: self.gpus.request(&spec.gpus)?,
+            disk_limit: self.disk_quota.then(|| spec.own_disk_bytes()),
+            files_max: self.raises_limits.load(Ordering::Relaxed).then(files_max),
+        });
         let options =
             CreateContainerOptionsBuilder::default().name(&request::name(spec.lease)).build();
-        let body = request::create_body(&self.config.node_id, spec, disk_limit);
-        let created = self.engine.create_container(Some(options), body).await?;
-        for warning in created.warnings {
-            tracing::warn!(lease = %spec.lease, warning, "the engine warns about a container");
-        }
-        Ok(())
-    }
-
-    async fn start(&self, lease: LeaseId) -> Result<(), RuntimeError> {
-        let Err(error) = self.engine.start_container(&request::name(lease), None).await else {
-            return Ok(());
-        };
-        // What cannot be started must not stay behind as if it could.
-        self.remove_container(lease).await?;
-        Err(
-            if says(&error, "could not select device driver")
-                || says(&error, "nvidia-container-cli")
-            {
-                RuntimeError::Unsupported {
-                    what: "the engine cannot give GPUs to containers".to_owned(),
-                    remedy: "install the NVIDIA container toolkit and run `nvidia-ctk runtime configure`",
+        let creation = self.engine.client.create_container(Some(options), body);
+        match self.engine.within("creating a container", ACT, creation).await {
+            Ok(created) => {
+                for warning in created.warnings {
+                    tracing::warn!(lease = %spec.lease, warning, "the engine warns about a container");
                 }
-            } else {
-                engine_error("starting a container")(error)
+                self.touch(&name)
+            }
+            Err(error) if status(&error) == Some(404) => Err(missing()),
+            Err(error) => Err(translated(error, "creating a container")),
+        }
+    }
+
+    /// Starts a container and looks whether it is what was ordered. One that never ran and cannot be started does not stay
+    /// behind as if it could; one that has run keeps its disk, whatever stands in the way this time.
+    async fn start(
+        &self,
+        spec: &ContainerSpec,
+        found: &ContainerInspectResponse,
+    ) -> Result<(), RuntimeError> {
+        let opened = self.prepare(spec).await?;
+        self.hold_to_share(spec, found).await?;
+        let name = request::name(spec.lease);
+        let starting = self.engine.client.start_container(&name, None);
+        let started = self.engine.within("starting a container", ACT, starting).await;
+        let error = match started {
+            Ok(()) => match self.find(spec.lease).await?.as_ref().map(presence) {
+                Some(Presence::Running { init_pid }) => {
+                    match files::are_seen(init_pid, &opened)
+                        .and_then(|()| self.check_gpus(init_pid, spec))
+                    {
+                        Ok(()) => return Ok(()),
+                        Err(error) => error,
+                    }
+                }
+                _ => return Ok(()),
             },
-        )
+            Err(error) => translated(error, "starting a container"),
+        };
+        if has_run(found) {
+            ending::stop(&self.engine, &name, found, 0).await?;
+        } else {
+            ending::remove(&self.engine, &name, found).await?;
+        }
+        Err(error)
     }
 
-    /// Lets a container that is about to be killed have every processor. Thousands of processes that share a small part of
-    /// one need minutes to notice that they were killed, and the engine gives up after ten seconds.
-    async fn unthrottle(&self, name: &str) {
-        let all = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let nano_cpus = i64::try_from(all).unwrap_or(1).saturating_mul(1_000_000_000);
-        let update = ContainerUpdateBody { nano_cpus: Some(nano_cpus), ..Default::default() };
-        if let Err(error) = self.engine.update_container(name, update).await {
-            tracing::debug!(name, %error, "the container's processor limit stays");
+    /// Gives a container back its own share of the processors, where a node was killed that had given it all of them to end.
+    async fn hold_to_share(
+        &self,
+        spec: &ContainerSpec,
+        found: &ContainerInspectResponse,
+    ) -> Result<(), RuntimeError> {
+        let share = request::nano_cpus(spec);
+        let has = found.host_config.as_ref().and_then(|host| host.nano_cpus);
+        // An engine that counts in another unit tells of none.
+        if has.is_none_or(|has| has == 0 || has == share) {
+            return Ok(());
         }
+        ending::give_cores(&self.engine, &request::name(spec.lease), share).await
     }
 
-    /// Removes the container with its volumes and waits until it is gone.
-    async fn remove_container(&self, lease: LeaseId) -> Result<(), RuntimeError> {
-        let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
-        let name = request::name(lease);
-        self.unthrottle(&name).await;
-        let start = self.clock.monotonic();
-        loop {
-            match self.engine.remove_container(&name, Some(options.clone())).await {
-                Ok(()) => return Ok(()),
-                Err(error) if status(&error) == Some(404) => return Ok(()),
-                // Another client's removal is under way.
-                Err(error) if status(&error) == Some(409) => {}
-                Err(error) => return Err(engine_error("removing a container")(error)),
-            }
-            if self.clock.monotonic().saturating_sub(start) > REMOVE_LIMIT {
-                let limit_s = REMOVE_LIMIT.as_secs();
-                return Err(RuntimeError::Timeout { act: "removing a container", limit_s });
-            }
-            self.clock.sleep(POLL).await;
+    /// Counts the GPUs that the container has been given. Too many are another tenant's; none may be lacking.
+    fn check_gpus(&self, init_pid: u32, spec: &ContainerSpec) -> Result<(), RuntimeError> {
+        let Some(dev) = files::open_inside(init_pid, "dev") else { return Ok(()) };
+        let Ok(entries) = rustix::fs::Dir::new(dev) else { return Ok(()) };
+        let is_gpu = |name: &[u8]| {
+            name.strip_prefix(b"nvidia")
+                .is_some_and(|rest| !rest.is_empty() && rest.iter().all(u8::is_ascii_digit))
+        };
+        let found = entries.take(LISTED_MAX).filter_map(Result::ok);
+        let count = found.filter(|entry| is_gpu(entry.file_name().to_bytes())).count();
+        let slices = spec.gpus.iter().filter(|uuid| uuid.starts_with("MIG-")).count();
+        let whole = spec.gpus.len() - slices;
+        if (whole..=whole + slices).contains(&count) {
+            return Ok(());
         }
+        Err(RuntimeError::Unsupported {
+            what: format!("the engine gave {count} GPUs to a lease of {}", spec.gpus.len()),
+            remedy: "check the NVIDIA toolkit's configuration; the default runtime must not be nvidia in its legacy mode",
+        })
+    }
+
+    async fn prepare(&self, spec: &ContainerSpec) -> Result<Vec<files::Opened>, RuntimeError> {
+        let (state, owner) = (self.config.state_dir.clone(), self.facts.shifted_root);
+        let spec = spec.clone();
+        blocking("preparing a lease's directory", move || files::prepare(&state, &spec, owner))
+            .await
+    }
+
+    fn node_label(&self) -> String {
+        format!("{}={}", request::LABEL_NODE, self.config.node_id)
     }
 }
 
@@ -283,58 +387,111 @@ impl Runtime for Docker {
     }
 
     fn limits(&self) -> Limits {
-        let disk = self.disk_quota.load(Ordering::Relaxed);
-        if disk { Limits::All } else { Limits::AllButDisk }
+        match (self.facts.has.limits, self.disk_quota) {
+            (false, _) => Limits::Nothing,
+            (true, false) => Limits::AllButDisk,
+            (true, true) => Limits::All,
+        }
     }
 
     fn gives_gpus(&self) -> bool {
-        true
+        !self.gpus.ways.is_empty()
+    }
+
+    fn user_namespaces(&self) -> bool {
+        self.facts.has.user_namespaces
+    }
+
+    fn classes(&self) -> Vec<RuntimeClass> {
+        let works = self.classes.iter().filter(|(_, report)| report.refusal.is_none());
+        works.map(|(class, _)| *class).collect()
     }
 
     async fn images(&self) -> Result<Vec<String>, RuntimeError> {
-        let options = ListImagesOptionsBuilder::default().all(false).build();
-        let images = self.engine.list_images(Some(options)).await;
-        let images = images.map_err(engine_error("listing images"))?;
-        let tags = images.into_iter().take(LISTED_MAX).flat_map(|image| image.repo_tags);
-        let mut names: Vec<String> = tags.filter(|tag| self.allows(tag)).collect();
-        names.sort_unstable();
-        names.dedup();
-        Ok(names)
+        let options = ListImagesOptionsBuilder::default().all(false).digests(true).build();
+        let listing = self.engine.client.list_images(Some(options));
+        let images = self.engine.within("listing images", ASK, listing).await?;
+        let texts = images
+            .into_iter()
+            .take(LISTED_MAX)
+            .flat_map(|image| image.repo_tags.into_iter().chain(image.repo_digests));
+        let names = texts.filter_map(|text| text.parse::<ImageName>().ok());
+        let allowed: BTreeSet<String> =
+            names.filter(|name| self.may_use(name)).map(|name| name.to_string()).collect();
+        Ok(allowed.into_iter().collect())
     }
 
     async fn ensure(&self, spec: &ContainerSpec) -> Result<Running, RuntimeError> {
-        spec.check()?;
-        spec.only_a_share(self.kind())?;
-        let run_dir = spec.dir.join("run");
-        std::fs::create_dir_all(&run_dir).map_err(|source| RuntimeError::Io {
-            act: "make",
-            path: run_dir,
-            source,
-        })?;
+        self.check(spec)?;
         for _ in 0..RACES_MAX {
             let Some(found) = self.find(spec.lease).await? else {
+                self.prepare(spec).await?;
                 match self.create(spec).await {
                     // Someone made it in between: look again.
-                    Err(RuntimeError::Engine { source, .. }) if status(&source) == Some(409) => {}
+                    Err(error) if status(&error) == Some(409) => {}
                     created => created?,
                 }
                 continue;
             };
-            let current = generation(&found);
-            if spec.generation < current {
-                let (lease, asked) = (spec.lease, spec.generation);
-                return Err(RuntimeError::Superseded { lease, asked, current });
-            }
+            not_superseded(spec, &found)?;
             if let Some(init_pid) = presence(&found).init_pid() {
+                self.hold_to_share(spec, &found).await?;
                 return Ok(Running { init_pid });
             }
-            self.start(spec.lease).await?;
+            if is_half_removed(&found) {
+                ending::remove(&self.engine, &request::name(spec.lease), &found).await?;
+                continue;
+            }
+            match self.start(spec, &found).await {
+                // It was taken away again, and is made without them.
+                Err(error)
+                    if is_about_limits(&error)
+                        && self.raises_limits.swap(false, Ordering::Relaxed) =>
+                {
+                    tracing::warn!(%error, "the engine may not raise limits of open files and pinned memory; give it CAP_SYS_RESOURCE");
+                }
+                started => started?,
+            }
         }
         // The loop ends here when each start was followed by an early end of the agent.
         match self.inspect(spec.lease).await?.init_pid() {
             Some(init_pid) => Ok(Running { init_pid }),
             None => Err(RuntimeError::NotRunning { lease: spec.lease }),
         }
+    }
+
+    async fn restart(&self, spec: &ContainerSpec) -> Result<Running, RuntimeError> {
+        self.check(spec)?;
+        let lease = spec.lease;
+        let Some(found) = self.find(lease).await? else {
+            return Err(RuntimeError::NotRunning { lease });
+        };
+        not_superseded(spec, &found)?;
+        if let Presence::Paused { .. } = presence(&found) {
+            self.resume(lease).await?;
+        }
+        if presence(&found).init_pid().is_some() {
+            ending::stop(&self.engine, &request::name(lease), &found, GRACE_S).await?;
+        }
+        self.ensure(spec).await
+    }
+
+    async fn pull(
+        &self,
+        image: &str,
+        progress: &watch::Sender<PullProgress>,
+    ) -> Result<(), RuntimeError> {
+        Box::pin(self.fetch(image, progress)).await
+    }
+
+    async fn digest(&self, image: &str) -> Result<Option<String>, RuntimeError> {
+        let name = self.parse(image)?;
+        let missing = || RuntimeError::ImageMissing { image: image.to_owned() };
+        let found = self.look_at(&name).await?.ok_or_else(missing)?;
+        let texts = found.repo_digests.unwrap_or_default();
+        let same = texts.iter().filter_map(|text| text.parse::<ImageName>().ok());
+        let mut same = same.filter(|other| other.repository() == name.repository());
+        Ok(same.find_map(|other| other.digest().map(str::to_owned)))
     }
 
     async fn inspect(&self, lease: LeaseId) -> Result<Presence, RuntimeError> {
@@ -345,8 +502,9 @@ impl Runtime for Docker {
         match self.inspect(lease).await? {
             Presence::Paused { .. } => Ok(()),
             Presence::Running { .. } => {
-                let paused = self.engine.pause_container(&request::name(lease)).await;
-                paused.map_err(engine_error("pausing a container"))
+                let name = request::name(lease);
+                let pausing = self.engine.client.pause_container(&name);
+                self.engine.within("pausing a container", ACT, pausing).await
             }
             Presence::Absent | Presence::Exited => Err(RuntimeError::NotRunning { lease }),
         }
@@ -356,87 +514,117 @@ impl Runtime for Docker {
         match self.inspect(lease).await? {
             Presence::Running { .. } => Ok(()),
             Presence::Paused { .. } => {
-                let resumed = self.engine.unpause_container(&request::name(lease)).await;
-                resumed.map_err(engine_error("resuming a container"))
+                let name = request::name(lease);
+                let resuming = self.engine.client.unpause_container(&name);
+                self.engine.within("resuming a container", ACT, resuming).await
             }
             Presence::Absent | Presence::Exited => Err(RuntimeError::NotRunning { lease }),
         }
     }
 
     async fn remove(&self, lease: LeaseId) -> Result<(), RuntimeError> {
-        if self.find(lease).await?.is_some() {
-            self.remove_container(lease).await?;
+        if let Some(found) = self.find(lease).await? {
+            ending::remove(&self.engine, &request::name(lease), &found).await?;
         }
-        let path = self.config.lease_dir(lease);
-        match std::fs::remove_dir_all(&path) {
-            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                Err(RuntimeError::Io { act: "remove", path, source })
+        let label = format!("{}={lease}", request::LABEL_LEASE);
+        for (name, labels) in ending::volumes(&self.engine, label).await? {
+            if labels.get(request::LABEL_NODE) == Some(&self.config.node_id) {
+                ending::remove_volume(&self.engine, &name).await?;
             }
-            _ => Ok(()),
         }
+        let dir = self.config.lease_dir(lease);
+        blocking("removing a lease's directory", move || files::remove(&dir)).await
     }
 
     async fn list(&self) -> Result<Vec<LeaseId>, RuntimeError> {
-        let label = format!("{}={}", request::LABEL_NODE, self.config.node_id);
-        let filters = HashMap::from([("label", vec![label])]);
+        let filters = HashMap::from([("label", vec![self.node_label()])]);
         let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
-        let found = self.engine.list_containers(Some(options)).await;
-        let found = found.map_err(engine_error("listing containers"))?;
+        let listing = self.engine.client.list_containers(Some(options));
+        let found = self.engine.within("listing containers", ASK, listing).await?;
+        let volumes = ending::volumes(&self.engine, self.node_label()).await?;
         let lease =
             |labels: HashMap<String, String>| labels.get(request::LABEL_LEASE)?.parse().ok();
-        let mut leases: Vec<LeaseId> = found
-            .into_iter()
-            .take(LISTED_MAX)
-            .filter_map(|container| container.labels.and_then(lease))
-            .collect();
-        leases.sort_unstable();
-        Ok(leases)
+        let containers = found.into_iter().take(LISTED_MAX).filter_map(|found| found.labels);
+        let leases: BTreeSet<LeaseId> =
+            containers.chain(volumes.into_values()).filter_map(lease).collect();
+        Ok(leases.into_iter().collect())
     }
 }
 
-// === impl EngineFacts ===
-
-impl EngineFacts {
-    fn of(info: &SystemInfo) -> Self {
-        let driver = info.driver.clone().unwrap_or_default();
-        let status = info.driver_status.as_deref().unwrap_or_default();
-        let on_xfs = status.iter().any(|pair| {
-            matches!(pair.as_slice(), [key, value] if key == "Backing Filesystem" && value == "xfs")
-        });
-        let mut runtimes: Vec<String> =
-            info.runtimes.iter().flat_map(HashMap::keys).cloned().collect();
-        runtimes.sort_unstable();
-        let own_quota = matches!(driver.as_str(), "btrfs" | "zfs");
-        Self {
-            version: info.server_version.clone().unwrap_or_default(),
-            live_restore: info.live_restore_enabled.unwrap_or(false),
-            runtimes,
-            disk_quota: own_quota || (driver == "overlay2" && on_xfs),
-            storage_driver: driver,
+async fn works(lab: &Laboratory<'_>, what: &str, trial: Trial) -> bool {
+    match lab.make(trial).await {
+        Ok(()) => true,
+        Err(error) => {
+            let error = nicompute_daemon::ErrorChain(&error);
+            tracing::warn!(what, %error, "the engine does not do what its storage driver could");
+            false
         }
     }
 }
 
-fn find_socket(wanted: Option<&Path>) -> Result<PathBuf, DockerError> {
-    let places: Vec<PathBuf> = wanted
-        .map_or_else(|| SOCKETS.iter().map(PathBuf::from).collect(), |path| vec![path.into()]);
-    let Some(path) = places.iter().find(|path| path.exists()) else {
-        let tried = places.iter().map(|path| path.display().to_string()).collect();
-        return Err(DockerError::NoSocket { tried });
-    };
-    match std::os::unix::net::UnixStream::connect(path) {
-        Ok(_) => Ok(path.clone()),
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-            Err(DockerError::NotAllowed { path: path.clone() })
-        }
-        Err(_) => Err(DockerError::Silent { path: path.clone() }),
+fn names(texts: &[String]) -> Result<BTreeSet<ImageName>, DockerError> {
+    let parsed = texts.iter().map(|text| {
+        text.parse().map_err(|NotAnImage| DockerError::ImageName { name: text.clone() })
+    });
+    parsed.collect()
+}
+
+/// Work on files away from the threads that serve everybody.
+async fn blocking<T: Send + 'static>(
+    act: &'static str,
+    work: impl FnOnce() -> Result<T, RuntimeError> + Send + 'static,
+) -> Result<T, RuntimeError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => Err(RuntimeError::Step {
+            step: act.to_owned(),
+            remedy: None,
+            source: std::io::Error::other(error),
+        }),
     }
 }
 
-/// The name as the engine lists it: one without a tag means the tag `latest`.
-fn with_tag(name: String) -> String {
-    let last = name.rsplit('/').next().unwrap_or_default();
-    if last.contains([':', '@']) { name } else { format!("{name}:latest") }
+/// Open files of one process; no limit may be above the kernel's.
+fn files_max() -> u64 {
+    let text = std::fs::read_to_string(KERNELS_FILES_MAX).unwrap_or_default();
+    text.trim().parse().map_or(request::FILES_MAX, |max| request::FILES_MAX.min(max))
+}
+
+fn image_facts(image: &ImageInspect) -> ImageFacts {
+    let config = image.config.as_ref();
+    let variables = config.and_then(|config| config.env.as_deref()).unwrap_or_default();
+    let path = variables.iter().find_map(|entry| entry.strip_prefix(LIBRARY_VARIABLE));
+    ImageFacts {
+        volumes: config.and_then(|config| config.volumes.clone()).unwrap_or_default(),
+        library_path: path.map(str::to_owned),
+    }
+}
+
+/// Whether the engine lacks the right to raise a container's limits above its own.
+fn is_about_limits(error: &RuntimeError) -> bool {
+    engine::says(error, "rlimit")
+}
+
+/// What an operator can do something about, told apart from the rest.
+fn translated(error: RuntimeError, act: &'static str) -> RuntimeError {
+    if says_full(&error) {
+        RuntimeError::NoSpace { act }
+    } else if gpus::is_refusal(&error) {
+        gpus::no_way()
+    } else {
+        error
+    }
+}
+
+fn not_superseded(
+    spec: &ContainerSpec,
+    found: &ContainerInspectResponse,
+) -> Result<(), RuntimeError> {
+    let current = generation(found);
+    if spec.generation >= current {
+        return Ok(());
+    }
+    Err(RuntimeError::Superseded { lease: spec.lease, asked: spec.generation, current })
 }
 
 fn presence(container: &ContainerInspectResponse) -> Presence {
@@ -449,94 +637,91 @@ fn presence(container: &ContainerInspectResponse) -> Presence {
     }
 }
 
+/// Whether an engine was killed in the middle of removing it: it can never be started again.
+fn is_half_removed(container: &ContainerInspectResponse) -> bool {
+    let state = container.state.as_ref();
+    state.is_some_and(|state| {
+        state.dead == Some(true)
+            || matches!(
+                state.status,
+                Some(ContainerStateStatusEnum::DEAD | ContainerStateStatusEnum::REMOVING)
+            )
+    })
+}
+
+/// Whether it has ever run, so that its disk may hold something of a tenant's.
+fn has_run(container: &ContainerInspectResponse) -> bool {
+    let started = container.state.as_ref().and_then(|state| state.started_at.as_deref());
+    // An engine's way of saying never.
+    started.is_some_and(|at| !at.is_empty() && !at.starts_with("0001-"))
+}
+
+fn label<'a>(container: &'a ContainerInspectResponse, name: &str) -> Option<&'a String> {
+    container.config.as_ref()?.labels.as_ref()?.get(name)
+}
+
 fn generation(container: &ContainerInspectResponse) -> u64 {
-    let labels = container.config.as_ref().and_then(|config| config.labels.as_ref());
-    let label = labels.and_then(|labels| labels.get(request::LABEL_GENERATION));
-    label.and_then(|label| label.parse().ok()).unwrap_or(0)
-}
-
-const fn status(error: &EngineError) -> Option<u16> {
-    match error {
-        EngineError::DockerResponseServerError { status_code, .. } => Some(*status_code),
-        _ => None,
-    }
-}
-
-/// Whether the engine's own words contain a phrase. It has no codes for these two cases.
-fn says(error: &EngineError, phrase: &str) -> bool {
-    matches!(error, EngineError::DockerResponseServerError { message, .. } if message.contains(phrase))
-}
-
-fn create_error(spec: &ContainerSpec, error: EngineError) -> RuntimeError {
-    if status(&error) == Some(404) {
-        return RuntimeError::ImageMissing { image: spec.image.clone() };
-    }
-    engine_error("creating a container")(error)
-}
-
-fn engine_error(act: &'static str) -> impl Fn(EngineError) -> RuntimeError {
-    move |source| RuntimeError::Engine { act, source }
+    label(container, request::LABEL_GENERATION).and_then(|label| label.parse().ok()).unwrap_or(0)
 }
 
 #[cfg(test)]
 mod tests {
+    use bollard::models::{ContainerState, ImageConfig};
+
     use super::*;
 
-    fn refusal(message: &str) -> EngineError {
-        EngineError::DockerResponseServerError { status_code: 500, message: message.to_owned() }
+    fn container(state: ContainerState) -> ContainerInspectResponse {
+        ContainerInspectResponse { state: Some(state), ..ContainerInspectResponse::default() }
     }
 
-    /// A quota that the engine cannot keep would be promised in an offer.
+    /// A tenant's disk would be thrown away because one start failed.
     #[test]
-    fn facts_follow_the_storage_driver() {
-        let info = |driver: &str, backing: &str| SystemInfo {
-            driver: Some(driver.to_owned()),
-            driver_status: Some(vec![vec!["Backing Filesystem".to_owned(), backing.to_owned()]]),
-            runtimes: Some(HashMap::from([
-                ("runc".to_owned(), bollard::models::Runtime::default()),
-                ("nvidia".to_owned(), bollard::models::Runtime::default()),
-            ])),
-            live_restore_enabled: Some(true),
-            ..SystemInfo::default()
+    fn what_has_run_is_kept() {
+        let at = |text: &str| {
+            has_run(&container(ContainerState {
+                started_at: Some(text.to_owned()),
+                ..ContainerState::default()
+            }))
         };
-        assert!(!EngineFacts::of(&info("overlay2", "extfs")).disk_quota);
-        assert!(EngineFacts::of(&info("overlay2", "xfs")).disk_quota);
-        assert!(EngineFacts::of(&info("btrfs", "")).disk_quota);
-        let facts = EngineFacts::of(&info("overlay2", "extfs"));
-        assert_eq!(facts.runtimes, ["nvidia", "runc"]);
-        assert!(facts.live_restore);
-        assert!(!EngineFacts::of(&SystemInfo::default()).live_restore);
+        assert!(!at("0001-01-01T00:00:00Z"));
+        assert!(!at(""));
+        assert!(at("2026-11-22T20:00:00.1Z"));
+        assert!(!has_run(&ContainerInspectResponse::default()));
     }
 
-    /// The two refusals that an operator can do something about must not look like any other.
+    /// A container that the engine half removed would be started again and again, or a running one be taken for it.
     #[test]
-    fn known_refusals_are_recognised() {
-        let quota = "--storage-opt is supported only for overlay over xfs with 'pquota'";
-        assert!(says(&refusal(quota), "storage-opt"));
-        let gpu = "could not select device driver \"\" with capabilities: [[gpu]]";
-        assert!(says(&refusal(gpu), "could not select device driver"));
-        assert_eq!(status(&refusal(gpu)), Some(500));
-        assert_eq!(status(&EngineError::RequestTimeoutError), None);
+    fn states_are_told_apart() {
+        let state = |pid, running, paused| ContainerState {
+            pid: Some(pid),
+            running: Some(running),
+            paused: Some(paused),
+            ..ContainerState::default()
+        };
+        let running = container(state(7, true, false));
+        assert_eq!(presence(&running), Presence::Running { init_pid: 7 });
+        assert_eq!(presence(&container(state(7, true, true))), Presence::Paused { init_pid: 7 });
+        assert_eq!(presence(&container(state(0, true, false))), Presence::Exited);
+        assert_eq!(presence(&container(state(-1, true, false))), Presence::Exited);
+        assert!(!is_half_removed(&running));
+        let dead = ContainerState { dead: Some(true), ..state(0, false, false) };
+        assert!(is_half_removed(&container(dead)));
     }
 
-    /// An image that the operator allowed by its short name would never be offered, or a registry's port be taken for a tag.
+    /// The driver's libraries would hide the image's own, or its volumes go without label and limit.
     #[test]
-    fn names_without_a_tag_mean_the_latest() {
-        for (given, listed) in [
-            ("busybox", "busybox:latest"),
-            ("busybox:1.36", "busybox:1.36"),
-            ("127.0.0.1:5000/tools/box", "127.0.0.1:5000/tools/box:latest"),
-            ("127.0.0.1:5000/tools/box:2", "127.0.0.1:5000/tools/box:2"),
-        ] {
-            assert_eq!(with_tag(given.to_owned()), listed);
-        }
-    }
-
-    /// A missing engine must be told apart from one that may not be used.
-    #[test]
-    fn a_missing_socket_is_named() {
-        let error = find_socket(Some(Path::new("/nowhere/docker.sock"))).expect_err("no socket");
-        assert_eq!(error.to_string(), "no engine listens at any of /nowhere/docker.sock");
-        assert!(error.remedy().contains("docker.io"));
+    fn an_images_own_words_are_read() {
+        let image = ImageInspect {
+            config: Some(ImageConfig {
+                env: Some(vec!["PATH=/bin".to_owned(), "LD_LIBRARY_PATH=/opt/lib".to_owned()]),
+                volumes: Some(vec!["/data".to_owned()]),
+                ..ImageConfig::default()
+            }),
+            ..ImageInspect::default()
+        };
+        let facts = image_facts(&image);
+        assert_eq!(facts.library_path.as_deref(), Some("/opt/lib"));
+        assert_eq!(facts.volumes, ["/data"]);
+        assert_eq!(image_facts(&ImageInspect::default()), ImageFacts::default());
     }
 }

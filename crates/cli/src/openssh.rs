@@ -65,6 +65,35 @@ pub(crate) fn arguments(
     Ok(options.into())
 }
 
+/// What makes `ssh NAME`, and everything that reads OpenSSH's configuration, enter a lease with its host key pinned.
+///
+/// # Errors
+/// Where a path cannot be written in that file.
+pub(crate) fn config_block(
+    folder: &Path,
+    key: &Path,
+    access: &SshAccess,
+    name: &str,
+) -> anyhow::Result<String> {
+    let known_hosts = quoted(&folder.join("known_hosts"))?;
+    Ok(format!(
+        "Host {name}\n    HostName {}\n    Port {}\n    User {}\n    IdentityFile {}\n    \
+         IdentitiesOnly yes\n    StrictHostKeyChecking yes\n    UserKnownHostsFile {known_hosts}\n",
+        access.host(),
+        access.port(),
+        access.user(),
+        quoted(key)?,
+    ))
+}
+
+/// A path as OpenSSH's configuration takes it: in quotes, and without what it would expand.
+fn quoted(path: &Path) -> anyhow::Result<String> {
+    let text = path.to_str().filter(|text| !text.contains(['"', '\\', '%', '$', '\n', '\r']));
+    let text =
+        text.with_context(|| format!("{} cannot be in ssh's configuration", path.display()))?;
+    Ok(format!("\"{text}\""))
+}
+
 /// Runs one command in a lease and returns what it printed.
 pub(crate) async fn answer(arguments: &[String], command: &str) -> anyhow::Result<String> {
     let mut ssh = Command::new("ssh");
@@ -96,4 +125,37 @@ async fn run(mut command: Command, name: &str) -> anyhow::Result<String> {
         .into());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use nicompute_wire::node::SshAccessView;
+
+    use super::*;
+
+    const KEY: &str =
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f";
+
+    /// An editor that enters by this block without the pinned host key would trust whoever answers.
+    #[test]
+    fn the_block_pins_the_host_key() {
+        let view = SshAccessView {
+            host: "192.0.2.7".to_owned(),
+            port: 4444,
+            user: "1a2b3c4d".to_owned(),
+            host_key: KEY.to_owned(),
+        };
+        let access = SshAccess::check(&view).unwrap();
+        let (folder, key) = (Path::new("/home/a b/lease"), Path::new("/home/a b/id"));
+        let block = config_block(folder, key, &access, "nicompute-1").unwrap();
+        assert_eq!(
+            block,
+            "Host nicompute-1\n    HostName 192.0.2.7\n    Port 4444\n    User 1a2b3c4d\n    \
+             IdentityFile \"/home/a b/id\"\n    IdentitiesOnly yes\n    StrictHostKeyChecking yes\n    \
+             UserKnownHostsFile \"/home/a b/lease/known_hosts\"\n"
+        );
+        for bad in ["/a\"b", "/a\nHost *", "/%d", "/$HOME"] {
+            assert!(config_block(folder, Path::new(bad), &access, "n").is_err(), "{bad}");
+        }
+    }
 }

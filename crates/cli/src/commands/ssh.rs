@@ -1,5 +1,6 @@
 //! `nicompute ssh`: enters a lease with your own OpenSSH client.
 
+use std::io::Write as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
@@ -22,12 +23,15 @@ pub(crate) struct SshArgs {
     /// The secret SSH key, when `nicompute rent` was called on another machine.
     #[arg(long, value_name = "FILE")]
     ssh_key: Option<PathBuf>,
+    /// Print a block for ~/.ssh/config instead, with the host key pinned: for VS Code, rsync, Ansible and plain ssh.
+    #[arg(long, conflicts_with = "command")]
+    config: bool,
     /// A command to run there instead of a shell.
     #[arg(last = true)]
     command: Vec<String>,
 }
 
-/// Becomes `ssh`; returns only when that fails.
+/// Becomes `ssh`; returns only when that fails, or when the configuration is asked for.
 pub(crate) fn run(args: &SshArgs) -> anyhow::Result<ExitCode> {
     let api = args.market.client()?;
     let lease = block_on(find(&api, &args.lease))??;
@@ -43,6 +47,12 @@ pub(crate) fn run(args: &SshArgs) -> anyhow::Result<ExitCode> {
         None => key_of(&folder)?,
     };
     let words = openssh::arguments(&folder, &key, &access)?;
+    if args.config {
+        let name = format!("nicompute-{}", lease.id.short());
+        let block = openssh::config_block(&folder, &key, &access, &name)?;
+        std::io::stdout().write_all(block.as_bytes())?;
+        return Ok(ExitCode::SUCCESS);
+    }
     #[expect(clippy::disallowed_methods, reason = "the command's purpose is to become ssh")]
     let mut ssh = Command::new("ssh");
     let error = ssh.args(words).args(&args.command).exec();

@@ -5,15 +5,14 @@
 //! kernel's word.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use nicompute_daemon::OnError;
-use rustix::fs::{AtFlags, Mode, OFlags, chmodat, unlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, chmodat, fchmod, openat, unlinkat};
 use tokio::net::{UnixListener, UnixStream};
 
 use super::Shared;
@@ -23,11 +22,37 @@ use super::link::Link;
 /// The socket's name in its folder.
 const SOCKET_NAME: &str = "gateway.sock";
 /// The folder: listed and changed by its owner alone, passed through by anyone who is inside the mount.
-const DIR_MODE: u32 = 0o711;
+const DIR_MODE: Mode = Mode::from_raw_mode(0o711);
 /// The socket: the container's root is another user on this side.
 const SOCKET_MODE: Mode = Mode::from_raw_mode(0o666);
 /// After a failed accept, such as for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The file that says which password a key has switched off. The container may read it; it is no secret.
+const PASSWORD_OFF: &str = "password-off";
+/// Its name until it is whole.
+const PASSWORD_OFF_NEW: &str = "password-off.new";
+/// A longer file is not ours.
+const PASSWORD_OFF_LEN_MAX: u64 = 256;
+
+/// What outlives the gateway, in the folder of the socket.
+#[derive(Debug)]
+pub(super) struct Memory {
+    dir: OwnedFd,
+}
+
+impl Memory {
+    /// Remembers a password that is switched off.
+    pub(super) fn switch_password_off(&self, mark: &str) -> io::Result<()> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
+        let mode = Mode::from_raw_mode(0o644);
+        let file = openat(&self.dir, PASSWORD_OFF_NEW, flags | OFlags::NOFOLLOW, mode)?;
+        let mut file = fs::File::from(file);
+        file.write_all(mark.as_bytes())?;
+        file.sync_all()?;
+        Ok(rustix::fs::renameat(&self.dir, PASSWORD_OFF_NEW, &self.dir, PASSWORD_OFF)?)
+    }
+}
 
 /// A listening socket, and its folder by which it is removed.
 #[derive(Debug)]
@@ -40,9 +65,10 @@ impl Door {
     /// Makes the folder if need be, and the socket in place of one that an earlier gateway left.
     pub(super) fn make(path: &Path) -> io::Result<Self> {
         fs::create_dir_all(path)?;
-        fs::set_permissions(path, fs::Permissions::from_mode(DIR_MODE))?;
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        // Everything from here on goes by the descriptor: what has the path's name later, or is a link, is not touched.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let dir = rustix::fs::open(path, flags, Mode::empty())?;
+        fchmod(&dir, DIR_MODE)?;
         match unlinkat(&dir, SOCKET_NAME, AtFlags::empty()) {
             Ok(()) | Err(rustix::io::Errno::NOENT) => {}
             Err(error) => return Err(error.into()),
@@ -52,6 +78,20 @@ impl Door {
         let listener = UnixListener::bind(short)?;
         chmodat(&dir, SOCKET_NAME, SOCKET_MODE, AtFlags::empty())?;
         Ok(Self { listener, dir })
+    }
+
+    /// What is remembered of the lease's password beside the socket: that a key has switched this one off.
+    pub(super) fn password_off(&self) -> Option<String> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let file = openat(&self.dir, PASSWORD_OFF, flags, Mode::empty()).ok()?;
+        let mut text = String::new();
+        fs::File::from(file).take(PASSWORD_OFF_LEN_MAX).read_to_string(&mut text).ok()?;
+        Some(text)
+    }
+
+    /// A way to remember that a key has switched a password off, for a gateway that starts later.
+    pub(super) fn memory(&self) -> io::Result<Memory> {
+        Ok(Memory { dir: self.dir.try_clone()? })
     }
 
     /// Admits agents until the route is closed.

@@ -15,7 +15,7 @@ use russh::keys::ssh_key::public::KeyData;
 use tokio::sync::{Semaphore, broadcast, watch};
 
 use super::attempts::{Allowance, Attempts, Pace};
-use super::door::Door;
+use super::door::{Door, Memory};
 use super::link::Link;
 use super::password::PasswordHash;
 use super::publish::Ports;
@@ -45,6 +45,7 @@ pub(super) struct Lease {
     user: String,
     socket_dir: PathBuf,
     access: Mutex<Access>,
+    memory: Memory,
     sessions: Mutex<Sessions>,
     inside: Arc<AtomicUsize>,
     agent: watch::Sender<Option<Arc<Link>>>,
@@ -161,8 +162,15 @@ impl Leases {
         self.inside.load(Ordering::Relaxed)
     }
 
+    /// Channels that are open into all leases together, where each may have so many.
+    pub(super) fn channels(&self, per_lease: usize) -> usize {
+        let open = lock(&self.open);
+        let used = open.values().map(|lease| lease.channel_room.available_permits());
+        used.map(|free| per_lease.saturating_sub(free)).sum()
+    }
+
     pub(super) fn open(&self, shared: &Arc<Shared>, route: &Route) -> Result<(), RouteError> {
-        let access = Access::of(route)?;
+        let mut access = Access::of(route)?;
         let mut open = lock(&self.open);
         if let Some(lease) = open.get(&route.lease) {
             if lease.socket_dir == route.socket_dir {
@@ -173,11 +181,14 @@ impl Leases {
             lease.close();
             open.remove(&route.lease);
         }
-        let door = Door::make(&route.socket_dir)
-            .map_err(|source| RouteError::Socket { dir: route.socket_dir.clone(), source })?;
+        let failed = |source| RouteError::Socket { dir: route.socket_dir.clone(), source };
+        let door = Door::make(&route.socket_dir).map_err(failed)?;
+        let mark = access.password.as_ref().map(PasswordHash::mark);
+        access.key_used = mark.is_some() && door.password_off() == mark;
+        let memory = door.memory().map_err(failed)?;
         let closed = shared.tasks.token().child_token();
         let inside = Arc::clone(&self.inside);
-        let lease = Arc::new(Lease::new(route, access, &shared.limits, inside, closed));
+        let lease = Arc::new(Lease::new(route, (access, memory), &shared.limits, inside, closed));
         door.serve(Arc::clone(shared), Arc::clone(&lease));
         open.insert(route.lease, lease);
         Ok(())
@@ -219,7 +230,7 @@ impl Access {
 impl Lease {
     fn new(
         route: &Route,
-        access: Access,
+        (access, memory): (Access, Memory),
         limits: &Limits,
         inside: Arc<AtomicUsize>,
         closed: CancellationToken,
@@ -229,6 +240,7 @@ impl Lease {
             user: route.lease.short(),
             socket_dir: route.socket_dir.clone(),
             access: Mutex::new(access),
+            memory,
             sessions: Mutex::new(Sessions::default()),
             inside,
             agent: watch::Sender::new(None),
@@ -320,7 +332,10 @@ impl Lease {
         if !fits || !access.admits(&credential) || self.closed.is_cancelled() {
             return None;
         }
-        access.key_used |= matches!(credential, Credential::Key(_));
+        if matches!(credential, Credential::Key(_)) && !access.key_used {
+            access.key_used = true;
+            self.remember_password_off(&access);
+        }
         drop(access);
         let number = sessions.next;
         sessions.next += 1;
@@ -328,6 +343,14 @@ impl Lease {
         drop(sessions);
         self.inside.fetch_add(1, Ordering::Relaxed);
         Some(SessionPlace { lease: Arc::clone(self), number })
+    }
+
+    /// A gateway that starts again must not take the password again.
+    fn remember_password_off(&self, access: &Access) {
+        let Some(password) = &access.password else { return };
+        if let Err(error) = self.memory.switch_password_off(&password.mark()) {
+            tracing::warn!(lease = %self.id, %error, "the password is off until the next start only");
+        }
     }
 
     fn is_called(&self, user: &str) -> bool {

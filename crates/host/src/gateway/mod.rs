@@ -150,8 +150,8 @@ impl Gateway {
         self.shared.leases.get(lease).is_some_and(|lease| lease.agent().is_some())
     }
 
-    /// Whether the lease's password still opens it: it has one, and no key has been used. A node that remembers this
-    /// opens the route without the password after a restart.
+    /// Whether the lease's password still opens it: it has one, and no key has been used since it has it, also before a
+    /// restart.
     #[must_use]
     pub fn password_open(&self, lease: LeaseId) -> bool {
         self.shared.leases.get(lease).is_some_and(|lease| lease.password().is_some())
@@ -197,7 +197,11 @@ impl Gateway {
     /// What it has seen since it began.
     #[must_use]
     pub fn stats(&self) -> GatewayStats {
-        self.shared.stats.read(self.shared.lobby.len(), self.shared.leases.inside())
+        let mut stats = self.shared.stats.read();
+        stats.half_open = self.shared.lobby.len();
+        stats.inside = self.shared.leases.inside();
+        stats.channels = self.shared.leases.channels(self.shared.limits.channels_per_lease);
+        stats
     }
 }
 

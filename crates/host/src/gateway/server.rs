@@ -183,3 +183,34 @@ fn preferred() -> Preferred {
         ..Preferred::DEFAULT
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn standard() -> Config {
+        let dir = tempfile::tempdir().expect("dir");
+        let key = HostKey::load_or_create(&dir.path().join("key")).expect("a key");
+        config(&Limits::standard(), key)
+    }
+
+    /// The library ends sessions after ten quiet minutes unless it is told not to; what it is told here has no such end,
+    /// whatever the time, and asks often enough to notice a client that is gone.
+    #[test]
+    fn a_quiet_shell_is_asked_and_never_ended() {
+        let config = standard();
+        assert_eq!(config.inactivity_timeout, None);
+        assert_eq!(config.keepalive_interval, Some(Duration::from_secs(30)));
+        assert_eq!(config.keepalive_max, KEEPALIVE_MAX);
+        assert_eq!(Limits::standard().idle, None);
+        assert!(config.nodelay);
+    }
+
+    /// The library's own answers make every login wait for a second, and a password client for half a minute.
+    #[test]
+    fn refusals_are_quick_and_the_first_is_instant() {
+        let config = standard();
+        assert_eq!(config.auth_rejection_time_initial, Some(Duration::ZERO));
+        assert!(config.auth_rejection_time <= Duration::from_millis(100));
+    }
+}

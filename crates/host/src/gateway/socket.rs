@@ -69,3 +69,47 @@ impl AsyncWrite for ClientSocket {
         Pin::new(&mut self.socket).poll_shutdown(ctx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn pair(cancel: &CancellationToken) -> (ClientSocket, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let connect = TcpStream::connect(listener.local_addr().expect("bound"));
+        let (accepted, client) = tokio::join!(listener.accept(), connect);
+        (ClientSocket::new(accepted.expect("accepts").0, cancel), client.expect("connects"))
+    }
+
+    /// Acknowledgements that wait for company stall half of all logins by 40 ms; the kernel forgets the mode by itself.
+    #[tokio::test]
+    async fn every_read_asks_for_quick_acknowledgements() {
+        let (mut ours, mut theirs) = pair(&CancellationToken::new()).await;
+        for _ in 0..3 {
+            rustix::net::sockopt::set_tcp_quickack(&ours.socket, false).expect("off");
+            theirs.write_all(b"x").await.expect("writes");
+            assert_eq!(ours.read_u8().await.expect("reads"), b'x');
+            assert!(rustix::net::sockopt::tcp_quickack(&ours.socket).expect("is asked"));
+        }
+    }
+
+    /// A session that was ended must not hang on a client that neither sends nor reads.
+    #[tokio::test]
+    async fn the_end_ends_a_read_and_a_write_that_wait() {
+        let cancel = CancellationToken::new();
+        let (ours, _theirs) = pair(&cancel).await;
+        let (mut read, mut write) = tokio::io::split(ours);
+        let both = async {
+            let endless = async { while write.write_all(&[0; 4096]).await.is_ok() {} };
+            tokio::join!(read.read_u8(), endless).0
+        };
+        tokio::pin!(both);
+        tokio::select! { biased; _ = &mut both => panic!("nobody sent"), () = tokio::task::yield_now() => {} }
+        cancel.cancel();
+        let error = both.await.expect_err("ends");
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted);
+    }
+}

@@ -22,6 +22,8 @@ pub struct GatewayStats {
     pub half_open: usize,
     /// Clients inside now.
     pub inside: usize,
+    /// Channels open into all leases now.
+    pub channels: usize,
 }
 
 /// The counters.
@@ -64,7 +66,8 @@ impl Counters {
         add(&self.published_refused);
     }
 
-    pub(super) fn read(&self, half_open: usize, inside: usize) -> GatewayStats {
+    /// The counts; what is open now is not known here.
+    pub(super) fn read(&self) -> GatewayStats {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         GatewayStats {
             connections: read(&self.connections),
@@ -73,8 +76,7 @@ impl Counters {
             passwords_refused: read(&self.passwords_refused),
             published_connections: read(&self.published),
             published_refused: read(&self.published_refused),
-            half_open,
-            inside,
+            ..GatewayStats::default()
         }
     }
 }

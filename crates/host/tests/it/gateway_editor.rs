@@ -151,3 +151,31 @@ fn sha256() -> Command {
     sum.stdout(Stdio::piped()).stderr(Stdio::piped());
     sum
 }
+
+/// A client that does not read one channel's output must still get the other channels'.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stalled_download_leaves_its_connection_usable() {
+    let Some(world) = World::new().await else { return };
+    let control = world.path("ctl");
+    let mut master = world.ssh();
+    master.args(["-M", "-N", "-S", &control]).arg(world.target());
+    let _master = master.spawn().expect("starts");
+    eventually("the master listens", || Path::new(&control).exists()).await;
+    let shared = |command: &str| {
+        let mut ssh = world.ssh();
+        ssh.args(["-S", &control, "-o", "ControlMaster=no", "-o", "ProxyCommand=false"]);
+        ssh.arg(world.target()).arg(command);
+        ssh
+    };
+    let marker = world.path("began");
+    let mut stalled = shared(&format!("touch {marker}; cat /dev/zero")).spawn().expect("starts");
+    eventually("it begins", || Path::new(&marker).exists()).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for _ in 0..5 {
+        assert_eq!(stdout(&run(shared("echo free")).await), "free\n");
+    }
+    let bytes = noise(8 << 20);
+    let both = run_with_input(shared("cat"), bytes.clone()).await;
+    assert!(both.stdout == bytes, "{} bytes came back", both.stdout.len());
+    stalled.kill().await.expect("dies");
+}

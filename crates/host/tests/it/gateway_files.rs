@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use crate::gateway_world::{World, noise, run, run_with_input, stderr, stdout};
+use crate::gateway_world::{World, eventually, noise, run, run_with_input, stderr, stdout};
 
 fn present(program: &str) -> bool {
     let found = ["/usr/bin", "/bin", "/usr/local/bin"]
@@ -128,4 +128,31 @@ async fn rsync_copies_a_tree() {
     let output = run(rsync).await;
     assert!(output.status.success(), "{}", stderr(&output));
     assert!(fs::read(world.path("copy/a")).expect("reads") == noise(1 << 20));
+}
+
+/// A client that dies in the middle of a transfer must leave no process, no channel and no place taken.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transfer_that_is_cut_leaves_nothing_running() {
+    let Some(world) = World::new().await else { return };
+    let (local, remote) = (world.path("big"), world.path("copy"));
+    std::fs::File::create(&local).expect("makes").set_len(8 << 30).expect("a sparse file");
+    let children = format!("/proc/{0}/task/{0}/children", world.agent_pid());
+    let target = |path: &str| format!("{}:{path}", world.target());
+    for (from, to) in [(local.clone(), target(&remote)), (target(&local), remote.clone())] {
+        let mut scp = world.copier("scp");
+        let mut client = scp.args([&from, &to]).spawn().expect("starts");
+        let grows = || std::fs::metadata(&remote).is_ok_and(|meta| meta.len() > 1 << 20);
+        eventually("bytes arrive", grows).await;
+        client.kill().await.expect("dies");
+        eventually("what served it is gone", || {
+            std::fs::read_to_string(&children).is_ok_and(|children| children.trim().is_empty())
+        })
+        .await;
+        eventually("nothing is held", || {
+            let stats = world.gateway.stats();
+            (stats.inside, stats.channels) == (0, 0)
+        })
+        .await;
+        std::fs::remove_file(&remote).expect("removes");
+    }
 }

@@ -204,7 +204,7 @@ async fn key_agent(world: &World) -> (Child, String) {
     let mut agent = Command::new("ssh-agent");
     agent.args(["-D", "-a", &socket]).kill_on_drop(true).stdout(Stdio::null());
     let mut agent = agent.spawn().expect("starts");
-    eventually("the agent listens", || Path::new(&socket).exists()).await;
+    eventually("the agent listens", || UnixStream::connect(&socket).is_ok()).await;
     let mut add = Command::new("ssh-add");
     add.env("SSH_AUTH_SOCK", &socket).arg(world.path("id")).stderr(Stdio::null());
     assert!(add.status().await.expect("runs").success());

@@ -1,5 +1,6 @@
 //! Every kind of key, made and used by OpenSSH's own programs, and what is refused in its place.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use nicompute_host::gateway::{Limits, Route, RouteError};
@@ -10,6 +11,7 @@ use russh::keys::signature::Signer as _;
 use russh::keys::ssh_key::public::{KeyData, SkEcdsaSha2NistP256, SkEd25519};
 use russh::keys::ssh_key::sha2::{Digest as _, Sha256};
 use russh::keys::{HashAlg, PrivateKey, PublicKey, PublicKeyOrCertificate};
+use russh::{Preferred, kex};
 use tokio::process::Command;
 
 use crate::gateway_world::{World, eventually, key_pair, run, stderr, stdout, write_private};
@@ -181,6 +183,37 @@ impl client::Handler for Trusting {
 
     async fn check_server_key(&mut self, _: &PublicKeyOrCertificate) -> Result<bool, Self::Error> {
         Ok(true)
+    }
+}
+
+/// A client that insists on one cipher must find it, and one that fears quantum computers its key exchange.
+#[tokio::test(flavor = "multi_thread")]
+async fn ciphers_and_key_exchanges_that_clients_insist_on() {
+    let Some(world) = World::new().await else { return };
+    for cipher in [
+        "chacha20-poly1305@openssh.com",
+        "aes128-gcm@openssh.com",
+        "aes256-gcm@openssh.com",
+        "aes128-ctr",
+        "aes256-ctr",
+    ] {
+        let mut ssh = world.ssh();
+        ssh.args(["-c", cipher]).arg(world.target()).arg("head -c 300000 /dev/zero | cksum");
+        assert_eq!(stdout(&run(ssh).await), "2913298395 300000\n", "{cipher}");
+    }
+    for weak in ["aes128-cbc", "3des-cbc"] {
+        let mut ssh = world.ssh();
+        ssh.args(["-c", weak]).arg(world.target()).arg("true");
+        let output = run(ssh).await;
+        assert!(stderr(&output).contains("no matching cipher"), "{}", stderr(&output));
+    }
+    for exchange in [kex::MLKEM768X25519_SHA256, kex::CURVE25519] {
+        let preferred = Preferred { kex: Cow::Owned(vec![exchange]), ..Preferred::default() };
+        let config = Arc::new(client::Config { preferred, ..client::Config::default() });
+        let mut client = client::connect(config, world.gateway.local_addr(), Trusting)
+            .await
+            .unwrap_or_else(|error| panic!("{exchange:?}: {error}"));
+        assert!(!client.authenticate_none("root").await.expect("answers").success());
     }
 }
 

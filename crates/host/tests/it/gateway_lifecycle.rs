@@ -195,3 +195,32 @@ async fn deep_folders_have_a_socket_too() {
     world.gateway.open(&route).expect("opens");
     assert!(deep.join("gateway.sock").exists());
 }
+
+/// A link in the place of the socket or its folder must lead the gateway nowhere: it runs as root, and what is behind the
+/// link is somebody else's.
+#[tokio::test(flavor = "multi_thread")]
+async fn links_in_the_sockets_place_are_not_followed() {
+    let world = World::without_agent(Limits::standard()).await;
+    let (dir, target) = (world.dir.path().join("linked"), world.dir.path().join("precious"));
+    std::fs::create_dir(&dir).expect("makes");
+    std::fs::write(&target, "kept").expect("writes");
+    std::os::unix::fs::symlink(&target, dir.join("gateway.sock")).expect("links");
+    let route = Route {
+        lease: LeaseId::from_random_bytes([4; 16]),
+        socket_dir: dir.clone(),
+        ..world.route.clone()
+    };
+    world.gateway.open(&route).expect("opens");
+    let kind = std::fs::symlink_metadata(dir.join("gateway.sock")).expect("is there").file_type();
+    assert!(std::os::unix::fs::FileTypeExt::is_socket(&kind), "{kind:?}");
+    assert_eq!(std::fs::read(&target).expect("reads"), b"kept");
+    let (folder, link) = (world.dir.path().join("folder"), world.dir.path().join("link"));
+    std::fs::create_dir(&folder).expect("makes");
+    let mode = || std::fs::metadata(&folder).expect("is there").permissions();
+    let before = mode();
+    std::os::unix::fs::symlink(&folder, &link).expect("links");
+    let lease = LeaseId::from_random_bytes([5; 16]);
+    let refused = world.gateway.open(&Route { lease, socket_dir: link, ..world.route.clone() });
+    assert!(matches!(refused, Err(RouteError::Socket { .. })), "{refused:?}");
+    assert_eq!((mode(), std::fs::read_dir(&folder).expect("lists").count()), (before, 0));
+}

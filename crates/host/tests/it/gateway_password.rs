@@ -111,24 +111,26 @@ async fn leases_without_a_password_do_not_ask_for_one() {
     }
 }
 
+async fn log_in(world: &World) -> bool {
+    let mut client = connect(world).await;
+    client.authenticate_password("root", PASSWORD).await.expect("answers").success()
+}
+
 /// Once the owner has a key, the password that went over the wire must be worth nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_key_switches_the_password_off() {
     let Some(mut world) = World::new().await else { return };
     with_password(&mut world);
-    let log_in = |password: &'static str| {
-        let world = &world;
-        async move {
-            let mut client = connect(world).await;
-            client.authenticate_password("root", password).await.expect("answers").success()
-        }
-    };
-    assert!(log_in(PASSWORD).await && world.gateway.password_open(world.route.lease));
+    assert!(log_in(&world).await && world.gateway.password_open(world.route.lease));
     assert_eq!(stdout(&run(world.ssh_to("echo by key")).await), "by key\n");
     assert!(!world.gateway.password_open(world.route.lease));
-    assert!(!log_in(PASSWORD).await);
+    assert!(!log_in(&world).await);
     world.gateway.open(&world.route).expect("opens");
-    assert!(!log_in(PASSWORD).await, "the same route again brings it back");
+    assert!(!log_in(&world).await, "the same route again brings it back");
+    world.restart_gateway().await;
+    assert!(!world.gateway.password_open(world.route.lease), "a restart brings it back");
+    with_password(&mut world);
+    assert!(world.gateway.password_open(world.route.lease), "a new one is another");
 }
 
 /// `root` and a password must never choose between two leases.

@@ -11,6 +11,7 @@ use nicompute_host::gateway::{PasswordHash, Route};
 use nicompute_host::runtime::{ContainerSpec, Presence, RuntimeError};
 use nicompute_market::{EndReason, FailReason, Lease, LeaseEvent, LeaseId, LeaseState, UnixMillis};
 
+use super::greeting::greeting;
 use super::{DriveError, Places, Reconciler};
 use crate::fuse::KillPoint;
 use crate::leases::{Grant, host_options};
@@ -297,8 +298,9 @@ impl Reconciler {
             hash.inspect_err(|error| tracing::warn!(lease = %terms.id, %error, "no password login"))
                 .ok()
         });
-        let route =
-            Route { init_pid, password, ..Route::new(terms.id, terms.keys.all(), socket_dir) };
+        let greeting = Some(greeting(lease));
+        let plain = Route::new(terms.id, terms.keys.all(), socket_dir);
+        let route = Route { init_pid, password, greeting, ..plain };
         if !self.memory.has_route(&route) {
             self.routes.open(&route)?;
             self.memory.set_route(route);

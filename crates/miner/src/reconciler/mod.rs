@@ -5,6 +5,7 @@
 //! belongs to no open lease. Every effect may be repeated; a lease whose effects fail is tried again, later each time.
 
 mod drive;
+mod greeting;
 #[cfg(test)]
 mod tests;
 

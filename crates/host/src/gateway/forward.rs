@@ -39,6 +39,11 @@ pub(super) struct Meeting {
 }
 
 impl Meeting {
+    /// How many wait for their other side.
+    fn len(&self) -> usize {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     /// The entry that the other side left, or the new one, which is left for the other side.
     fn meet(
         &self,
@@ -129,13 +134,20 @@ impl Client {
         })
     }
 
-    /// A channel to the client stands: its data comes from now on.
-    pub(super) fn confirmed(&mut self, id: ChannelId) {
-        let Some(lease) = self.lease() else { return };
+    /// A channel to the client stands: its data comes from now on. `false` when the client confirms more than it was asked
+    /// for in time.
+    pub(super) fn confirmed(&mut self, id: ChannelId) -> bool {
+        self.channels.retain(|_, entry| !entry.over.is_cancelled());
+        let max = self.shared.limits.channels_per_lease;
+        if self.channels.len() >= max || self.meeting.len() >= max {
+            return false;
+        }
+        let Some(lease) = self.lease() else { return false };
         let (limits, over) = (&self.shared.limits, &self.progress.over);
         let new = || (Arc::new(Upload::of(limits, &lease)), over.child_token());
         let (upload, over) = self.meeting.meet(id, new);
         self.channels.insert(id, Entry::new(EntryKind::Connection, upload, over));
+        true
     }
 
     async fn listen(&mut self, target: OpenTarget) -> Option<(OpenStream, u16)> {
@@ -179,14 +191,18 @@ impl Client {
 impl Forwarder {
     async fn run(self: Arc<Self>, open: OpenStream) {
         loop {
-            let arrival = tokio::select! {
-                () = self.over.cancelled() => break,
-                arrival = open.stream.arrival() => arrival,
+            // The next is taken when this one has a place: the agent may offer as many as it likes.
+            let next = async {
+                let arrival = open.stream.arrival().await?;
+                let place = Arc::clone(&self.lease.channel_room).acquire_owned().await.ok()?;
+                Some((arrival, place))
             };
-            let Some(arrival) = arrival else { break };
-            let place = Arc::clone(&self.lease.channel_room).try_acquire_owned().ok();
+            let next = tokio::select! {
+                () = self.over.cancelled() => break,
+                next = next => next,
+            };
+            let Some((arrival, place)) = next else { break };
             let forwarder = Arc::clone(&self);
-            // Without a place it is fetched and closed, so that nothing waits for ever inside.
             self.shared.tasks.spawn("ssh connection from inside", OnError::Log, async move {
                 tokio::select! {
                     () = forwarder.session_over.cancelled() => {}
@@ -198,11 +214,10 @@ impl Forwarder {
         self.over.cancel();
     }
 
-    async fn pass_on(&self, arrival: Arrival, place: Option<OwnedSemaphorePermit>) {
+    async fn pass_on(&self, arrival: Arrival, place: OwnedSemaphorePermit) {
         let target = OpenTarget::Accept { token: arrival.token };
         let request = OpenRequest { target, variables: Vec::new() };
         let Ok(stream) = open(&self.shared, &self.lease, request).await else { return };
-        let Some(place) = place else { return };
         let asked = within(&self.shared.clock, self.shared.limits.agent, self.ask(&arrival)).await;
         let Some(Ok(channel)) = asked else { return };
         let id = channel.id();

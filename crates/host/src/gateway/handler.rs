@@ -156,10 +156,12 @@ impl Handler for Client {
         id: ChannelId,
         _: u32,
         _: u32,
-        _: &mut Session,
+        session: &mut Session,
     ) -> Outcome {
-        self.confirmed(id);
-        Ok(())
+        if self.confirmed(id) {
+            return Ok(());
+        }
+        session.disconnect(Disconnect::ProtocolError, "too many channels are confirmed late", "en")
     }
 
     async fn agent_request(

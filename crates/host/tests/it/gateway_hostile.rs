@@ -203,6 +203,27 @@ async fn lies_on_a_channel_end_the_agent_and_tell_the_client() {
     }
 }
 
+/// An agent that offers connections without end must spend its own patience, not the provider's memory.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_connections_from_inside_is_cut_off() {
+    let mut limits = Limits::standard();
+    limits.channels_per_lease = 4;
+    let world = World::without_agent(limits).await;
+    let mut liar = Liar::greeted(&world).await;
+    let mut ssh = world.ssh();
+    ssh.args(["-N", "-R", "0:127.0.0.1:1"]).arg(world.target());
+    let mut client = ssh.spawn().expect("starts");
+    let channel = liar.asked().await;
+    liar.say(&to_vec(channel, &Frame::Listening { port: 4000 })).await;
+    for token in 0..100 {
+        let incoming = Incoming { token, port: 1, peer: "10.0.0.1" };
+        liar.say(&to_vec(channel, &Frame::Incoming(incoming))).await;
+    }
+    assert!(liar.is_cut_off().await);
+    assert!(world.gateway.stats().channels <= 4);
+    client.kill().await.expect("dies");
+}
+
 /// A refusal's text is a tenant's: the client's terminal must not obey it.
 #[tokio::test(flavor = "multi_thread")]
 async fn refusals_reach_the_client_as_text() {

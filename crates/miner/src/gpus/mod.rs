@@ -97,7 +97,9 @@ impl GpuWatch {
     /// Runs until it is told to stop.
     pub(crate) async fn run(&self, stop: CancellationToken) {
         let mut looks = self.source.looks();
-        let mut told = Told::default();
+        // A driver that never says a word is silent since now.
+        let begun = (self.clock.monotonic(), self.clock.unix_ms());
+        let mut told = Told { good: Some(begun), ..Told::default() };
         loop {
             let look = Arc::clone(&looks.borrow_and_update());
             if let Err(error) = self.round(&look, &mut told).await {
@@ -130,6 +132,9 @@ impl GpuWatch {
         let absent = {
             let mut judge = self.judge();
             judge.hear(look, &watched, |uuid| self.source.history(uuid).xids.back().copied());
+            // Of a GPU that nobody has leased nobody must be told that it is back.
+            let is_leased = |uuid: &String| leased.iter().any(|(_, gpus)| gpus.contains(uuid));
+            watched.iter().filter(|uuid| !is_leased(uuid)).for_each(|uuid| judge.told_back(uuid));
             if let Some(since) = silent_since {
                 judge.silence(since);
             }

@@ -41,8 +41,17 @@ pub(super) async fn gpus(
         Ok(Err(_)) | Err(_) => None,
     };
     let Some(image) = image else { return skipped("there is no image to make a container of") };
-    let outcome = tokio::time::timeout(LIMIT, look(patient, &**runtime, sample, image)).await;
-    vec![outcome.unwrap_or_else(|_| Finding::error(CHECK, "no container came up in time"))]
+    sweep(&**runtime).await;
+    vec![look(patient, &**runtime, sample, image).await]
+}
+
+/// Removes what a doctor that was killed has left.
+async fn sweep(runtime: &dyn Runtime) {
+    if let Ok(Ok(left)) = tokio::time::timeout(LIMIT, runtime.list()).await {
+        for lease in left {
+            drop(tokio::time::timeout(LIMIT, runtime.remove(lease)).await);
+        }
+    }
 }
 
 /// Makes a container with one GPU, looks, and removes it, whatever happened in between.
@@ -56,20 +65,24 @@ async fn look(
         Ok(spec) => spec,
         Err(error) => return Finding::error(CHECK, format!("{error:#}")),
     };
-    let made = runtime.ensure(&spec).await;
+    let made = tokio::time::timeout(LIMIT, runtime.ensure(&spec)).await;
     let finding = match made {
-        Ok(running) => {
+        Err(_) => Finding::error(CHECK, "no container with a GPU came up in time")
+            .remedy("the engine's own words are in its log: journalctl -u docker"),
+        Ok(Ok(running)) => {
             let root = format!("/proc/{}/root/dev", running.init_pid);
             judge(&nodes(Path::new(&root)), sample)
         }
-        Err(error) => {
+        Ok(Err(error)) => {
             Finding::error(CHECK, format!("no container with a GPU: {}", ErrorChain(&error)))
                 .remedy("the engine's own words are in its log: journalctl -u docker")
         }
     };
-    match runtime.remove(spec.lease).await {
-        Ok(()) => finding,
-        Err(error) => Finding::error(CHECK, format!("it stays behind: {}", ErrorChain(&error))),
+    match tokio::time::timeout(LIMIT, runtime.remove(spec.lease)).await {
+        Ok(Ok(())) => finding,
+        Err(_) => Finding::error(CHECK, "a container of the doctor's could not be removed in time")
+            .remedy("nicompute doctor once more removes it"),
+        Ok(Err(error)) => Finding::error(CHECK, format!("it stays behind: {}", ErrorChain(&error))),
     }
 }
 
@@ -77,8 +90,8 @@ fn spec(patient: &Patient<'_>, sample: &GpuSample, image: String) -> anyhow::Res
     let mut random = [0_u8; 16];
     getrandom::fill(&mut random)?;
     let lease = LeaseId::from_random_bytes(random);
-    let programs = embedded::materialize(&patient.state_dir.join("programs"))?;
-    let dir = patient.state_dir.join("leases").join(lease.to_string());
+    let programs = embedded::materialize(&patient.scratch.0.join("programs"))?;
+    let dir = patient.scratch.0.join("leases").join(lease.to_string());
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir.join("run"))?;
     Ok(ContainerSpec {
         lease,

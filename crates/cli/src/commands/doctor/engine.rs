@@ -4,17 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nicompute_daemon::{ErrorChain, SharedClock};
-use nicompute_host::runtime::docker::{Docker, EngineFacts};
+use nicompute_host::runtime::docker::{ClassReport, Docker, EngineFacts};
 use nicompute_host::runtime::sandbox::Sandbox;
 use nicompute_host::runtime::{Rootfs, Runtime};
+use nicompute_market::RuntimeClass;
 
 use super::Patient;
 use super::finding::{Finding, Level};
 
 /// How long an engine or a first sandbox may take.
 const LIMIT: Duration = Duration::from_secs(60);
-/// Runtimes that the market knows by name, and what they are for.
-const CLASSES: [&str; 4] = ["nvidia", "runsc", "kata", "sysbox-runc"];
 
 /// The findings, and the runtime that a node would take.
 pub(super) async fn runtimes(patient: &Patient<'_>) -> (Vec<Finding>, Option<Arc<dyn Runtime>>) {
@@ -64,35 +63,61 @@ async fn engine(patient: &Patient<'_>) -> (Vec<Finding>, Option<Arc<dyn Runtime>
         }
     };
     let mut findings = of_engine(docker.facts());
+    let reports = docker.class_reports().iter();
+    findings.extend(reports.filter_map(|(class, report)| of_class(*class, report)));
     findings.push(images(&docker, &patient.args.images).await);
     (findings, Some(Arc::new(docker)))
 }
 
 fn of_engine(facts: &EngineFacts) -> Vec<Finding> {
-    let EngineFacts { version, storage_driver, live_restore, runtimes, disk_quota } = facts;
+    let EngineFacts { version, storage_driver, has, .. } = facts;
     let mut findings =
         vec![Finding::ok("engine", format!("version {version}, storage {storage_driver}"))];
-    findings.push(if *live_restore {
+    findings.push(if has.live_restore {
         Finding::ok("engine.restart", "tenants outlive a restart of the engine")
     } else {
         Finding::warning("engine.restart", "a restart of the engine stops every tenant for a while")
             .remedy("put \"live-restore\": true into /etc/docker/daemon.json, then: systemctl reload docker")
     });
-    findings.push(if *disk_quota {
+    findings.push(if has.disk_quota {
         Finding::ok("engine.disk", "tenants can be held to their share of the disk")
     } else {
-        Finding::warning("engine.disk", "the engine cannot hold tenants to their share of the disk")
-            .remedy("put the engine's data on XFS mounted with pquota; without it the node says so in its offers")
+        Finding::warning(
+            "engine.disk",
+            "the engine cannot hold tenants to their share of the disk by itself",
+        )
+        .remedy("put the engine's data on XFS mounted with pquota")
     });
-    let known: Vec<&str> =
-        CLASSES.into_iter().filter(|class| runtimes.iter().any(|name| name == class)).collect();
-    let what = if known.is_empty() {
-        "runc alone; stronger walls (gVisor, Kata, sysbox) are not installed".to_owned()
-    } else {
-        format!("runc and {}", known.join(", "))
-    };
-    findings.push(Finding::ok("engine.classes", what));
+    if !has.limits {
+        findings.push(
+            Finding::error(
+                "engine.limits",
+                "the engine cannot limit memory, processors and processes",
+            )
+            .remedy("start the kernel with the cgroup controllers cpu, memory and pids"),
+        );
+    }
+    if !has.seccomp {
+        findings.push(
+            Finding::error("engine.seccomp", "the engine filters no system calls")
+                .remedy("install an engine that is built with seccomp"),
+        );
+    }
     findings
+}
+
+/// The classes of walls, and why those that are installed do not work.
+fn of_class(class: RuntimeClass, report: &ClassReport) -> Option<Finding> {
+    const CHECK: &str = "engine.classes";
+    match (&report.refusal, &report.runtime) {
+        (None, _) => Some(Finding::ok(CHECK, format!("{class} works"))),
+        // A class that nobody has installed is no finding.
+        (Some(_), None) if class != RuntimeClass::Standard => None,
+        (Some(refusal), _) => {
+            let what = format!("{class} does not work: {}", refusal.what);
+            Some(Finding::warning(CHECK, what).remedy(refusal.remedy))
+        }
+    }
 }
 
 async fn images(docker: &Docker, named: &[String]) -> Finding {
@@ -128,11 +153,6 @@ async fn sandbox(patient: &Patient<'_>) -> (Finding, Option<Arc<dyn Runtime>>) {
         // What the machine can do is worth knowing also without an image to rent.
         config.rootfs = Some(Rootfs::Host);
     }
-    // A first sandbox is made and removed; its traces go with this folder.
-    let Ok(dir) = Scratch::new() else {
-        return (Finding::error(CHECK, "no folder can be made in TMPDIR"), None);
-    };
-    config.state_dir.clone_from(&dir.0);
     let clock = SharedClock::clone(&patient.clock);
     let detect = Box::pin(Sandbox::detect(config.clone(), clock));
     match tokio::time::timeout(LIMIT, detect).await {
@@ -157,30 +177,10 @@ async fn sandbox(patient: &Patient<'_>) -> (Finding, Option<Arc<dyn Runtime>>) {
     }
 }
 
-/// A private folder that goes when it is dropped.
-struct Scratch(std::path::PathBuf);
-
-impl Scratch {
-    fn new() -> anyhow::Result<Self> {
-        use std::os::unix::fs::DirBuilderExt as _;
-        let mut random = [0_u8; 8];
-        getrandom::fill(&mut random)?;
-        let path = std::env::temp_dir().join(format!("nicompute-doctor-{}", hex::encode(random)));
-        std::fs::DirBuilder::new().mode(0o700).create(&path)?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.0) {
-            tracing::debug!(%error, "the doctor's folder stays");
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use nicompute_host::runtime::docker::{ClassRefusal, Features};
+
     use super::*;
 
     /// An engine that stops all tenants at its next update must be known before the first tenant.
@@ -189,13 +189,30 @@ mod tests {
         let facts = EngineFacts {
             version: "20.10.24".to_owned(),
             storage_driver: "overlay2".to_owned(),
-            runtimes: vec!["io.containerd.runc.v2".to_owned(), "runsc".to_owned()],
+            has: Features { limits: true, seccomp: true, ..Features::default() },
             ..EngineFacts::default()
         };
-        let levels: Vec<_> = of_engine(&facts).iter().map(|finding| finding.level).collect();
-        assert_eq!(levels, [Level::Ok, Level::Warning, Level::Warning, Level::Ok]);
-        assert!(of_engine(&facts)[3].what.contains("runsc"));
-        let facts = EngineFacts { live_restore: true, disk_quota: true, ..facts };
-        assert!(of_engine(&facts).iter().all(|finding| finding.level == Level::Ok));
+        let levels = |facts: &EngineFacts| -> Vec<Level> {
+            of_engine(facts).iter().map(|finding| finding.level).collect()
+        };
+        assert_eq!(levels(&facts), [Level::Ok, Level::Warning, Level::Warning]);
+        let good = Features { live_restore: true, disk_quota: true, ..facts.has };
+        assert_eq!(levels(&EngineFacts { has: good, ..facts.clone() }), [Level::Ok; 3]);
+        let bare = EngineFacts { has: Features::default(), ..facts };
+        assert_eq!(levels(&bare)[3..], [Level::Error, Level::Error]);
+    }
+
+    /// A class that is installed and does not work would be missed only by its first tenant.
+    #[test]
+    fn classes_that_are_installed_must_work() {
+        let report = |runtime: Option<&str>, what: Option<&str>| ClassReport {
+            runtime: runtime.map(str::to_owned),
+            refusal: what.map(|what| ClassRefusal { what: what.to_owned(), remedy: "mend it" }),
+        };
+        let level = |class, report: &ClassReport| of_class(class, report).map(|found| found.level);
+        let gvisor = RuntimeClass::Gvisor;
+        assert_eq!(level(gvisor, &report(Some("runsc"), None)), Some(Level::Ok));
+        assert_eq!(level(gvisor, &report(Some("runsc"), Some("no socket"))), Some(Level::Warning));
+        assert_eq!(level(gvisor, &report(None, Some("not installed"))), None);
     }
 }

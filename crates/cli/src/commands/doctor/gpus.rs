@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use nicompute_daemon::{ErrorChain, SharedClock};
+use nicompute_daemon::ErrorChain;
 use nicompute_host::cdi::{DIRS, Registry};
 use nicompute_host::inventory::{GpuShare, ask_in_time};
 use nicompute_host::telemetry::{Answer, GpuSample, Gpus, NvmlLibrary};
@@ -16,7 +16,7 @@ const DRIVER_LIMIT: Duration = Duration::from_secs(30);
 /// Nodes that every container with a GPU needs.
 const NODES: [&str; 2] = ["/dev/nvidiactl", "/dev/nvidia-uvm"];
 
-pub(super) async fn driver(_clock: &SharedClock) -> (Vec<Finding>, Gpus) {
+pub(super) async fn driver() -> (Vec<Finding>, Gpus) {
     const CHECK: &str = "gpu.driver";
     let asked =
         tokio::task::spawn_blocking(|| ask_in_time(NvmlLibrary::default(), DRIVER_LIMIT)).await;

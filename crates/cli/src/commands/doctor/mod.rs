@@ -22,9 +22,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Args;
 use nicompute_daemon::{SharedClock, SystemClock, Tasks};
-use nicompute_host::runtime::{ImagePolicy, Rootfs, RuntimeConfig, SandboxProgram};
+use nicompute_host::runtime::{Rootfs, RuntimeConfig};
 use nicompute_host::telemetry::Gpus;
-use nicompute_market::RuntimeClass;
+use nicompute_market::Hotkey;
 
 use crate::args::{KeyArgs, SubtensorArgs, home};
 use crate::market_args::block_on;
@@ -85,6 +85,8 @@ struct Patient<'a> {
     tasks: Tasks,
     state_dir: PathBuf,
     wallets: PathBuf,
+    /// Where containers of the doctor's lie, and everything else that goes when it goes.
+    scratch: Scratch,
 }
 
 /// Looks at everything. Ends with code 1 where there is an error, with 0 where there are warnings alone.
@@ -94,8 +96,9 @@ pub(crate) fn run(args: &DoctorArgs, out: &mut dyn Write) -> anyhow::Result<Exit
         None => home()?.join(".nicompute/miner"),
     };
     let wallets = args.keys.root()?;
-    let patient =
-        Patient { args, clock: SystemClock::shared(), tasks: Tasks::new(), state_dir, wallets };
+    let scratch = Scratch::new().context("make a folder in TMPDIR")?;
+    let (clock, tasks) = (SystemClock::shared(), Tasks::new());
+    let patient = Patient { args, clock, tasks, state_dir, wallets, scratch };
     let findings = block_on(async {
         let findings = patient.examine().await;
         // What is left of connections is cut off; nothing waits for it.
@@ -114,7 +117,7 @@ pub(crate) fn run(args: &DoctorArgs, out: &mut dyn Write) -> anyhow::Result<Exit
 
 impl Patient<'_> {
     async fn examine(&self) -> Vec<Finding> {
-        let (mut findings, gpus) = gpus::driver(&self.clock).await;
+        let (mut findings, gpus) = gpus::driver().await;
         findings.extend(gpus::specs(&gpus));
         let (engine, runtime) = engine::runtimes(self).await;
         findings.extend(engine);
@@ -148,26 +151,38 @@ impl Patient<'_> {
         }
     }
 
-    /// What a runtime is told, as the node would.
+    /// What a runtime is told, as the node would, under a name that no node has.
     fn runtime_config(&self) -> RuntimeConfig {
-        RuntimeConfig {
-            node_id: "doctor".to_owned(),
-            state_dir: self.state_dir.clone(),
-            rootfs: self.args.rootfs.clone().map(Rootfs::Directory),
-            sandbox_program: SandboxProgram {
-                path: PathBuf::from("/proc/self/exe"),
-                args: vec!["__sandbox".to_owned()],
-            },
-            docker_socket: None,
-            images: self.args.images.clone(),
-            image_policy: ImagePolicy::default(),
-            trial_agent: None,
-            classes: Vec::<RuntimeClass>::new(),
-        }
+        let rootfs = self.args.rootfs.clone().map(Rootfs::Directory);
+        let nobody = Hotkey::from_bytes([0; 32]);
+        let config = super::miner::runtime_config(nobody, self.scratch.0.clone(), rootfs);
+        RuntimeConfig { images: self.args.images.clone(), ..config }
     }
 }
 
 /// Whether there are GPUs to look for.
 const fn has_gpus(gpus: &Gpus) -> bool {
     !gpus.samples.is_empty()
+}
+
+/// A private folder that goes when it is dropped.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> anyhow::Result<Self> {
+        use std::os::unix::fs::DirBuilderExt as _;
+        let mut random = [0_u8; 8];
+        getrandom::fill(&mut random)?;
+        let path = std::env::temp_dir().join(format!("nicompute-doctor-{}", hex::encode(random)));
+        std::fs::DirBuilder::new().mode(0o700).create(&path)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            tracing::debug!(%error, "the doctor's folder stays");
+        }
+    }
 }

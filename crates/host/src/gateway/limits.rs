@@ -10,8 +10,8 @@ const CONNECTIONS_PER_LEASE_MAX: usize = 128;
 const CONNECTIONS_RESERVED_PER_LEASE: usize = 8;
 /// Connections of clients that are not known yet.
 const HALF_OPEN_MAX: usize = 256;
-/// The same from one address.
-const HALF_OPEN_PER_ADDRESS_MAX: usize = 64;
+/// The same from one address: a hundred logins at once are an Ansible run.
+const HALF_OPEN_PER_ADDRESS_MAX: usize = 128;
 /// Channels at once on one connection.
 const CHANNELS_PER_CONNECTION_MAX: usize = 64;
 /// Channels at once into one lease; the agent has its own limit above it.

@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use docker::{Original, Reference};
-use figures::{Figures, Target, line, median, title};
+use figures::{Figures, Target, line, median, timed, title};
 use provider::{Kind, Provider};
 use ssh::{Door, Way};
 use world::{World, is_root};
@@ -95,6 +95,7 @@ fn on_docker(figures: &mut Figures, world: &World, reference: &Reference) {
     let provider = Provider::start(world, &Kind::Docker { image: reference.image() });
     let ours = median(ROUNDS, || provider.to_first_output());
     line("lease on Docker", ours * 1e3, "ms", "");
+    of_it(&provider);
     figures.target("against docker run alone", ours / alone, Target::AtMost(1.3), "times");
     let original = Original::new(reference);
     let theirs = median(ROUNDS_OF_ORIGINAL, || original.build_run_login());
@@ -112,7 +113,18 @@ fn embedded(figures: &mut Figures, world: &World, rootfs: &Path, reference: Opti
     let (middle, late) = (rounds[ROUNDS / 2], rounds[ROUNDS * 9 / 10]);
     figures.target("lease in the sandbox", middle * 1e3, Target::AtMost(100.0), "ms");
     line("the slowest tenth", late * 1e3, "ms", "");
+    of_it(&provider);
     doors(figures, &provider, reference);
+}
+
+/// Where the time goes: what is neither container nor SSH are the request and what the node stores.
+fn of_it(provider: &Provider) {
+    if let Some(bring_up) = provider.bring_up() {
+        line("of it, container and agent, by the node's log", bring_up * 1e3, "ms", "");
+    }
+    let lease = provider.lease();
+    let ssh = median(ROUNDS, || timed(|| lease.door().first_output()).0);
+    line("of it, ssh to the first output", ssh * 1e3, "ms", "");
 }
 
 fn provider_rounds(provider: &Provider) -> Vec<f64> {

@@ -1,12 +1,13 @@
 //! A provider's node in a process of its own, and a holder that rents from it and enters by OpenSSH's client.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use nicompute_client::{HeldLease, NodeClient, NodeDialer};
+use nicompute_client::{HeldLease, Node, NodeClient, NodeDialer};
 use nicompute_daemon::SystemClock;
 use nicompute_market::{LeaseId, LeaseState};
 use nicompute_wire::node::LeaseRequest;
@@ -30,6 +31,8 @@ pub(crate) enum Kind<'k> {
 pub(crate) struct Provider {
     daemon: Daemon,
     node: NodeClient,
+    /// Who the node is, asked once: a holder knows that before it rents.
+    known: Node,
     runtime: tokio::runtime::Runtime,
     key: PathBuf,
     public: String,
@@ -86,7 +89,8 @@ impl Provider {
             .build()
             .unwrap();
         let node = dialer.node(address, world.miner.hotkey());
-        Self { daemon, node, runtime, key, public, folder, drawn: AtomicU64::new(1) }
+        let known = runtime.block_on(node.node(BUDGET)).unwrap();
+        Self { daemon, node, known, runtime, key, public, folder, drawn: AtomicU64::new(1) }
     }
 
     /// From the request to the first output of a command, in seconds. The lease is given back afterwards, and its end is
@@ -99,6 +103,25 @@ impl Provider {
         });
         drop(lease);
         took
+    }
+
+    /// How long the leases so far took from their preparation to a container whose agent has reported, by the node's log,
+    /// in seconds: the median.
+    pub(crate) fn bring_up(&self) -> Option<f64> {
+        let log = self.daemon.log();
+        let (mut began, mut took) = (BTreeMap::new(), Vec::new());
+        for line in log.lines() {
+            let (Some(at), Some(lease)) = (second_of_day(line), word(line, "lease=")) else {
+                continue;
+            };
+            match word(line, "state=") {
+                Some("preparing") => drop(began.insert(lease, at)),
+                Some("running") => took.extend(began.remove(lease).map(|before| at - before)),
+                _ => {}
+            }
+        }
+        took.sort_by(f64::total_cmp);
+        took.get(took.len() / 2).copied()
     }
 
     /// A lease that runs, of the node's only offer.
@@ -129,8 +152,7 @@ impl Provider {
     }
 
     fn door(&self, held: &HeldLease) -> Door {
-        let access = self.runtime.block_on(self.node.node(BUDGET)).unwrap().access(held);
-        let access = access.unwrap().expect("a running lease is entered");
+        let access = self.known.access(held).unwrap().expect("a running lease is entered");
         let known_hosts = self.folder.path().join("known_hosts");
         fs::write(&known_hosts, access.known_hosts_line()).unwrap();
         Door {
@@ -146,6 +168,17 @@ impl Provider {
     pub(crate) fn resident_mib(&self) -> f64 {
         f64::from(u32::try_from(self.daemon.resident_kib()).unwrap()) / 1024.0
     }
+}
+
+/// The time at which a log line begins.
+fn second_of_day(line: &str) -> Option<f64> {
+    let time = line.split('T').nth(1)?.split('Z').next()?;
+    time.split(':').try_fold(0.0, |sum, part| Some(sum * 60.0 + part.parse::<f64>().ok()?))
+}
+
+/// What stands behind a word in a line.
+fn word<'l>(line: &'l str, name: &str) -> Option<&'l str> {
+    line.split(' ').find_map(|part| part.strip_prefix(name))
 }
 
 // === impl Leased ===

@@ -7,6 +7,8 @@ mod chain_commands;
 #[cfg(test)]
 mod chaos;
 #[cfg(test)]
+mod clients;
+#[cfg(test)]
 mod conformance;
 #[cfg(test)]
 mod devnet_up;
@@ -31,6 +33,8 @@ mod kill9;
 mod original_flags;
 #[cfg(test)]
 mod proving;
+#[cfg(test)]
+mod renting;
 #[cfg(test)]
 mod wallet;
 #[cfg(test)]

@@ -228,8 +228,11 @@ impl World {
     fn start_node(&self, state_dir: &Path, wallet: &str, ip: &str, more: &[&str]) -> Daemon {
         let mut args = self.keys(wallet);
         args.insert(0, "miner".to_owned());
-        let own = ["--devnet", "--runtime", "sandbox", "--ssh.port", "0", "--axon.ip", ip];
+        let own = ["--devnet", "--ssh.port", "0", "--axon.ip", ip];
         args.extend(own.map(str::to_owned));
+        if !more.contains(&"--runtime") {
+            args.extend(["--runtime", "sandbox"].map(str::to_owned));
+        }
         if !more.contains(&"--axon.port") {
             args.extend(["--axon.port", "0"].map(str::to_owned));
         }

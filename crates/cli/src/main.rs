@@ -11,6 +11,7 @@ mod devnet;
 mod embedded;
 mod exit;
 mod market_args;
+mod net_args;
 mod openssh;
 mod original_flags;
 mod text;

@@ -49,8 +49,7 @@ impl NetArgs {
         config.egress_bits_per_second =
             self.limit.map(|limit| u64::from(limit).saturating_mul(BITS_PER_MEGABIT));
         config.connections_max = self.connections;
-        config.forwarding =
-            if self.forwarding { Forwarding::TurnOn } else { Forwarding::MustBeOn };
+        config.forwarding = if self.forwarding { Forwarding::TurnOn } else { Forwarding::MustBeOn };
         Fabric::open(config).await.map(Some).map_err(|error| {
             let remedy = error.remedy();
             let failure =

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use nicompute_host::net::Network;
 use nicompute_host::runtime::Runtime;
 use nicompute_host::telemetry::GpuSource;
 use nicompute_keys::Keypair;
@@ -32,6 +33,8 @@ pub struct MinerConfig {
     pub price_per_hour: MicroUsd,
     /// What runs the containers. Made for this hotkey and this state directory.
     pub runtime: Arc<dyn Runtime>,
+    /// What gives leases a way to the internet; without one they have none.
+    pub network: Option<Arc<dyn Network>>,
     /// The agent's executable, readable by everybody.
     pub agent: PathBuf,
     /// Paths that a tenant must not see where the machine's own root is the image.

@@ -19,10 +19,14 @@ pub enum KillPoint {
     Preparing,
     /// The container runs; nothing says so yet.
     ContainerUp,
+    /// The container is wired; nothing says so yet.
+    Wired,
     /// `running` is stored.
     Running,
     /// `ending` is stored.
     Ending,
+    /// The wire is gone and the container still runs.
+    Unwired,
     /// Container and route are gone; nothing says so yet.
     Removed,
     /// `ended` or `failed` is stored.
@@ -32,7 +36,7 @@ pub enum KillPoint {
 /// A text that names no step.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "unknown step of a lease, expected requested, reserved, preparing, container-up, running, ending, removed or ended"
+    "unknown step of a lease, expected requested, reserved, preparing, container-up, wired, running, ending, unwired, removed or ended"
 )]
 pub struct UnknownKillPoint;
 
@@ -61,13 +65,15 @@ pub(crate) struct HaltAfter {
 
 impl KillPoint {
     /// Every step, in the order of a lease's life.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Requested,
         Self::Reserved,
         Self::Preparing,
         Self::ContainerUp,
+        Self::Wired,
         Self::Running,
         Self::Ending,
+        Self::Unwired,
         Self::Removed,
         Self::Ended,
     ];
@@ -80,8 +86,10 @@ impl KillPoint {
             Self::Reserved => "reserved",
             Self::Preparing => "preparing",
             Self::ContainerUp => "container-up",
+            Self::Wired => "wired",
             Self::Running => "running",
             Self::Ending => "ending",
+            Self::Unwired => "unwired",
             Self::Removed => "removed",
             Self::Ended => "ended",
         }

@@ -244,6 +244,7 @@ impl Miner {
         let reconciler = Reconciler {
             store: Arc::clone(&trade.store),
             runtime: config.runtime,
+            network: config.network,
             routes,
             leases: Arc::clone(&trade.leases),
             clock: Arc::clone(&clock),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use nicompute_daemon::SharedClock;
+use nicompute_host::net::Network;
 use nicompute_host::runtime::docker::Docker;
 use nicompute_host::runtime::{
     Choice, ImagePolicy, Rootfs, Runtime, RuntimeConfig, SandboxProgram, detect,
@@ -20,6 +21,7 @@ use crate::axon_args::AxonArgs;
 use crate::daemons::{self, Setting};
 use crate::embedded;
 use crate::exit::{Exit, Failure};
+use crate::net_args::NetArgs;
 
 /// Options of `nicompute miner`.
 #[derive(Debug, Clone, Args)]
@@ -50,6 +52,8 @@ pub(crate) struct MinerArgs {
     price_per_hour: u64,
     #[command(flatten)]
     axon: AxonArgs,
+    #[command(flatten)]
+    net: NetArgs,
     /// How tenants are run.
     #[arg(long, default_value = "auto", value_parser = ["auto", "docker", "sandbox"])]
     runtime: String,
@@ -92,6 +96,7 @@ async fn start(
     let mut runtime_config = runtime_config(hotkey.hotkey(), setting.folder.clone(), rootfs(&args));
     runtime_config.images.clone_from(&args.images);
     let runtime = Box::pin(runtime(&args, &runtime_config, &setting.clock)).await?;
+    let network = args.net.open(hotkey.hotkey()).await?;
     let mut masked_host_paths = args.mask.clone();
     masked_host_paths.push(wallets);
     masked_host_paths.push(setting.folder.clone());
@@ -106,6 +111,7 @@ async fn start(
         hotkey,
         price_per_hour: MicroUsd(args.price_per_hour),
         runtime,
+        network: network.map(|network| Arc::new(network) as Arc<dyn Network>),
         agent: programs.agent,
         masked_host_paths,
         unenforced_limits: if args.devnet {

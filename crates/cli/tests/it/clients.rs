@@ -13,7 +13,7 @@ use crate::world::{program, skip, wait_for};
 /// A check of one client.
 type Check = fn(&Rental);
 
-const CHECKS: [(&str, Check); 16] = [
+const CHECKS: [(&str, Check); 17] = [
     ("ssh runs commands and gives their exit codes", commands),
     ("ssh feeds and empties pipes", pipes),
     ("ssh gives a shell on a terminal", terminal),
@@ -25,6 +25,7 @@ const CHECKS: [(&str, Check); 16] = [
     ("rsync copies both ways", rsync),
     ("ssh reaches through", reach_through),
     ("ssh serves a proxy", proxy),
+    ("ssh brings a service in", bring_in),
     ("git clones and pushes", git),
     ("Jupyter answers through a forwarded port", jupyter),
     ("Ansible pings and copies", ansible),
@@ -150,13 +151,13 @@ fn pinned_host_key(rental: &Rental) {
 fn scp(rental: &Rental) {
     let bytes = noise(2 << 20);
     fs::write(rental.path("up"), &bytes).unwrap();
-    for flags in [&["-p"][..], &["-O"]] {
+    // The old protocol has the far end's shell take the name apart.
+    for (flags, far) in [("-p", "lease:/root/a file"), ("-O", "lease:/root/a\\ file")] {
         let mut up = rental.client("scp");
-        up.args(flags).args([&rental.path("up"), "lease:/root/a file"]);
+        up.args([flags, &rental.path("up"), far]);
         text(run(up, b""));
         let mut down = rental.client("scp");
-        let from = if flags == ["-O"] { "lease:/root/a\\ file" } else { "lease:/root/a file" };
-        down.args(flags).args([from, &rental.path("down")]);
+        down.args([flags, far, &rental.path("down")]);
         text(run(down, b""));
         assert!(fs::read(rental.path("down")).unwrap() == bytes, "{flags:?}");
         rental.says("rm '/root/a file'");
@@ -254,6 +255,24 @@ fn proxy(rental: &Rental) {
     let page = get(&mut socket, "/said");
     assert!(page.ends_with("through\n"), "{page}");
     drop(client);
+}
+
+/// `-R`: a service of the renter's, reached from inside.
+fn bring_in(rental: &Rental) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let serving = std::thread::spawn(move || {
+        let (mut socket, _) = listener.accept().unwrap();
+        let mut asked = [0; 5];
+        socket.read_exact(&mut asked).unwrap();
+        socket.write_all(b"hello ").unwrap();
+        socket.write_all(&asked).unwrap();
+    });
+    let mut ssh = rental.client("ssh");
+    ssh.args(["-o", "ExitOnForwardFailure=yes", "-R", &format!("7003:127.0.0.1:{port}"), "lease"]);
+    ssh.arg("printf there | nc -N 127.0.0.1 7003");
+    assert_eq!(text(run(ssh, b"")), "hello there");
+    serving.join().unwrap();
 }
 
 fn git(rental: &Rental) {
@@ -407,7 +426,7 @@ impl Running {
             while let Ok(length @ 1..) = stdout.read(&mut bytes) {
                 seen.extend_from_slice(&bytes[..length]);
                 if String::from_utf8_lossy(&seen).contains(&word) {
-                    drop(tell.send(()));
+                    let _ = tell.send(());
                     seen.clear();
                 }
             }

@@ -98,6 +98,7 @@ async fn node() -> Node {
         hotkey,
         price_per_hour: MicroUsd(1),
         runtime: Arc::new(FakeRuntime::new(runtime, FakeMachine::new())),
+        network: None,
         agent: "/agent".into(),
         masked_host_paths: Vec::new(),
         unenforced_limits: UnenforcedLimits::Refuse,

@@ -42,7 +42,6 @@ pub(crate) struct Provider {
 #[derive(Debug)]
 pub(crate) struct Rental {
     pub(crate) dir: PathBuf,
-    pub(crate) id: LeaseId,
     pub(crate) host: String,
     pub(crate) port: u16,
     pub(crate) user: String,
@@ -73,8 +72,8 @@ impl Provider {
             skip("renting: only root can give tenants a system of their own");
             return None;
         }
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all();
-        let runtime = { runtime }.build().unwrap();
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        let runtime = runtime.worker_threads(1).enable_all().build().unwrap();
         let world = World::new();
         let dialer = NodeDialer::new(world.validator.clone(), SystemClock::shared()).unwrap();
         Some(Self { world, on, runtime, dialer, rootfs: rootfs.display().to_string() })
@@ -152,7 +151,7 @@ impl Provider {
             let described = node.node(BUDGET).await.unwrap();
             described.access(held).unwrap().unwrap()
         });
-        Rental::new(dir, held.id, &access)
+        Rental::new(dir, &access)
     }
 }
 
@@ -167,10 +166,9 @@ pub(crate) fn new_key(dir: &Path) -> String {
 }
 
 impl Rental {
-    fn new(dir: &Path, id: LeaseId, access: &SshAccess) -> Self {
+    fn new(dir: &Path, access: &SshAccess) -> Self {
         let rental = Self {
             dir: dir.to_owned(),
-            id,
             host: access.host().to_string(),
             port: access.port(),
             user: access.user().to_owned(),

@@ -146,10 +146,19 @@ impl Machine {
     }
 
     pub(super) fn sweep(&self, keep: &[LeaseId]) -> Result<usize, NetError> {
+        self.cut_all(|label| !keep.contains(&label.lease))
+    }
+
+    pub(super) fn mend(&self) -> Result<(), NetError> {
+        self.cut_all(|_| false).map(drop)
+    }
+
+    /// Removes what is half made and those whole wires, and makes the rules fit the rest.
+    fn cut_all(&self, is_over: impl Fn(&Label) -> bool) -> Result<usize, NetError> {
         let mut loaded = self.lock();
         let mut links = links::list(&self.ip, &self.node)?;
         let is_left = |link: &mut Link| match &link.state {
-            State::Whole(label) => !keep.contains(&label.lease),
+            State::Whole(label) => is_over(label),
             State::HalfMade => true,
             State::Foreign => false,
         };

@@ -10,6 +10,7 @@
 mod cidr;
 mod error;
 mod fabric;
+mod fake;
 mod filter;
 mod links;
 mod names;
@@ -18,16 +19,19 @@ mod program;
 mod routes;
 mod rules;
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use nicompute_market::LeaseId;
 use tokio::sync::oneshot;
 
 pub use cidr::{Cidr, ParseCidrError};
 pub use error::NetError;
 use fabric::Machine;
+pub use fake::FakeNetwork;
 use namespace::Namespace;
 
 /// Resolvers that tenants are told of where none is named.
@@ -91,6 +95,40 @@ pub struct Wire {
     pub received_bytes: u64,
 }
 
+/// What a node asks of the tenants' network. [`Fabric`] is the real one.
+#[async_trait]
+pub trait Network: Send + Sync + fmt::Debug {
+    /// Wires a lease's container, which the number of its first process names, or finds it wired. A container that was
+    /// started again has a new network namespace and is wired anew. Costs one run of a program where nothing is to be done.
+    ///
+    /// # Errors
+    /// When the process is gone or shares the machine's network, or the machine refuses. Nothing half made counts; the next
+    /// call removes it.
+    async fn attach(&self, lease: LeaseId, init_pid: u32) -> Result<Wire, NetError>;
+
+    /// Removes a lease's wire. Removing what is not there succeeds.
+    ///
+    /// # Errors
+    /// When the machine refuses.
+    async fn detach(&self, lease: LeaseId) -> Result<(), NetError>;
+
+    /// The leases that have a wire of this node.
+    ///
+    /// # Errors
+    /// When the machine does not tell.
+    async fn leases(&self) -> Result<Vec<LeaseId>, NetError>;
+
+    /// Removes whatever is half made, puts the rules back where somebody removed them, and closes networks that the machine
+    /// was connected to meanwhile. To be called often.
+    ///
+    /// # Errors
+    /// When the machine refuses.
+    async fn mend(&self) -> Result<(), NetError>;
+
+    /// What tenants' `/etc/resolv.conf` says.
+    fn resolv_conf(&self) -> String;
+}
+
 /// The tenants' network of one node. Clones are the same network.
 #[derive(Debug, Clone)]
 pub struct Fabric(Arc<Machine>);
@@ -123,24 +161,6 @@ impl Fabric {
         Ok(Self(Arc::new(machine)))
     }
 
-    /// Wires a lease's container, which the number of its first process names, or finds it wired. A container that was
-    /// started again has a new network namespace and is wired anew. Costs one run of a program where nothing is to be done.
-    ///
-    /// # Errors
-    /// When the process is gone or shares the machine's network, or the machine refuses. Nothing half made counts; the next
-    /// call removes it.
-    pub async fn attach(&self, lease: LeaseId, init_pid: u32) -> Result<Wire, NetError> {
-        self.with(move |machine| machine.attach(lease, init_pid)).await
-    }
-
-    /// Removes a lease's wire. Removing what is not there succeeds.
-    ///
-    /// # Errors
-    /// When the machine refuses.
-    pub async fn detach(&self, lease: LeaseId) -> Result<(), NetError> {
-        self.with(move |machine| machine.detach(lease)).await
-    }
-
     /// Every wire of this node, with what went through it.
     ///
     /// # Errors
@@ -149,21 +169,13 @@ impl Fabric {
         self.with(|machine| machine.list()).await
     }
 
-    /// Removes every wire whose lease is not named, and whatever is half made, and puts the rules back where somebody removed
-    /// them. Closes networks that the machine was connected to meanwhile. To be called often. Gives the number of links
-    /// that were removed.
+    /// Removes every wire whose lease is not named, and mends the rest. Gives the number of links that were removed.
     ///
     /// # Errors
     /// When the machine refuses.
     pub async fn sweep(&self, keep: &[LeaseId]) -> Result<usize, NetError> {
         let keep = keep.to_vec();
         self.with(move |machine| machine.sweep(&keep)).await
-    }
-
-    /// What tenants' `/etc/resolv.conf` says.
-    #[must_use]
-    pub fn resolv_conf(&self) -> String {
-        self.0.resolvers().map(|resolver| format!("nameserver {resolver}\n")).collect()
     }
 
     /// Where tenants' addresses come from.
@@ -178,6 +190,29 @@ impl Fabric {
     ) -> Result<T, NetError> {
         let machine = Arc::clone(&self.0);
         on_thread(machine.place(), move || act(&machine)).await
+    }
+}
+
+#[async_trait]
+impl Network for Fabric {
+    async fn attach(&self, lease: LeaseId, init_pid: u32) -> Result<Wire, NetError> {
+        self.with(move |machine| machine.attach(lease, init_pid)).await
+    }
+
+    async fn detach(&self, lease: LeaseId) -> Result<(), NetError> {
+        self.with(move |machine| machine.detach(lease)).await
+    }
+
+    async fn leases(&self) -> Result<Vec<LeaseId>, NetError> {
+        Ok(self.list().await?.into_iter().map(|wire| wire.lease).collect())
+    }
+
+    async fn mend(&self) -> Result<(), NetError> {
+        self.with(Machine::mend).await
+    }
+
+    fn resolv_conf(&self) -> String {
+        self.0.resolvers().map(|resolver| format!("nameserver {resolver}\n")).collect()
     }
 }
 

@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use nicompute_host::net::{Fabric, NetConfig, Wire};
+use nicompute_host::net::{Fabric, NetConfig, Network as _, Wire};
 
 use crate::net_world::{
     BRIDGE, DROPPED, FORBIDDEN, MACHINE, PUBLIC, Place, RESOLVER, World, lease,
@@ -214,7 +214,7 @@ async fn rules_that_somebody_removed_come_back() {
     ] {
         world.machine.ok(&harm);
         world.machine.ok("iptables -P FORWARD DROP");
-        assert_eq!(fabric.sweep(&[wire.lease]).await.expect("sweep"), 0);
+        fabric.mend().await.expect("mend");
         place.reaches(PUBLIC, PORT);
         assert_eq!(place.asks(FORBIDDEN[2], PORT), None, "after {harm}");
     }

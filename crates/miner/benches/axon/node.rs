@@ -80,6 +80,7 @@ fn config(folder: &std::path::Path) -> MinerConfig {
         hotkey,
         price_per_hour: MicroUsd(1),
         runtime: Arc::new(FakeRuntime::new(runtime, FakeMachine::new())),
+        network: None,
         agent: "/agent".into(),
         masked_host_paths: Vec::new(),
         unenforced_limits: UnenforcedLimits::Refuse,

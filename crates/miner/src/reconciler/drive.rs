@@ -44,6 +44,8 @@ struct Done {
     route: Option<Route>,
     restarts: u32,
     restarted_at: Duration,
+    /// The first process whose network is wired.
+    wired: Option<u32>,
 }
 
 /// What to do next for a lease.
@@ -74,6 +76,15 @@ impl Memory {
     fn set_route(&self, route: Route) {
         let lease = route.lease;
         self.lock().entry(lease).or_default().route = Some(route);
+    }
+
+    /// Remembers whose network is wired, and gives whether that is news.
+    pub(super) fn set_wired(&self, lease: LeaseId, init_pid: u32) -> bool {
+        self.lock().entry(lease).or_default().wired.replace(init_pid) != Some(init_pid)
+    }
+
+    pub(super) fn is_wired(&self, lease: LeaseId, init_pid: u32) -> bool {
+        self.lock().get(&lease).is_some_and(|done| done.wired == Some(init_pid))
     }
 
     fn forget(&self, lease: LeaseId) {
@@ -137,6 +148,7 @@ impl Reconciler {
     pub(super) async fn take_down(&self, id: LeaseId) -> Result<(), DriveError> {
         self.routes.close(id);
         self.memory.forget(id);
+        self.unwire(id).await?;
         self.runtime.remove(id).await?;
         let path = self.places.lease_dir(id);
         match tokio::fs::remove_dir_all(&path).await {
@@ -203,6 +215,7 @@ impl Reconciler {
             Err(error) => return Err(error.into()),
         };
         self.store.fuse().reached(KillPoint::ContainerUp).await;
+        self.wire(lease, running.init_pid).await?;
         self.open_route(lease, Some(running.init_pid))?;
         self.agent_reports(lease).await?;
         Ok(LeaseEvent::Restarted.into())
@@ -220,10 +233,12 @@ impl Reconciler {
     async fn try_bring_up(&self, lease: &Lease) -> Result<(), DriveError> {
         let id = lease.terms.id;
         self.make_dir(id).await?;
+        self.before_container(lease).await?;
         // The socket is there before the agent looks for it; whose it is, is known when the container runs.
         self.open_route(lease, None)?;
         let running = self.runtime.ensure(&self.spec(lease)).await?;
         self.store.fuse().reached(KillPoint::ContainerUp).await;
+        self.wire(lease, running.init_pid).await?;
         self.open_route(lease, Some(running.init_pid))?;
         self.agent_reports(lease).await
     }
@@ -252,10 +267,10 @@ impl Reconciler {
     async fn keep_running(&self, lease: &Lease) -> Result<Option<Change>, DriveError> {
         let id = lease.terms.id;
         match self.runtime.inspect(id).await? {
-            Presence::Running { init_pid } => self.open_route(lease, Some(init_pid))?,
+            Presence::Running { init_pid } => self.keep_ways(lease, init_pid).await?,
             Presence::Paused { init_pid } => {
                 self.runtime.resume(id).await?;
-                self.open_route(lease, Some(init_pid))?;
+                self.keep_ways(lease, init_pid).await?;
             }
             Presence::Exited => self.start_again(lease).await?,
             Presence::Absent => return Ok(Some(LeaseEvent::EndAsked(EndReason::Lost).into())),
@@ -267,10 +282,10 @@ impl Reconciler {
         let id = lease.terms.id;
         match self.runtime.inspect(id).await? {
             Presence::Running { init_pid } => {
-                self.open_route(lease, Some(init_pid))?;
+                self.keep_ways(lease, init_pid).await?;
                 self.runtime.pause(id).await?;
             }
-            Presence::Paused { init_pid } => self.open_route(lease, Some(init_pid))?,
+            Presence::Paused { init_pid } => self.keep_ways(lease, init_pid).await?,
             Presence::Exited => {
                 self.start_again(lease).await?;
                 self.runtime.pause(id).await?;
@@ -287,7 +302,14 @@ impl Reconciler {
         }
         tracing::warn!(lease = %lease.terms.id, "a container ended by itself and is started again");
         let running = self.runtime.ensure(&self.spec(lease)).await?;
+        self.wire(lease, running.init_pid).await?;
         self.open_route(lease, Some(running.init_pid))
+    }
+
+    /// The way in and the way out of a container that runs. A network that fails keeps nobody out.
+    async fn keep_ways(&self, lease: &Lease, init_pid: u32) -> Result<(), DriveError> {
+        self.open_route(lease, Some(init_pid))?;
+        self.keep_wired(lease, init_pid).await
     }
 
     fn open_route(&self, lease: &Lease, init_pid: Option<u32>) -> Result<(), DriveError> {
@@ -385,6 +407,8 @@ impl DriveError {
         match self {
             Self::Runtime(error) => error.kind() == Kind::Caller,
             Self::Route(error) => error.kind == Kind::Caller,
+            Self::Network(error) => error.kind() == Kind::Caller,
+            Self::NoNetwork => true,
             Self::Store(_)
             | Self::Directory { .. }
             | Self::NoAgent
@@ -397,6 +421,8 @@ impl DriveError {
         match self {
             Self::Runtime(RuntimeError::ImageMissing { .. }) => FailReason::Image,
             Self::Runtime(_)
+            | Self::Network(_)
+            | Self::NoNetwork
             | Self::Route(_)
             | Self::Store(_)
             | Self::Directory { .. }
@@ -410,8 +436,9 @@ impl DriveError {
     fn shown(&self) -> Option<String> {
         match self {
             Self::Runtime(error) if error.kind() == Kind::Caller => Some(error.to_string()),
-            Self::NoAgent => Some(self.to_string()),
+            Self::NoAgent | Self::NoNetwork => Some(self.to_string()),
             Self::Runtime(_)
+            | Self::Network(_)
             | Self::Route(_)
             | Self::Store(_)
             | Self::Directory { .. }

@@ -8,6 +8,7 @@ mod drive;
 mod greeting;
 #[cfg(test)]
 mod tests;
+mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nicompute_daemon::{Backoff, CancellationToken, ErrorChain, OnError, SharedClock, Tasks};
+use nicompute_host::net::{NetError, Network};
 use nicompute_host::runtime::{Runtime, RuntimeError};
 use nicompute_market::{Lease, LeaseId, LeaseState, UnixMillis};
 
@@ -44,6 +46,7 @@ const BACKOFF: Backoff = Backoff {
 pub(crate) struct Reconciler {
     pub(crate) store: Arc<Store>,
     pub(crate) runtime: Arc<dyn Runtime>,
+    pub(crate) network: Option<Arc<dyn Network>>,
     pub(crate) routes: Arc<dyn Routes>,
     pub(crate) leases: Arc<Leases>,
     pub(crate) clock: SharedClock,
@@ -66,6 +69,10 @@ pub(crate) enum DriveError {
     Store(#[from] StoreError),
     #[error("the runtime failed")]
     Runtime(#[from] RuntimeError),
+    #[error("the network failed")]
+    Network(#[from] NetError),
+    #[error("this node gives its leases no network")]
+    NoNetwork,
     #[error("the gateway failed")]
     Route(#[from] RouteRefused),
     #[error("cannot make {}", path.display())]
@@ -167,6 +174,7 @@ impl Reconciler {
         // In this order: what is found now belongs to a lease that was stored before it.
         let mut found: BTreeSet<LeaseId> = self.runtime.list().await?.into_iter().collect();
         found.extend(drive::lease_dirs(&self.places).await?);
+        found.extend(self.wired().await?);
         let open = self.store.open_leases().await?;
         let mut removed = 0;
         for id in found {
@@ -181,6 +189,7 @@ impl Reconciler {
                 ),
             }
         }
+        self.mend_network().await?;
         Ok(removed)
     }
 

@@ -6,12 +6,13 @@ use std::sync::atomic::AtomicU32;
 use nicompute_daemon::{Kind, ManualClock};
 use nicompute_host::gateway::Route;
 use nicompute_host::inventory::Inventory;
+use nicompute_host::net::FakeNetwork;
 use nicompute_host::runtime::{
     FakeMachine, FakeRuntime, ImagePolicy, Presence, RuntimeConfig, SandboxProgram,
 };
 use nicompute_market::{
-    EndReason, FailReason, Hotkey, LeaseEvent, LeaseKeys, LeaseOptions, MicroUsd, Purpose, Rao,
-    Share, Terms, Wanted,
+    EndReason, FailReason, Hotkey, LeaseEvent, LeaseKeys, LeaseNetwork, LeaseOptions, MicroUsd,
+    Purpose, Rao, Share, Terms, Wanted,
 };
 use proptest::prelude::*;
 
@@ -83,6 +84,7 @@ impl Stakes for NoStakes {
 struct World {
     dir: tempfile::TempDir,
     machine: FakeMachine,
+    network: FakeNetwork,
     clock: Arc<ManualClock>,
 }
 
@@ -96,7 +98,8 @@ struct Process {
 impl World {
     fn new() -> Self {
         let clock = ManualClock::at_unix_ms(START);
-        Self { dir: tempfile::tempdir().unwrap(), machine: FakeMachine::new(), clock }
+        let (dir, network) = (tempfile::tempdir().unwrap(), FakeNetwork::default());
+        Self { dir, machine: FakeMachine::new(), network, clock }
     }
 
     /// A process that dies after so many steps.
@@ -135,6 +138,7 @@ impl World {
         let reconciler = Reconciler {
             store,
             runtime,
+            network: Some(Arc::new(self.network.clone())),
             routes: routes.clone(),
             leases: Arc::new(leases),
             clock,
@@ -219,9 +223,14 @@ fn terms(byte: u8) -> Terms {
         price_per_hour: None,
         keys: LeaseKeys::of_user(vec!["ssh-ed25519 AAAA".to_owned()]),
         image: "fake".to_owned(),
-        options: LeaseOptions::default(),
+        options: LeaseOptions { network: network_of(byte), ..LeaseOptions::default() },
         legacy: None,
     }
+}
+
+/// Every other lease has a way out.
+const fn network_of(byte: u8) -> LeaseNetwork {
+    if byte % 2 == 1 { LeaseNetwork::Egress } else { LeaseNetwork::None }
 }
 
 const FOR_EVER: u32 = u32::MAX;
@@ -586,6 +595,13 @@ async fn settled(world: &World, process: &Process) -> Result<(), TestCaseError> 
     }
     let containers: BTreeSet<_> = world.machine.containers().iter().map(|(id, _)| *id).collect();
     prop_assert_eq!(&containers, &wanted);
+    let mut wires = BTreeMap::new();
+    for lease in &open {
+        let pid = world.presence(lease.terms.id).init_pid();
+        let pid = pid.filter(|_| lease.terms.options.network == LeaseNetwork::Egress);
+        wires.extend(pid.map(|pid| (lease.terms.id, pid)));
+    }
+    prop_assert_eq!(world.network.wires(), wires);
     let routes: BTreeSet<_> = process.routes.open_now().into_keys().collect();
     prop_assert_eq!(&routes, &wanted);
     let dirs: BTreeSet<_> = dirs(&process.reconciler.places.state_dir.join("leases"));
@@ -622,7 +638,7 @@ async fn death_at_every_step_leaves_nothing_half() {
         Op::Release { byte: 1 },
         Op::Look,
     ];
-    for steps in 0..12 {
+    for steps in 0..16 {
         for start in 0..life.len() {
             let mut ops = life.to_vec();
             ops.insert(start, Op::Kill { steps });

@@ -211,6 +211,7 @@ impl World {
             hotkey,
             price_per_hour: MicroUsd(250_000),
             runtime: Arc::new(FakeRuntime::new(config, self.machine.clone())),
+            network: None,
             agent: "/agent".into(),
             masked_host_paths: vec!["/home".into()],
             unenforced_limits: UnenforcedLimits::Refuse,

@@ -60,6 +60,9 @@ pub(crate) struct MinerArgs {
     /// An image on this machine's Docker engine that tenants may start. Give it once for each image.
     #[arg(long = "image", value_name = "NAME")]
     images: Vec<String>,
+    /// The socket of the Docker engine; the usual places are tried without it.
+    #[arg(long = "docker.socket", value_name = "PATH")]
+    docker_socket: Option<PathBuf>,
     /// An unpacked image for the sandbox.
     #[arg(long, value_name = "DIR")]
     rootfs: Option<PathBuf>,
@@ -95,6 +98,7 @@ async fn start(
     let programs = embedded::materialize(&setting.folder.join("programs"))?;
     let mut runtime_config = runtime_config(hotkey.hotkey(), setting.folder.clone(), rootfs(&args));
     runtime_config.images.clone_from(&args.images);
+    runtime_config.docker_socket.clone_from(&args.docker_socket);
     let runtime = Box::pin(runtime(&args, &runtime_config, &setting.clock)).await?;
     let network = args.net.open(hotkey.hotkey()).await?;
     let mut masked_host_paths = args.mask.clone();

@@ -30,11 +30,15 @@ mod judges_wallet;
 #[cfg(test)]
 mod kill9;
 #[cfg(test)]
+mod kill_anywhere;
+#[cfg(test)]
 mod original_flags;
 #[cfg(test)]
 mod proving;
 #[cfg(test)]
 mod renting;
+#[cfg(test)]
+mod traces;
 #[cfg(test)]
 mod wallet;
 #[cfg(test)]

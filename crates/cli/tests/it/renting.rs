@@ -86,6 +86,12 @@ impl Provider {
             On::Sandbox => vec!["--runtime", "sandbox", "--rootfs", &self.rootfs],
         };
         words.extend(more);
+        self.start_with(&words, &[])
+    }
+
+    /// Starts the node with options for its runtime too.
+    pub(crate) fn start_with(&self, runtime: &[&str], more: &[&str]) -> (Daemon, NodeClient) {
+        let words: Vec<&str> = runtime.iter().chain(more).copied().collect();
         let mut miner = self.world.start_miner(&words);
         let address: SocketAddr = miner.ready()["axon"].as_str().unwrap().parse().unwrap();
         let node = self.dialer.node(address, self.world.miner.hotkey());

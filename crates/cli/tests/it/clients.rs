@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use crate::renting::{On, Provider, Rental, judge, new_key, run, text};
+use crate::renting::{On, Provider, Rental, judge, lease_id, new_key, run, text};
 use crate::world::{program, skip, wait_for};
 
 /// A check of one client.
@@ -47,9 +47,9 @@ fn clients_work_in_the_sandbox() {
 
 fn every_client(on: On) {
     let Some(provider) = Provider::new(on) else { return };
-    let (mut miner, node) = provider.start(&["--on-shutdown", "end-leases"]);
+    let (mut miner, node) = provider.start(&[]);
     let dir = provider.world.dir.path().join("renter");
-    let id = crate::renting::lease_id(1);
+    let id = lease_id();
     assert!(provider.ask(&node, id, &new_key(&dir)).is_some(), "{}", miner.log());
     let held = provider.running(&node, id, &miner);
     let rental = provider.rental(&node, &held, &dir);
@@ -61,6 +61,8 @@ fn every_client(on: On) {
         }
     }
     assert!(failed.is_empty(), "on {on:?}: {failed:#?}\n{}", miner.log());
+    assert!(provider.release(&node, id).is_some());
+    provider.ended(&node, id);
     miner.stop();
 }
 

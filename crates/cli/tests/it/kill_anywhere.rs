@@ -56,8 +56,8 @@ fn each_step(on: On) {
     let state_dir = provider.world.dir.path().join("m");
     let dir = provider.world.dir.path().join("renter");
     let key = new_key(&dir);
-    for (step, number) in WAY_UP.iter().chain(&WAY_DOWN).zip(1_u8..) {
-        let id = lease_id(number);
+    for step in WAY_UP.iter().chain(&WAY_DOWN) {
+        let id = lease_id();
         let (mut doomed, node) = provider.start(&["--net", "--kill-after", step]);
         let before = provider.ask_with(&node, id, &key, &wishes());
         if WAY_DOWN.contains(step) {
@@ -102,7 +102,7 @@ fn reboot(on: On) {
     let hotkey = provider.world.miner.hotkey();
     let state_dir = provider.world.dir.path().join("m");
     let dir = provider.world.dir.path().join("renter");
-    let (key, id) = (new_key(&dir), lease_id(1));
+    let (key, id) = (new_key(&dir), lease_id());
     let (mut miner, node) = provider.start(&["--net"]);
     assert!(provider.ask_with(&node, id, &key, &wishes()).is_some(), "{}", miner.log());
     let held = provider.running(&node, id, &miner);
@@ -244,7 +244,7 @@ fn the_engine_under_a_lease() {
     let socket = engine.path("e.sock");
     let own = ["--net", "--docker.socket", &socket];
     let (mut miner, node) = provider.start_with(&["--runtime", "docker"], &own);
-    let (key, id) = (new_key(&dir), lease_id(1));
+    let (key, id) = (new_key(&dir), lease_id());
     let wishes = json!({ "image": null, "options": { "network": "egress" } });
     assert!(provider.ask_with(&node, id, &key, &wishes).is_some(), "{}", miner.log());
     let held = provider.running(&node, id, &miner);

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use nicompute_client::{HeldLease, NodeClient, NodeDialer, SshAccess};
@@ -36,6 +37,8 @@ pub(crate) struct Provider {
     runtime: tokio::runtime::Runtime,
     dialer: NodeDialer,
     rootfs: String,
+    /// How the node was started last.
+    words: Mutex<Vec<String>>,
 }
 
 /// A lease that runs, with the files of its renter.
@@ -47,9 +50,11 @@ pub(crate) struct Rental {
     pub(crate) user: String,
 }
 
-/// A lease's id, known to the test.
-pub(crate) fn lease_id(number: u8) -> LeaseId {
-    LeaseId::from_random_bytes([number; 16])
+/// A lease's id. Those of tests that run at the same time must differ, as those of real leases do.
+pub(crate) fn lease_id() -> LeaseId {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).unwrap();
+    LeaseId::from_random_bytes(bytes)
 }
 
 /// What the test runner says of a judge.
@@ -76,7 +81,14 @@ impl Provider {
         let runtime = runtime.worker_threads(1).enable_all().build().unwrap();
         let world = World::new();
         let dialer = NodeDialer::new(world.validator.clone(), SystemClock::shared()).unwrap();
-        Some(Self { world, on, runtime, dialer, rootfs: rootfs.display().to_string() })
+        Some(Self {
+            world,
+            on,
+            runtime,
+            dialer,
+            rootfs: rootfs.display().to_string(),
+            words: Mutex::default(),
+        })
     }
 
     /// Starts the node, with more options.
@@ -92,6 +104,7 @@ impl Provider {
     /// Starts the node with options for its runtime too.
     pub(crate) fn start_with(&self, runtime: &[&str], more: &[&str]) -> (Daemon, NodeClient) {
         let words: Vec<&str> = runtime.iter().chain(more).copied().collect();
+        *self.words.lock().unwrap() = words.iter().map(|word| (*word).to_owned()).collect();
         let mut miner = self.world.start_miner(&words);
         let address: SocketAddr = miner.ready()["axon"].as_str().unwrap().parse().unwrap();
         let node = self.dialer.node(address, self.world.miner.hotkey());
@@ -158,6 +171,32 @@ impl Provider {
             described.access(held).unwrap().unwrap()
         });
         Rental::new(dir, &access)
+    }
+}
+
+/// A test that failed half-way must not leave its leases to the machine: the product sweeps them.
+impl Drop for Provider {
+    fn drop(&mut self) {
+        let words = std::mem::take(&mut *self.words.lock().unwrap_or_else(PoisonError::into_inner));
+        if !std::thread::panicking() || words.is_empty() {
+            return;
+        }
+        let doomed = words.iter().position(|word| word == "--kill-after");
+        let kept = words
+            .iter()
+            .enumerate()
+            .filter(|(at, _)| doomed.is_none_or(|doomed| *at != doomed && *at != doomed + 1));
+        let mut words: Vec<&str> = kept.map(|(_, word)| word.as_str()).collect();
+        words.extend(["--on-shutdown", "end-leases"]);
+        let world = &self.world;
+        let swept = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let mut miner = world.start_miner(&words);
+            miner.ready();
+            miner.stop();
+        }));
+        if swept.is_err() {
+            eprintln!("what a failed test left could not be swept");
+        }
     }
 }
 

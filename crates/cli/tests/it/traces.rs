@@ -19,7 +19,8 @@ pub(crate) fn of_lease(state_dir: &Path, lease: LeaseId, engine: Option<&Path>) 
     }
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     left.extend(mounts.lines().filter(|line| line.contains(&name)).map(str::to_owned));
-    left.extend(processes(lease).iter().map(|pid| format!("process {pid}")));
+    let seen = of_files(&[("environ", &name), ("cgroup", &name), ("mountinfo", &name)]);
+    left.extend(seen.iter().map(|pid| format!("process {pid}")));
     for device in fs::read_dir("/sys/block").unwrap().flatten() {
         let file = fs::read_to_string(device.path().join("loop/backing_file")).unwrap_or_default();
         if file.contains(&name) {
@@ -56,15 +57,27 @@ pub(crate) fn of_node(hotkey: Hotkey) -> Vec<String> {
     left
 }
 
-/// Processes that carry the lease's name in their environment, their control group or their mounts.
+/// Processes of the lease itself, to be killed as a loss of power does it: those that carry the lease in their environment
+/// and have a mount namespace of their own. No process of the machine is ever one of them, whatever it sees of a lease.
 pub(crate) fn processes(lease: LeaseId) -> Vec<u32> {
-    let name = lease.to_string();
+    let mark = format!("NICOMPUTE_LEASE={lease}");
+    let place = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
+    let machines = [place("self"), place("1")];
+    let mut found = of_files(&[("environ", &mark)]);
+    found.retain(|pid| {
+        let its = place(&pid.to_string());
+        its.is_some() && !machines.contains(&its)
+    });
+    found
+}
+
+fn of_files(marks: &[(&str, &str)]) -> Vec<u32> {
     let entries = fs::read_dir("/proc").unwrap().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     pids.filter(|pid| {
-        ["environ", "cgroup", "mountinfo"].iter().any(|file| {
+        marks.iter().any(|(file, mark)| {
             let bytes = fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
-            String::from_utf8_lossy(&bytes).contains(&name)
+            String::from_utf8_lossy(&bytes).contains(mark)
         })
     })
     .collect()

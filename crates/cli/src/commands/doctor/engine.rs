@@ -18,32 +18,33 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// The findings, and the runtime that a node would take.
 pub(super) async fn runtimes(patient: &Patient<'_>) -> (Vec<Finding>, Option<Arc<dyn Runtime>>) {
     let wanted = &*patient.args.runtime;
-    let mut findings = Vec::new();
-    let mut found: Option<Arc<dyn Runtime>> = None;
+    let (mut of_engine, mut of_sandbox) = (Vec::new(), Vec::new());
+    let (mut engine_runtime, mut sandbox_runtime) = (None, None);
     if wanted != "sandbox" {
-        let (engine, runtime) = engine(patient).await;
-        findings.extend(engine);
-        found = runtime;
+        (of_engine, engine_runtime) = engine(patient).await;
     }
     if wanted != "docker" {
-        let (sandbox, runtime) = sandbox(patient).await;
-        findings.push(sandbox);
-        found = found.or(runtime);
+        let (finding, runtime) = sandbox(patient).await;
+        (of_sandbox, sandbox_runtime) = (vec![finding], runtime);
     }
-    if found.is_none() {
-        let what = "no runtime works here: the node does not start";
-        let remedy =
-            "install Docker (apt-get install docker.io), or name an unpacked image with --rootfs";
-        findings.push(Finding::error("runtime", what).remedy(remedy));
-    } else {
-        // One that works is enough: what is wrong with the other one is no error.
-        for finding in &mut findings {
-            if finding.level == Level::Error {
-                finding.level = Level::Warning;
-            }
+    // The node takes the engine where it works; what is wrong with the one that it does not take is no error.
+    match (&engine_runtime, &sandbox_runtime) {
+        (Some(_), _) => of_sandbox.iter_mut().for_each(demote),
+        (None, Some(_)) => of_engine.iter_mut().for_each(demote),
+        (None, None) => {
+            let what = "no runtime works here: the node does not start";
+            let remedy = "install Docker (apt-get install docker.io), or name an unpacked image with --rootfs";
+            of_sandbox.push(Finding::error("runtime", what).remedy(remedy));
         }
     }
-    (findings, found)
+    of_engine.append(&mut of_sandbox);
+    (of_engine, engine_runtime.or(sandbox_runtime))
+}
+
+fn demote(finding: &mut Finding) {
+    if finding.level == Level::Error {
+        finding.level = Level::Warning;
+    }
 }
 
 async fn engine(patient: &Patient<'_>) -> (Vec<Finding>, Option<Arc<dyn Runtime>>) {

@@ -9,7 +9,7 @@ use nicompute_daemon::SharedClock;
 use nicompute_host::net::Network;
 use nicompute_host::runtime::docker::Docker;
 use nicompute_host::runtime::{
-    Choice, ImagePolicy, Rootfs, Runtime, RuntimeConfig, SandboxProgram, detect,
+    Choice, ImagePolicy, NamedImage, Rootfs, Runtime, RuntimeConfig, SandboxProgram, detect,
 };
 use nicompute_host::telemetry::{GpuSource, LOOK_EVERY, NvmlLibrary, Telemetry};
 use nicompute_market::{Hotkey, MicroUsd, Netuid};
@@ -64,8 +64,12 @@ pub(crate) struct MinerArgs {
     #[arg(long = "docker.socket", value_name = "PATH")]
     docker_socket: Option<PathBuf>,
     /// An unpacked image for the sandbox.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", conflicts_with = "sandbox_images")]
     rootfs: Option<PathBuf>,
+    /// An image for the sandbox and the name under which it is offered: an unpacked directory, an OCI layout, an archive of
+    /// one, or what `docker save` writes. Give it once for each image.
+    #[arg(long = "sandbox.image", value_name = "NAME=PATH", value_parser = named_image)]
+    sandbox_images: Vec<NamedImage>,
     /// Part of a local market: this machine's own root is the sandbox's image, and limits need not be enforced.
     #[arg(long, hide = true)]
     devnet: bool,
@@ -257,7 +261,20 @@ pub(crate) fn choice(text: &str) -> Choice {
 fn rootfs(args: &MinerArgs) -> Option<Rootfs> {
     match &args.rootfs {
         Some(folder) => Some(Rootfs::Directory(folder.clone())),
+        None if !args.sandbox_images.is_empty() => {
+            Some(Rootfs::Images(args.sandbox_images.clone()))
+        }
         None => args.devnet.then_some(Rootfs::Host),
+    }
+}
+
+/// `NAME=PATH`; a name has no `=`, a path may.
+fn named_image(text: &str) -> anyhow::Result<NamedImage> {
+    match text.split_once('=') {
+        Some((name, path)) if !name.is_empty() && !path.is_empty() => {
+            Ok(NamedImage { name: name.to_owned(), path: PathBuf::from(path) })
+        }
+        _ => Err(anyhow::anyhow!("expected NAME=PATH")),
     }
 }
 

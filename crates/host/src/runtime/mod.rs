@@ -238,6 +238,18 @@ pub enum Rootfs {
     Host,
     /// An unpacked image.
     Directory(PathBuf),
+    /// Images by the names under which they are offered.
+    Images(Vec<NamedImage>),
+}
+
+/// An image of the embedded runtime.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedImage {
+    /// The name under which it is offered.
+    pub name: String,
+    /// An unpacked image, an OCI layout, an archive of one, or what `docker save` writes. What is not unpacked is, once,
+    /// before the node is ready.
+    pub path: PathBuf,
 }
 
 /// How to start this program as a sandbox's first process.

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use nicompute_host::runtime::{ContainerSpec, Presence, RuntimeKind};
 
 use crate::sandbox_crash::{nothing_is_left, processes_of};
-use crate::support::{ASKED_MAX, LIMIT, Subject, example, helper, is_root, skip, wait_for};
+use crate::support::{
+    ASKED_MAX, LIMIT, OCI_IMAGE, Subject, example, helper, is_root, skip, wait_for,
+};
 
 /// Moments of each act, evenly over the time that it takes when nobody kills it.
 const MOMENTS: u32 = 9;
@@ -43,7 +45,7 @@ async fn whole(subject: &Subject, act: &str, spec: &ContainerSpec) -> Option<Dur
 #[tokio::test]
 async fn whoever_drives_dies_at_any_moment() {
     for subject in Subject::all().await {
-        if subject.image == "rootfs" {
+        if subject.image == OCI_IMAGE {
             // The driver has the machine as its image; the steps are the same.
             continue;
         }

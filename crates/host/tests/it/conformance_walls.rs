@@ -4,7 +4,7 @@ use std::fs;
 
 use nicompute_host::runtime::RuntimeKind;
 
-use crate::support::{Inside, Subject};
+use crate::support::{Inside, OCI_IMAGE, Subject};
 
 /// What a container's root keeps of its capabilities.
 const CAPABILITIES: &str = "00000000000404fb";
@@ -173,6 +173,13 @@ async fn what_is_rented_is_there() {
         let environment = inside.ok("tr '\\0' '\\n' < /proc/1/environ").await;
         assert!(environment.contains(&format!("NICOMPUTE_LEASE={}", spec.lease)), "{environment}");
         assert!(environment.contains("PATH=/usr/local/sbin"), "{environment}");
+        if subject.image == OCI_IMAGE {
+            assert!(environment.contains("FROM_IMAGE=yes"), "{environment}");
+            assert!(!environment.contains("forged"), "{environment}");
+            let owner = inside.ok("stat -c %u:%g /etc/owner /bin/busybox").await;
+            let expected = if subject.kind() == RuntimeKind::SandboxRoot { "0:0" } else { "0:" };
+            assert!(owner.lines().all(|owner| owner.starts_with(expected)), "{owner}");
+        }
         subject.runtime.remove(spec.lease).await.expect("remove");
     }
 }

@@ -10,14 +10,16 @@ use std::time::{Duration, Instant};
 
 use nicompute_daemon::{ErrorChain, SystemClock};
 use nicompute_host::runtime::docker::Docker;
-use nicompute_host::runtime::sandbox::{HOST_IMAGE, ROOTFS_IMAGE, Sandbox};
+use nicompute_host::runtime::sandbox::{HOST_IMAGE, Sandbox};
 use nicompute_host::runtime::{
-    ContainerSpec, ImagePolicy, Options, Rootfs, Running, Runtime, RuntimeConfig, RuntimeError,
-    RuntimeKind, SandboxProgram,
+    ContainerSpec, ImagePolicy, NamedImage, Options, Rootfs, Running, Runtime, RuntimeConfig,
+    RuntimeError, RuntimeKind, SandboxProgram,
 };
 use nicompute_market::LeaseId;
 use tempfile::TempDir;
 
+/// The name of the sandbox's image that was unpacked from an OCI layout.
+pub(crate) const OCI_IMAGE: &str = "tests/busybox:oci";
 /// Times that an engine is asked again.
 pub(crate) const ASKED_MAX: u32 = 50;
 /// Longest wait for anything in these tests; the machine may be busy with others.
@@ -261,9 +263,11 @@ impl Subject {
         }
         let mut node = Node::new();
         if let Some(files) = busybox_image() {
-            node.config.rootfs = Some(Rootfs::Directory(files.path().to_owned()));
+            let path = oci_layout(files.path(), &node.config.state_dir.join("layout"));
+            let image = OCI_IMAGE.to_owned();
+            let name = image.clone();
+            node.config.rootfs = Some(Rootfs::Images(vec![NamedImage { name, path }]));
             if let Some(sandbox) = sandbox(&node).await {
-                let image = ROOTFS_IMAGE.to_owned();
                 all.push(Self { node, runtime: Box::new(sandbox), image, _files: Some(files) });
             }
         }
@@ -324,6 +328,36 @@ impl Subject {
     pub(crate) fn has_disk(&self) -> bool {
         self.kind() != RuntimeKind::SandboxUser
     }
+}
+
+/// An OCI layout with one layer of these files, packed by the machine's own `tar`.
+pub(crate) fn oci_layout(files: &Path, at: &Path) -> PathBuf {
+    let blobs = at.join("blobs/sha256");
+    std::fs::create_dir_all(&blobs).expect("mkdir");
+    let hash = |bytes: &[u8]| hex::encode(<sha2::Sha256 as sha2::Digest>::digest(bytes));
+    let put = |bytes: &[u8]| {
+        std::fs::write(blobs.join(hash(bytes)), bytes).expect("write");
+        serde_json::json!({ "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "digest": format!("sha256:{}", hash(bytes)), "size": bytes.len() })
+    };
+    let tar = |flags| {
+        #[expect(clippy::disallowed_methods, reason = "a test packs an image as others do")]
+        let packed = Command::new("tar").arg("-C").arg(files).args([flags, "-", "."]).output();
+        packed.expect("tar").stdout
+    };
+    let plain = tar("-cf");
+    let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    packer.write_all(&plain).expect("pack");
+    let layer = put(&packer.finish().expect("pack"));
+    let architecture = if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" };
+    let config = serde_json::json!({ "architecture": architecture, "os": "linux",
+        "config": { "Env": ["FROM_IMAGE=yes", "NICOMPUTE_LEASE=forged"] },
+        "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{}", hash(&plain))] } });
+    let config = put(config.to_string().as_bytes());
+    let manifest = serde_json::json!({ "schemaVersion": 2, "config": config, "layers": [layer] });
+    let index = serde_json::json!({ "manifests": [put(manifest.to_string().as_bytes())] });
+    std::fs::write(at.join("index.json"), index.to_string()).expect("write");
+    at.to_owned()
 }
 
 /// An image of nothing but a static busybox.

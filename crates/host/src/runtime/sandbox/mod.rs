@@ -11,6 +11,7 @@
 mod cgroup;
 mod helper;
 mod ids;
+mod image;
 mod machine;
 mod process;
 mod protocol;
@@ -39,17 +40,20 @@ use self::protocol::{
 };
 use self::state::{Lock, Record};
 use super::{
-    ContainerSpec, Limits, Network, Options, Presence, RootAccess, Rootfs, Running, Runtime,
-    RuntimeConfig, RuntimeError, RuntimeKind, Tmpfs, Volume, disk,
+    ContainerSpec, Limits, NamedImage, Network, Options, Presence, RootAccess, Rootfs, Running,
+    Runtime, RuntimeConfig, RuntimeError, RuntimeKind, Tmpfs, Volume, disk,
 };
 
 pub use self::helper::sandbox_main;
+pub use self::image::{ImageError, LayerError};
 
 /// The name of the machine's own root as an image.
 pub const HOST_IMAGE: &str = "host";
 /// The name of the unpacked image in `Rootfs::Directory`.
 pub const ROOTFS_IMAGE: &str = "rootfs";
 
+/// Unpacked images, in the state directory.
+const IMAGES: &str = "images";
 /// The lease's disk, in its directory.
 const DISK: &str = "disk.img";
 /// Longest time for making a container; it takes a tenth of a second on an idle machine.
@@ -86,6 +90,21 @@ pub enum SandboxError {
     /// It was not told what to show as a container's files.
     #[error("the sandbox has no image")]
     NoImage,
+    /// An image has a name that another one has, or that nobody could ask for.
+    #[error("{name:?} cannot be the name of an image")]
+    ImageName {
+        /// The name.
+        name: String,
+    },
+    /// An image cannot be used.
+    #[error("the image {name} cannot be used")]
+    Image {
+        /// Its name.
+        name: String,
+        /// The cause.
+        #[source]
+        source: Box<ImageError>,
+    },
     /// The kernel does not let this user make containers.
     #[error("user namespaces are switched off ({sysctl})")]
     NoUserns {
@@ -109,6 +128,11 @@ impl SandboxError {
     pub fn remedy(&self) -> &'static str {
         match self {
             Self::NoImage => "name an unpacked image with --rootfs, or use --runtime docker",
+            Self::ImageName { .. } => "name each image once, with 1 to 255 printable characters",
+            Self::Image { .. } => {
+                "see the cause; an image is an unpacked directory, an OCI layout, an archive of one, or what docker save \
+                 writes"
+            }
             Self::NoUserns { .. } => Remedy::Userns.text(),
             Self::NoMkfs => Remedy::Mkfs.text(),
             Self::Cgroups(_) => Remedy::Cgroup.text(),
@@ -125,12 +149,17 @@ impl Sandbox {
     /// # Errors
     /// Why it does not, with a remedy.
     pub async fn detect(config: RuntimeConfig, clock: SharedClock) -> Result<Self, SandboxError> {
-        let sandbox = Self::without_trial(config, clock)?;
+        let made = tokio::task::spawn_blocking(move || Self::without_trial(config, clock)).await;
+        let sandbox = match made {
+            Ok(made) => made?,
+            Err(error) => return Err(SandboxError::Trial(Box::new(helper_error(error)))),
+        };
         sandbox.try_out().await.map_err(|error| SandboxError::Trial(Box::new(error)))?;
         Ok(sandbox)
     }
 
-    /// The embedded runtime of a machine that is known to be able to run it.
+    /// The embedded runtime of a machine that is known to be able to run it. Images that are not unpacked yet are, which
+    /// blocks.
     ///
     /// # Errors
     /// What can be seen to be missing without making a container.
@@ -139,11 +168,7 @@ impl Sandbox {
         let root =
             if rustix::process::geteuid().is_root() { Some(machine::find_root()?) } else { None };
         machine::userns_allowed(root.as_ref())?;
-        let (name, files) = match rootfs {
-            Rootfs::Host => (HOST_IMAGE, Image::Host),
-            Rootfs::Directory(dir) => (ROOTFS_IMAGE, Image::Directory(dir.clone())),
-        };
-        let images = vec![Shown { name: name.to_owned(), files, environment: Vec::new() }];
+        let images = images(rootfs, &config.state_dir.join(IMAGES))?;
         Ok(Self { config, clock, images, root })
     }
 
@@ -234,7 +259,10 @@ impl Sandbox {
         let shown = self.image(&spec.image)?;
         let image = match &shown.files {
             Image::Host => Image::Host,
-            Image::Directory(dir) => Image::Directory(absolute(dir)?),
+            Image::Directory(dir) => {
+                let kept = state::keep_image(&spec.dir, &absolute(dir)?);
+                Image::Directory(kept.map_err(io_error("remember the image in", &spec.dir))?)
+            }
         };
         let profile = match &self.root {
             None => Profile::User,
@@ -580,6 +608,35 @@ impl Runtime for Sandbox {
         found.dedup();
         Ok(found)
     }
+}
+
+/// Makes every image ready.
+fn images(rootfs: &Rootfs, store: &Path) -> Result<Vec<Shown>, SandboxError> {
+    let shown = |name: &str, files| Shown { name: name.to_owned(), files, environment: Vec::new() };
+    let named = match rootfs {
+        Rootfs::Host => return Ok(vec![shown(HOST_IMAGE, Image::Host)]),
+        Rootfs::Directory(dir) => {
+            return Ok(vec![shown(ROOTFS_IMAGE, Image::Directory(dir.clone()))]);
+        }
+        Rootfs::Images(named) => named,
+    };
+    let failed = |name: &str| {
+        let name = name.to_owned();
+        move |source| SandboxError::Image { name, source: Box::new(source) }
+    };
+    image::sweep(store).map_err(failed(IMAGES))?;
+    let mut images: Vec<Shown> = Vec::new();
+    for NamedImage { name, path } in named {
+        let legal = !name.is_empty() && name.len() <= super::IMAGE_NAME_LEN_MAX;
+        let taken = images.iter().any(|image| image.name == *name);
+        if !legal || taken || name.chars().any(|c| c.is_control() || c.is_whitespace()) {
+            return Err(SandboxError::ImageName { name: name.clone() });
+        }
+        let image::Unpacked { files, environment } =
+            image::open(path, store).map_err(failed(name))?;
+        images.push(Shown { name: name.clone(), files: Image::Directory(files), environment });
+    }
+    if images.is_empty() { Err(SandboxError::NoImage) } else { Ok(images) }
 }
 
 /// What the helper is told of the lease's wishes.

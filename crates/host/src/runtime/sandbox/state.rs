@@ -17,6 +17,8 @@ use super::process::{ProcessId, boot_id};
 
 const RECORD: &str = "sandbox.json";
 const RECORD_NEW: &str = "sandbox.json.new";
+const IMAGE: &str = "sandbox.image";
+const IMAGE_NEW: &str = "sandbox.image.new";
 const LOCK: &str = "sandbox.lock";
 /// A record is a few hundred bytes.
 const RECORD_BYTES_MAX: u64 = 16 << 10;
@@ -101,6 +103,25 @@ pub(super) fn has_traces(dir: &Path) -> bool {
     [RECORD, RECORD_NEW, LOCK, super::ids::FILE].iter().any(|name| dir.join(name).exists())
 }
 
+/// The image that the lease's container was made from first; `wanted` from now on, where it is the first. What is on the
+/// lease's disk fits to no other, also when its name means another one by now.
+pub(super) fn keep_image(dir: &Path, wanted: &Path) -> io::Result<PathBuf> {
+    use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+    let file = dir.join(IMAGE);
+    match fs::read(&file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let new = dir.join(IMAGE_NEW);
+            fs::write(&new, wanted.as_os_str().as_bytes())?;
+            fs::rename(&new, &file)?;
+            Ok(wanted.to_owned())
+        }
+        kept => {
+            let kept = PathBuf::from(std::ffi::OsString::from_vec(kept?));
+            Ok(if kept.is_dir() { kept } else { wanted.to_owned() })
+        }
+    }
+}
+
 /// Removes the record, so that the container counts as gone.
 pub(super) fn forget(dir: &Path) -> io::Result<()> {
     match fs::remove_file(dir.join(RECORD)) {
@@ -142,6 +163,21 @@ mod tests {
         forget(dir.path()).expect("forget");
         forget(dir.path()).expect("forget twice");
         assert_eq!(Record::read(dir.path()).expect("read"), None);
+    }
+
+    /// A container started again after the operator changed an image would have the files of one and the changes of another.
+    #[test]
+    fn a_lease_keeps_its_image() {
+        let dir = tempfile::tempdir().expect("dir");
+        let images = ["one", "two"].map(|name| dir.path().join(name));
+        for image in &images {
+            fs::create_dir(image).expect("mkdir");
+        }
+        let [one, two] = &images;
+        assert_eq!(keep_image(dir.path(), one).expect("first"), *one);
+        assert_eq!(keep_image(dir.path(), two).expect("later"), *one);
+        fs::remove_dir(one).expect("gone");
+        assert_eq!(keep_image(dir.path(), two).expect("the first is gone"), *two);
     }
 
     /// Two helpers at work on one lease would start two containers.

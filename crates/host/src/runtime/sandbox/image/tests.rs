@@ -1,3 +1,5 @@
+//! What an unpacker must never do with an image, and what it must.
+
 use std::io::Write as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 

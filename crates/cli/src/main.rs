@@ -10,6 +10,7 @@ mod daemons;
 mod devnet;
 mod embedded;
 mod exit;
+mod image_args;
 mod market_args;
 mod net_args;
 mod openssh;

@@ -21,6 +21,7 @@ use crate::axon_args::AxonArgs;
 use crate::daemons::{self, Setting};
 use crate::embedded;
 use crate::exit::{Exit, Failure};
+use crate::image_args::ImageArgs;
 use crate::net_args::NetArgs;
 
 /// Options of `nicompute miner`.
@@ -57,9 +58,8 @@ pub(crate) struct MinerArgs {
     /// How tenants are run.
     #[arg(long, default_value = "auto", value_parser = ["auto", "docker", "sandbox"])]
     runtime: String,
-    /// An image on this machine's Docker engine that tenants may start. Give it once for each image.
-    #[arg(long = "image", value_name = "NAME")]
-    images: Vec<String>,
+    #[command(flatten)]
+    images: ImageArgs,
     /// The socket of the Docker engine; the usual places are tried without it.
     #[arg(long = "docker.socket", value_name = "PATH")]
     docker_socket: Option<PathBuf>,
@@ -101,9 +101,10 @@ async fn start(
     let announce_ip = announce_ip(&args)?;
     let programs = embedded::materialize(&setting.folder.join("programs"))?;
     let mut runtime_config = runtime_config(hotkey.hotkey(), setting.folder.clone(), rootfs(&args));
-    runtime_config.images.clone_from(&args.images);
+    args.images.apply(&mut runtime_config);
     runtime_config.docker_socket.clone_from(&args.docker_socket);
-    let runtime = Box::pin(runtime(&args, &runtime_config, &setting.clock)).await?;
+    runtime_config.trial_agent = Some(programs.agent.clone());
+    let runtime = Box::pin(runtime(&args, &runtime_config, &setting)).await?;
     let network = args.net.open(hotkey.hotkey()).await?;
     let mut masked_host_paths = args.mask.clone();
     masked_host_paths.push(wallets);
@@ -164,8 +165,9 @@ type End = std::pin::Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>>;
 async fn runtime(
     args: &MinerArgs,
     config: &RuntimeConfig,
-    clock: &SharedClock,
+    setting: &Setting,
 ) -> anyhow::Result<Arc<dyn Runtime>> {
+    let clock = &setting.clock;
     let choice = choice(&args.runtime);
     let found = match choice {
         Choice::Docker if args.devnet => return docker_with_image(config, clock).await,
@@ -178,10 +180,15 @@ async fn runtime(
         },
         Choice::Auto | Choice::Docker | Choice::Sandbox => detect(choice, config, clock).await,
     };
-    Ok(found.map_err(|error| {
+    let found = found.map_err(|error| {
         let remedy = error.remedy();
         Failure::new(Exit::Config, "tenants cannot be run here").because(error).hint(remedy)
-    })?)
+    })?;
+    if !args.devnet {
+        args.images.check(&*found)?;
+        args.images.fetch_missing(&found, &setting.tasks);
+    }
+    Ok(found)
 }
 
 async fn docker_with_image(

@@ -75,3 +75,30 @@ fn a_chain_that_is_gone() {
     refused(&output, "ws://127.0.0.1:1");
     assert_eq!(output.status.code(), Some(4));
 }
+
+/// A mistyped image, pattern, size or class would be another offer than the operator meant, or none at all in silence.
+#[test]
+fn a_nodes_images_are_checked() {
+    for (flag, bad, what) in [
+        ("--image", "../x", "not an image's name"),
+        ("--image", "box:$(id)", "not an image's name"),
+        ("--image.allow", "*", "not an image pattern"),
+        ("--image.allow", "ghcr.io/a*", "not an image pattern"),
+        ("--image.space", "50GB", "expected a size"),
+        ("--image.keep_free", "-1", "--image.keep_free"),
+        ("--runtime.class", "runc", "unknown runtime class"),
+    ] {
+        let output = binary().arg("miner").arg(format!("{flag}={bad}")).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{flag} {bad}: {said}");
+        assert!(said.contains(what), "{flag} {bad}: {said}");
+    }
+    let world = World::new();
+    let mut miner = world.start_provider(&["--runtime", "docker"]);
+    miner.wait_for_end();
+    let log = miner.log();
+    let no_engine = log.contains("tenants cannot be run here");
+    assert!(no_engine || log.contains("no image can be leased"), "{log}");
+    assert!(no_engine || log.contains("--image.allow"), "{log}");
+    assert!(log.contains("hint: "), "{log}");
+}

@@ -1,10 +1,11 @@
 //! The engine as a runtime, where one answers.
 
 use nicompute_daemon::{ErrorChain, SystemClock};
-use nicompute_host::runtime::docker::Docker;
+use nicompute_host::runtime::docker::{Docker, DockerError};
 use nicompute_host::runtime::{
     ContainerSpec, Limits, Presence, Runtime, RuntimeConfig, RuntimeError,
 };
+use nicompute_market::RuntimeClass;
 
 use crate::support::{Inside, Node, skip, wait_for};
 
@@ -144,4 +145,42 @@ async fn missing_gpu_support_is_named() {
     assert!(matches!(error, RuntimeError::Unsupported { .. }), "{error}");
     assert!(error.remedy().expect("remedy").contains("toolkit"));
     assert_eq!(docker.inspect(spec.lease).await.expect("inspect"), Presence::Absent);
+}
+
+/// A node would offer containers whose agents never reach its gateway, or leave its trials on the machine.
+#[tokio::test]
+async fn an_engine_is_tried_with_an_agent() {
+    let node = Node::new();
+    let Some((_, image)) = docker(&node).await else { return };
+    let detect = async |agent: &str| {
+        let trial_agent = Some(agent.into());
+        let images = vec![image.clone()];
+        let config = RuntimeConfig { trial_agent, images, ..node.config.clone() };
+        Docker::detect(config, SystemClock::shared()).await
+    };
+    let agent = crate::support::agent();
+    let docker = detect(&agent.display().to_string()).await.expect("it reports");
+    assert_eq!(docker.classes(), [RuntimeClass::Standard]);
+    assert!(!docker.user_namespaces());
+    let spec = node.spec(&image);
+    docker.ensure(&spec).await.expect("ensure");
+    docker.remove(spec.lease).await.expect("remove");
+    for broken in ["/nowhere/agent", "/etc/hostname"] {
+        let error = detect(broken).await.expect_err("it cannot report");
+        assert!(
+            matches!(error, DockerError::Class { class: RuntimeClass::Standard, .. }),
+            "{error}"
+        );
+        assert!(!error.remedy().is_empty());
+    }
+    assert!(
+        !node.config.state_dir.join("trials").read_dir().is_ok_and(|mut dir| dir.next().is_some())
+    );
+    let client = bollard::Docker::connect_with_defaults().expect("connect");
+    let client = client.negotiate_version().await.expect("version");
+    let label = format!("io.nicompute.node={}", node.config.node_id);
+    let filters = std::collections::HashMap::from([("label", vec![label])]);
+    let options = bollard::query_parameters::ListContainersOptionsBuilder::default();
+    let options = options.all(true).filters(&filters).build();
+    assert_eq!(client.list_containers(Some(options)).await.expect("list").len(), 0);
 }

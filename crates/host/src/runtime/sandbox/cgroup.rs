@@ -68,8 +68,8 @@ struct Limit {
 /// Why a machine's control groups cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LayoutError {
-    #[error("the cgroup controller {0} is not mounted")]
-    Missing(&'static str),
+    #[error("the cgroup controllers {} are not mounted", names.join(", "))]
+    Missing { names: Vec<&'static str> },
     #[error("cannot prepare {}", path.display())]
     Prepare {
         path: PathBuf,
@@ -95,10 +95,9 @@ impl Layout {
                 }
             }
         }
-        match Controller::ALL.iter().find(|controller| !places.contains_key(*controller)) {
-            Some(missing) => Err(LayoutError::Missing(missing.name())),
-            None => Ok(Self { places }),
-        }
+        let missing = Controller::ALL.iter().filter(|controller| !places.contains_key(*controller));
+        let names: Vec<&str> = missing.map(|controller| controller.name()).collect();
+        if names.is_empty() { Ok(Self { places }) } else { Err(LayoutError::Missing { names }) }
     }
 
     /// Makes the parents of the node's groups and lets them hand controllers down.
@@ -134,7 +133,12 @@ impl Layout {
         };
         add(
             Controller::Memory,
-            &[("memory.limit_in_bytes", &memory), ("memory.memsw.limit_in_bytes?", &memory)],
+            &[
+                ("memory.limit_in_bytes", &memory),
+                ("memory.memsw.limit_in_bytes?", &memory),
+                // Where swap is not counted, none of it is used.
+                ("memory.swappiness?", "0"),
+            ],
             &[("memory.max", &memory), ("memory.swap.max?", "0")],
         );
         let (quota_v1, period) = (quota.to_string(), CPU_PERIOD_US.to_string());
@@ -433,6 +437,7 @@ mod tests {
             [
                 "memory:memory.limit_in_bytes=67108864",
                 "memory:memory.memsw.limit_in_bytes=67108864",
+                "memory:memory.swappiness=0",
                 "cpu:cpu.cfs_period_us=100000",
                 "cpu:cpu.cfs_quota_us=150000",
                 "pids:pids.max=4096"
@@ -446,6 +451,25 @@ mod tests {
     #[test]
     fn a_missing_controller_is_named() {
         let error = Layout::discover("1 1 0:1 / /x rw - cgroup cgroup rw,cpu\n").expect_err("no");
-        assert_eq!(error.to_string(), "the cgroup controller memory is not mounted");
+        assert_eq!(
+            error.to_string(),
+            "the cgroup controllers memory, pids, freezer are not mounted"
+        );
+    }
+
+    /// The newer interface is often mounted beside the older one, which has the controllers: it would be taken for enough,
+    /// and tenants run without limits.
+    #[test]
+    fn the_machine_s_own_version_2_is_asked_what_it_has() {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").expect("mounts");
+        let newer: Vec<&str> = mounts.lines().filter(|line| line.contains(" - cgroup2 ")).collect();
+        let Some(mount) = newer.first().and_then(|line| parse_mount(line)) else { return };
+        let lacks = |name: &&str| !mount.controllers.split_ascii_whitespace().any(|c| c == *name);
+        let missing: Vec<&str> = ["memory", "cpu", "pids"].into_iter().filter(lacks).collect();
+        match Layout::discover(&newer.join("\n")) {
+            Ok(_) => assert!(missing.is_empty(), "{missing:?}"),
+            Err(LayoutError::Missing { names }) => assert_eq!(names, missing),
+            Err(error) => panic!("{error}"),
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! What the edge needs of the market behind it.
 
 use nicompute_market::LeaseId;
-use nicompute_validator::{Denied, Handle, Principal};
+use nicompute_validator::{Denied, Handle, Principal, RentalAct};
 use nicompute_wire::market_api::{
     MarketOffersView, MarketStatusView, RentRequest, RentalView, RentalsView,
 };
@@ -35,6 +35,13 @@ pub trait Market: Clone + Send + Sync + 'static {
         who: &Principal,
         id: LeaseId,
     ) -> impl Future<Output = Answer<RentalView>> + Send;
+    /// Has something done to one of the caller's leases.
+    fn act(
+        &self,
+        who: &Principal,
+        id: LeaseId,
+        act: RentalAct,
+    ) -> impl Future<Output = Answer<RentalView>> + Send;
     /// A signed transcript by its BLAKE3.
     fn transcript(&self, digest: [u8; 32]) -> impl Future<Output = Answer<Option<Vec<u8>>>> + Send;
     /// Whose API key this is.
@@ -65,6 +72,10 @@ impl Market for Handle {
 
     async fn release(&self, who: &Principal, id: LeaseId) -> Answer<RentalView> {
         Self::release(self, who, id).await
+    }
+
+    async fn act(&self, who: &Principal, id: LeaseId, act: RentalAct) -> Answer<RentalView> {
+        Self::act(self, who, id, act).await
     }
 
     async fn transcript(&self, digest: [u8; 32]) -> Answer<Option<Vec<u8>>> {

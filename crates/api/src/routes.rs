@@ -7,11 +7,12 @@ use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware;
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use nicompute_market::{LeaseId, MicroUsd, Offer, Wish};
+use nicompute_validator::RentalAct;
 use nicompute_wire::codes::Code;
 use nicompute_wire::market_api::{MarketOfferView, MarketOffersView, RentRequest};
-use nicompute_wire::node::OfferView;
+use nicompute_wire::node::{ExtendRequest, KeysRequest, OfferView};
 use serde::Deserialize;
 
 use crate::Market;
@@ -51,6 +52,11 @@ pub(crate) fn router<M: Market>(market: M, door: Door) -> Router {
         .route("/v1/status", get(status::<M>))
         .route("/v1/leases", get(leases::<M>).post(rent::<M>))
         .route("/v1/leases/{id}", get(lease::<M>).delete(release::<M>))
+        .route("/v1/leases/{id}/extend", post(extend::<M>))
+        .route("/v1/leases/{id}/keys", post(keys::<M>))
+        .route("/v1/leases/{id}/pause", post(pause::<M>))
+        .route("/v1/leases/{id}/resume", post(resume::<M>))
+        .route("/v1/leases/{id}/restart", post(restart::<M>))
         .route("/v1/transcripts/{digest}", get(transcript::<M>))
         .layer(DefaultBodyLimit::max(body_bytes_max))
         .layer(middleware::from_fn_with_state(door, door::pass))
@@ -96,6 +102,7 @@ fn meets(wish: &Wish, view: &MarketOfferView) -> bool {
         runtime: view.runtime.clone(),
         limits: view.limits.clone(),
         available: true,
+        conditions: view.conditions.clone(),
     });
     offer.is_ok_and(|offer| wish.fits(&offer))
 }
@@ -122,6 +129,40 @@ async fn lease<M: Market>(by: CallerOf<M>, Path(id): Path<String>) -> Result<Res
 
 async fn release<M: Market>(by: CallerOf<M>, Path(id): Path<String>) -> Result<Response, Refusal> {
     Ok(json(StatusCode::OK, by.market.release(&by.caller.0, lease_id(&id)?).await?))
+}
+
+async fn extend<M: Market>(
+    by: CallerOf<M>,
+    Path(id): Path<String>,
+    body: Result<Json<ExtendRequest>, JsonRejection>,
+) -> Result<Response, Refusal> {
+    let Json(request) = body?;
+    act(by, &id, RentalAct::Extend(request)).await
+}
+
+async fn keys<M: Market>(
+    by: CallerOf<M>,
+    Path(id): Path<String>,
+    body: Result<Json<KeysRequest>, JsonRejection>,
+) -> Result<Response, Refusal> {
+    let Json(request) = body?;
+    act(by, &id, RentalAct::Keys(request)).await
+}
+
+async fn pause<M: Market>(by: CallerOf<M>, Path(id): Path<String>) -> Result<Response, Refusal> {
+    act(by, &id, RentalAct::Pause).await
+}
+
+async fn resume<M: Market>(by: CallerOf<M>, Path(id): Path<String>) -> Result<Response, Refusal> {
+    act(by, &id, RentalAct::Resume).await
+}
+
+async fn restart<M: Market>(by: CallerOf<M>, Path(id): Path<String>) -> Result<Response, Refusal> {
+    act(by, &id, RentalAct::Restart).await
+}
+
+async fn act<M: Market>(by: CallerOf<M>, id: &str, act: RentalAct) -> Result<Response, Refusal> {
+    Ok(json(StatusCode::OK, by.market.act(&by.caller.0, lease_id(id)?, act).await?))
 }
 
 fn lease_id(text: &str) -> Result<LeaseId, Refusal> {

@@ -9,6 +9,7 @@ use nicompute_market::LeaseId;
 use nicompute_wire::market_api::{
     MarketOffersView, MarketStatusView, RentRequest, RentalView, RentalsView,
 };
+use nicompute_wire::node::{ExtendRequest, KeysRequest};
 use reqwest::{Method, RequestBuilder, Url};
 use serde::de::DeserializeOwned;
 
@@ -208,6 +209,68 @@ impl MarketClient {
     /// When the market cannot be asked or does not know the lease.
     pub async fn release(&self, id: LeaseId) -> Result<RentalView, MarketError> {
         self.json(self.request(Method::DELETE, &format!("/v1/leases/{id}"))).await
+    }
+
+    /// Moves a lease's end to so many seconds from now, never back.
+    ///
+    /// # Errors
+    /// When the market cannot be asked or refuses.
+    pub async fn extend(
+        &self,
+        id: LeaseId,
+        request: &ExtendRequest,
+    ) -> Result<RentalView, MarketError> {
+        self.act(id, "extend", serde_json::to_vec(request)).await
+    }
+
+    /// Replaces the keys of one slot of a lease.
+    ///
+    /// # Errors
+    /// When the market cannot be asked or refuses.
+    pub async fn keys(
+        &self,
+        id: LeaseId,
+        request: &KeysRequest,
+    ) -> Result<RentalView, MarketError> {
+        self.act(id, "keys", serde_json::to_vec(request)).await
+    }
+
+    /// Freezes a lease.
+    ///
+    /// # Errors
+    /// When the market cannot be asked or refuses.
+    pub async fn pause(&self, id: LeaseId) -> Result<RentalView, MarketError> {
+        self.act(id, "pause", Ok(Vec::new())).await
+    }
+
+    /// Lets a frozen lease go on.
+    ///
+    /// # Errors
+    /// When the market cannot be asked or refuses.
+    pub async fn resume(&self, id: LeaseId) -> Result<RentalView, MarketError> {
+        self.act(id, "resume", Ok(Vec::new())).await
+    }
+
+    /// Ends a lease's processes and starts it anew on its disk.
+    ///
+    /// # Errors
+    /// When the market cannot be asked or refuses.
+    pub async fn restart(&self, id: LeaseId) -> Result<RentalView, MarketError> {
+        self.act(id, "restart", Ok(Vec::new())).await
+    }
+
+    async fn act(
+        &self,
+        id: LeaseId,
+        act: &str,
+        body: Result<Vec<u8>, serde_json::Error>,
+    ) -> Result<RentalView, MarketError> {
+        let body = body.map_err(MarketError::Encode)?;
+        let mut builder = self.request(Method::POST, &format!("/v1/leases/{id}/{act}"));
+        if !body.is_empty() {
+            builder = builder.header("content-type", "application/json").body(body);
+        }
+        self.json(builder).await
     }
 
     /// A signed transcript by its BLAKE3 in hexadecimal.

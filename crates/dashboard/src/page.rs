@@ -158,6 +158,7 @@ mod tests {
             runtime: "sandbox".to_owned(),
             limits: "enforced".to_owned(),
             available: true,
+            conditions: nicompute_wire::node::ConditionsView::default(),
             proof: None,
         };
         let status = MarketStatusView {

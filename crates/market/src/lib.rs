@@ -42,7 +42,9 @@ pub use lease::{
     UnknownPurpose, UnknownTerm, Wanted,
 };
 pub use naming::{NameFinding, Named};
-pub use offer::{Offer, RuntimeKind, UnknownRuntime};
+pub use offer::{
+    Conditions, LimitsHeld, Offer, RuntimeKind, UnknownRuntime, VolumesAllowed, Window,
+};
 pub use placement::Wish;
 pub use score::{Evidence, Score, ScorePolicy, ScoreReason, Track, Verdict, score};
 pub use split::Split;

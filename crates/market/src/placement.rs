@@ -42,7 +42,7 @@ impl Wish {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Gpu, Machine, RuntimeKind};
+    use crate::{Conditions, Gpu, Machine, RuntimeKind};
 
     /// A wish that is read wrongly rents a machine that the renter cannot use, and bills it.
     #[test]
@@ -62,6 +62,7 @@ mod tests {
             images: Vec::new(),
             runtime: RuntimeKind::Docker,
             available: true,
+            conditions: Conditions::default(),
         };
         let any = Wish::default();
         assert!(any.fits(&offer));

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use nicompute_host::net::Network;
-use nicompute_host::runtime::Runtime;
+use nicompute_host::runtime::{ImagePattern, Runtime};
 use nicompute_host::telemetry::GpuSource;
 use nicompute_keys::Keypair;
 use nicompute_market::{MicroUsd, Netuid};
@@ -29,8 +29,12 @@ pub struct MinerConfig {
     pub announce_port: Option<u16>,
     /// The provider's hotkey.
     pub hotkey: Keypair,
-    /// The asking price of the whole machine for an hour.
+    /// The asking price of the whole machine for an hour, where no file says what is offered.
     pub price_per_hour: MicroUsd,
+    /// What is offered; read again when it changes. The whole machine as one offer without it.
+    pub offers: Option<PathBuf>,
+    /// Images that are fetched for rentals, as far as the runtime may. An offers file names its own.
+    pub fetches: Vec<ImagePattern>,
     /// What runs the containers. Made for this hotkey and this state directory.
     pub runtime: Arc<dyn Runtime>,
     /// What gives leases a way to the internet; without one they have none.

@@ -36,7 +36,7 @@ pub use node_api::{
     EVENT_STREAMS_MAX, FLOOR_AHEAD_MAX, HEADER_BYTES_MAX, LEASE_CHANGES_MAX, PROBE_EVERY,
     REQUEST_LIMIT, REQUESTS_MAX, WAIT_MILLIS_MAX,
 };
-pub use offers::OFFER_ID;
+pub use offers::{OFFER_ID, OFFERS_FILE_BYTES_MAX, OfferProblem, OffersError};
 pub use routes::{RouteRefused, Routes};
 pub use store::{LEASES_KEPT_MAX, StoreError};
 pub use subnet::{Member, PERMITS_AGE_MAX, Subnet, SubnetError};

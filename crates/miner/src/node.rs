@@ -1,6 +1,7 @@
 //! One node from its start to its end: what is opened in which order, and closed in the other.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ use nicompute_host::gateway::{
 };
 use nicompute_host::inventory::{self, Inventory, InventoryError};
 use nicompute_host::telemetry::Answer;
-use nicompute_market::{EndReason, Hotkey, LeaseEvent, Netuid, UnixMillis};
+use nicompute_market::{EndReason, Hotkey, LeaseEvent, LeaseNetwork, Netuid, UnixMillis};
+use nicompute_wire::node::FETCHES_MAX;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -24,8 +26,8 @@ use crate::fuse::Fuse;
 use crate::gpus::GpuWatch;
 use crate::leases::Leases;
 use crate::node_api::{self, Api, ApiError, ApiLimits, ApiParts};
-use crate::offers::Offers;
-use crate::reconciler::{Memory, Places, Reconciler};
+use crate::offers::{self, Facilities, LoadError, Offers, OffersError};
+use crate::reconciler::{Memory, Places, Pulls, Reconciler};
 use crate::routes::Routes;
 use crate::store::{Store, StoreError};
 use crate::subnet::{Permits, Standing, Subnet, SubnetError};
@@ -93,6 +95,9 @@ pub enum StartError {
     /// The store in it.
     #[error("cannot use the store")]
     Store(#[from] StoreError),
+    /// What it is to offer.
+    #[error("cannot offer what the offers file says")]
+    Offers(#[from] OffersError),
     /// The machine.
     #[error("cannot read what this machine has")]
     Inventory(#[from] InventoryError),
@@ -148,9 +153,21 @@ impl StartError {
             Self::HostKey(_) | Self::SignHostKey(_) => {
                 "restore the file ssh_host_ed25519_key in --state-dir, or remove it to get a new host key"
             }
+            Self::Offers(_) => {
+                "correct the file of --offers; docs/operate/offers.md has every field"
+            }
             Self::Inventory(_) => return None,
         };
         Some(text.to_owned())
+    }
+}
+
+impl From<LoadError> for StartError {
+    fn from(error: LoadError) -> Self {
+        match error {
+            LoadError::Store(error) => Self::Store(error),
+            LoadError::File(error) => Self::Offers(error),
+        }
     }
 }
 
@@ -247,6 +264,8 @@ impl Miner {
             network: config.network,
             routes,
             leases: Arc::clone(&trade.leases),
+            offers: Arc::clone(&trade.offers),
+            pulls: Pulls::new(tasks.clone()),
             clock: Arc::clone(&clock),
             places: Places {
                 state_dir: config.state_dir,
@@ -264,7 +283,7 @@ impl Miner {
             stop_loop,
             loop_ended: CancellationToken::new(),
         };
-        miner.spawn(&tasks, reconciler, (listener, router), neighbours.api_limits);
+        miner.spawn(&tasks, reconciler, (listener, router), neighbours.api_limits, config.offers);
         Ok(miner)
     }
 
@@ -339,6 +358,7 @@ impl Miner {
         reconciler: Reconciler,
         (listener, router): (TcpListener, Router),
         limits: ApiLimits,
+        offers_file: Option<PathBuf>,
     ) {
         let (stop, ended, drives) =
             (self.stop_loop.clone(), self.loop_ended.clone(), tasks.clone());
@@ -367,6 +387,12 @@ impl Miner {
             }
             Ok(())
         });
+        let Some(file) = offers_file else { return };
+        let (stop, clock) = (self.stop_api.clone(), Arc::clone(&self.clock));
+        let (offers, store) = (Arc::clone(&self.trade.offers), Arc::clone(&self.trade.store));
+        tasks.spawn("offers file", OnError::Log, async move {
+            Ok(offers::watch(&offers, &store, &clock, &file, stop).await?)
+        });
     }
 }
 
@@ -388,7 +414,17 @@ impl Trade {
         let permits = Arc::new(Permits::new(subnet, me, Arc::clone(clock)));
         check_registered(&permits, me, config.netuid).await?;
         let (price, runtime) = (config.price_per_hour, Arc::clone(&config.runtime));
-        let offers = Arc::new(Offers::new(&inventory, price, runtime, Arc::clone(clock)));
+        let network = match config.network {
+            Some(_) => LeaseNetwork::Egress,
+            None => LeaseNetwork::None,
+        };
+        let fetches = config.fetches.iter().take(FETCHES_MAX).map(ToString::to_string).collect();
+        let facilities = Facilities { network, ports_max: 0, fetches };
+        let offers = Offers::new(&inventory, price, facilities, runtime, Arc::clone(clock));
+        if let Some(file) = &config.offers {
+            offers.load(file, &store).await?;
+        }
+        let offers = Arc::new(offers);
         // Leases of a version that stored no shares go on with what they had.
         let old = store.share_with_old(&offers.whole()).await?;
         if old > 0 {

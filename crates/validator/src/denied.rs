@@ -68,6 +68,9 @@ const fn is_for_renters(code: Code) -> bool {
     matches!(
         code,
         Code::NoSuchOffer
+            // A rule that the market does not know: the offer's, or the runtime's.
+            | Code::BadRequest
+            | Code::NotSupported
             | Code::NoCapacity
             | Code::NoSuchImage
             | Code::BadSshKey

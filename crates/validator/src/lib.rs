@@ -30,6 +30,7 @@ pub use denied::Denied;
 pub use handle::{Handle, Health, Principal};
 pub use legs::{LegFigure, LegKind, LegSet, LegSetError, figures};
 pub use loops::LoopStatus;
+pub use loops::rentals::RentalAct;
 pub use session::{
     Blame, ChannelError, DeviceShown, ProofChannel, ProofDoor, Proven, SessionPlan, capability,
     name_mismatches, prove, shown_by_device,

@@ -3,7 +3,7 @@
 use nicompute_market::{Hotkey, LeaseId, OfferId};
 use serde::{Deserialize, Serialize};
 
-use crate::node::{MachineView, OptionsView, SshAccessView};
+use crate::node::{ConditionsView, MachineView, OptionsView, SshAccessView};
 
 /// `GET /v1/offers` of the market.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,10 +29,13 @@ pub struct MarketOfferView {
     pub images: Vec<String>,
     /// `docker`, `sandbox` or `sandbox-user`.
     pub runtime: String,
-    /// `enforced` or `not enforced`.
+    /// `enforced`, `enforced but disk` or `not enforced`.
     pub limits: String,
     /// Whether nobody holds it now.
     pub available: bool,
+    /// What a lease of it may ask for.
+    #[serde(default)]
+    pub conditions: ConditionsView,
     /// What was proven last; absent when nothing was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proof: Option<ProofView>,
@@ -150,6 +153,9 @@ pub struct RentalView {
     pub expires_at_unix_ms: u64,
     /// The agreed price.
     pub price_micro_usd_per_hour: u64,
+    /// What its provider says about how it came to stand where it stands, such as how far an image is or why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
     /// How to enter, while that is possible.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ssh: Option<SshAccessView>,

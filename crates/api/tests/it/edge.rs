@@ -6,12 +6,12 @@ use nicompute_api::{ApiConfig, Limits, Market, serve};
 use nicompute_client::{ApiBase, MarketClient, MarketError, OfferQuery};
 use nicompute_daemon::{Secret, SystemClock, Tasks};
 use nicompute_market::{Hotkey, LeaseId};
-use nicompute_validator::{Denied, Principal};
+use nicompute_validator::{Denied, Principal, RentalAct};
 use nicompute_wire::codes::Code;
 use nicompute_wire::market_api::{
     MarketOfferView, MarketOffersView, MarketStatusView, RentRequest, RentalView, RentalsView,
 };
-use nicompute_wire::node::MachineView;
+use nicompute_wire::node::{ExtendRequest, KeysRequest, MachineView};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -36,6 +36,7 @@ fn rental() -> RentalView {
         requested_at_unix_ms: 1,
         expires_at_unix_ms: 2,
         price_micro_usd_per_hour: 3,
+        detail: None,
         ssh: None,
     }
 }
@@ -59,6 +60,7 @@ impl Market for Memory {
             runtime: "sandbox".to_owned(),
             limits: "enforced".to_owned(),
             available: false,
+            conditions: nicompute_wire::node::ConditionsView::default(),
             proof: None,
         };
         Ok(MarketOffersView { offers: vec![offer] })
@@ -87,6 +89,16 @@ impl Market for Memory {
 
     async fn release(&self, who: &Principal, id: LeaseId) -> Result<RentalView, Denied> {
         self.lease(who, id).await
+    }
+
+    async fn act(
+        &self,
+        who: &Principal,
+        id: LeaseId,
+        act: RentalAct,
+    ) -> Result<RentalView, Denied> {
+        let detail = Some(format!("{act:?}"));
+        Ok(RentalView { detail, ..self.lease(who, id).await? })
     }
 
     async fn transcript(&self, digest: [u8; 32]) -> Result<Option<Vec<u8>>, Denied> {
@@ -211,4 +223,27 @@ async fn raw(address: &str, request: &str) -> String {
     let ended = tokio::time::timeout(BUDGET, socket.read_to_end(&mut answer)).await;
     assert!(ended.is_ok(), "no end of the answer");
     String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// A renter whose wish arrives as another one loses work: each path must reach the market as what it says, for the lease
+/// that it names, and for its owner alone.
+#[tokio::test]
+async fn every_act_reaches_the_market() {
+    let (address, _tasks) = start(Limits::default()).await;
+    let market = client(&address, Some(KEY));
+    let said = |view: RentalView| view.detail.unwrap();
+    let id = lease_id();
+    assert_eq!(said(market.pause(id).await.unwrap()), "Pause");
+    assert_eq!(said(market.resume(id).await.unwrap()), "Resume");
+    assert_eq!(said(market.restart(id).await.unwrap()), "Restart");
+    let extend = ExtendRequest { duration_seconds: 7 };
+    assert_eq!(
+        said(market.extend(id, &extend).await.unwrap()),
+        "Extend(ExtendRequest { duration_seconds: 7 })"
+    );
+    let keys = KeysRequest { ssh_keys: vec!["k".to_owned()], slot: Some("terminal".to_owned()) };
+    let told = said(market.keys(id, &keys).await.unwrap());
+    assert!(told.contains("terminal") && told.contains("\"k\""), "{told}");
+    let nobody = client(&address, None);
+    assert!(nobody.pause(id).await.is_err() && nobody.keys(id, &keys).await.is_err());
 }

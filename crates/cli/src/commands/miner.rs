@@ -51,6 +51,10 @@ pub(crate) struct MinerArgs {
     /// The asking price of the whole machine, in millionths of a US dollar an hour.
     #[arg(long, default_value_t = 0, value_name = "MICRO_USD")]
     price_per_hour: u64,
+    /// A file that says what is offered (docs/operate/offers.md); the whole machine otherwise. It is read again when it
+    /// changes, and at SIGHUP.
+    #[arg(long, value_name = "FILE")]
+    offers: Option<PathBuf>,
     #[command(flatten)]
     axon: AxonArgs,
     #[command(flatten)]
@@ -119,6 +123,8 @@ async fn start(
         announce_port: args.external_port,
         hotkey,
         price_per_hour: MicroUsd(args.price_per_hour),
+        offers: args.offers.clone(),
+        fetches: runtime_config.image_policy.allow.clone(),
         runtime,
         network: network.map(|network| Arc::new(network) as Arc<dyn Network>),
         agent: programs.agent,

@@ -11,6 +11,7 @@ pub(crate) mod prove;
 pub(crate) mod ps;
 pub(crate) mod release;
 pub(crate) mod rent;
+pub(crate) mod rent_acts;
 pub(crate) mod ssh;
 pub(crate) mod stake;
 pub(crate) mod subnet;

@@ -13,6 +13,7 @@ use nicompute_wire::node::OptionsView;
 
 use crate::args::parse_span;
 use crate::commands::offers::Filters;
+use crate::commands::rent_acts::{self, RentAct};
 use crate::daemons::{create_private, write_atomically};
 use crate::exit::{Exit, Failure};
 use crate::market_args::{MarketArgs, block_on, failed, key_pointer, print, public_half};
@@ -25,7 +26,10 @@ const READY_MAX: Duration = Duration::from_secs(120);
 
 /// Options of `nicompute rent`.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct RentArgs {
+    #[command(subcommand)]
+    act: Option<RentAct>,
     #[command(flatten)]
     market: MarketArgs,
     #[command(flatten)]
@@ -52,6 +56,9 @@ pub(crate) struct RentArgs {
 
 /// Rents, waits until the lease can be entered, and says how.
 pub(crate) fn run(args: &RentArgs, out: &mut dyn Write) -> anyhow::Result<()> {
+    if let Some(act) = &args.act {
+        return rent_acts::run(act, out);
+    }
     let api = args.market.client()?;
     block_on(async {
         let offer = choose(args, &api).await?;

@@ -215,6 +215,14 @@ impl NodeClient {
         self.act(id, "resume", None::<&()>, budget).await
     }
 
+    /// Ends a lease's processes and starts it anew on its disk.
+    ///
+    /// # Errors
+    /// When the node cannot be asked, is not believed, or refuses.
+    pub async fn restart(&self, id: LeaseId, budget: Duration) -> Result<HeldLease, NodeError> {
+        self.act(id, "restart", None::<&()>, budget).await
+    }
+
     async fn act<B: Serialize + Sync>(
         &self,
         id: LeaseId,

@@ -48,6 +48,10 @@ pub struct HeldLease {
     pub expires_at: UnixMillis,
     /// The image that runs.
     pub image: String,
+    /// What is known about how it came to stand where it stands, as its provider says.
+    pub detail: Option<String>,
+    /// Whether a restart was asked for and is not done yet.
+    pub restart_pending: bool,
     ssh: Option<SshAccessView>,
 }
 
@@ -116,6 +120,8 @@ impl HeldLease {
             generation: view.generation,
             offer: view.offer,
             image: text("image", view.image)?,
+            detail: view.detail.map(|detail| text("detail", detail)).transpose()?,
+            restart_pending: view.restart_pending,
             ssh: view.ssh,
         })
     }

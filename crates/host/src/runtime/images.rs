@@ -195,6 +195,23 @@ impl ImagePattern {
     }
 }
 
+impl fmt::Display for ImagePattern {
+    /// With its registry, so that it reads back as the same pattern.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/", self.registry)?;
+        match &self.what {
+            Below::Folder(folder) => write!(f, "{folder}*"),
+            Below::Repository(repository, None) => f.write_str(repository),
+            Below::Repository(repository, Some(Version::Tag(tag))) => {
+                write!(f, "{repository}:{tag}")
+            }
+            Below::Repository(repository, Some(Version::Digest(digest))) => {
+                write!(f, "{repository}@{digest}")
+            }
+        }
+    }
+}
+
 impl FromStr for ImagePattern {
     type Err = NotAPattern;
 
@@ -378,6 +395,7 @@ mod tests {
     fn patterns_cover_what_they_name() {
         let covers = |pattern: &str, image: &str| {
             let pattern: ImagePattern = pattern.parse().expect("pattern");
+            assert_eq!(pattern.to_string().parse(), Ok(pattern.clone()));
             pattern.covers(&name(image))
         };
         for (pattern, image, covered) in [

@@ -296,7 +296,10 @@ impl RuntimeConfig {
 
 impl ContainerSpec {
     /// Refuses amounts that no runtime can give and names that no engine would take.
-    pub(crate) fn check(&self) -> Result<(), RuntimeError> {
+    ///
+    /// # Errors
+    /// The field and its rule.
+    pub fn check(&self) -> Result<(), RuntimeError> {
         let bad = |field, rule| Err(RuntimeError::InvalidSpec { lease: self.lease, field, rule });
         if self.cores_milli == 0 {
             return bad("cores_milli", "must be at least 1");

@@ -79,6 +79,8 @@ fn config(folder: &std::path::Path) -> MinerConfig {
         announce_port: None,
         hotkey,
         price_per_hour: MicroUsd(1),
+        offers: None,
+        fetches: Vec::new(),
         runtime: Arc::new(FakeRuntime::new(runtime, FakeMachine::new())),
         network: None,
         agent: "/agent".into(),

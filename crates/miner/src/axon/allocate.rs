@@ -21,7 +21,6 @@ use tokio::sync::oneshot;
 use super::order::{self, Change, Order, OrderError, Wish};
 use super::{Door, password};
 use crate::leases::{Created, Denied, Leases, Order as LeaseOrder, Owner};
-use crate::offers::OFFER_ID;
 use crate::store::StoreError;
 
 /// How long a lease is held whose answer has not gone out. Longer than any caller waits for it.
@@ -138,11 +137,18 @@ impl Door {
 
     /// The first offer that has all this and is free. A yes is a promise as long as nobody else comes first.
     async fn free_offer(&self, requirement: &Requirement) -> Result<OfferId, No> {
-        if let Some(field) = requirement.missing(self.offers.machine()) {
-            return Err(No::Missing(field));
+        let mut no = match requirement.missing(self.offers.machine()) {
+            Some(field) => return Err(No::Missing(field)),
+            None => None,
+        };
+        for (offer, machine) in self.offers.machines() {
+            match requirement.missing(&machine) {
+                Some(field) => no = no.or(Some(No::Missing(field))),
+                None if self.leases.is_free(&offer).await? => return Ok(offer),
+                None => no = Some(No::Occupied),
+            }
         }
-        let offer: OfferId = OFFER_ID.parse().map_err(|_| No::Internal)?;
-        if self.leases.is_free(&offer).await? { Ok(offer) } else { Err(No::Occupied) }
+        Err(no.unwrap_or(No::Occupied))
     }
 
     /// The open lease that this hotkey created with this key.

@@ -128,6 +128,12 @@ impl Leases {
         Ok(found.filter(|lease| !lease.state.is_final()))
     }
 
+    /// The names of what is offered.
+    #[must_use]
+    pub fn offers(&self) -> Vec<OfferId> {
+        self.offers.ids()
+    }
+
     /// Whether an order for this offer would be given now, without a wait.
     ///
     /// # Errors
@@ -202,7 +208,7 @@ impl Leases {
         duration_seconds: u64,
     ) -> Result<Lease, Denied> {
         self.change(id, owner, |lease, now| {
-            let until = order::new_end(lease, duration_seconds, now)?;
+            let until = order::new_end(&self.offers, lease, duration_seconds, now)?;
             Ok(LeaseEvent::Extended(until).into())
         })
         .await

@@ -1,18 +1,20 @@
 //! An order for a lease, from what somebody wants to a lease that may be stored. Everything that a caller can get wrong
 //! is found here.
 
-use nicompute_host::runtime::{self, Options, RootAccess, RuntimeError, Tmpfs, Volume};
+use nicompute_host::runtime::{
+    self, ContainerSpec, Options, RootAccess, RuntimeError, Tmpfs, Volume,
+};
 use nicompute_market::{
-    Hotkey, KeySlot, LEASE_MILLIS_MAX, LEASE_MILLIS_MIN, Lease, LeaseId, LeaseKeys, LeaseNetwork,
-    LeaseOptions, LegacyAccess, OfferId, PROOF_LEASE_MILLIS_MAX, Purpose, SSH_KEYS_MAX, Terms,
-    UnixMillis,
+    Conditions, Hotkey, KeySlot, LEASE_MILLIS_MAX, LEASE_MILLIS_MIN, Lease, LeaseId, LeaseKeys,
+    LeaseNetwork, LeaseOptions, LegacyAccess, OfferId, PROOF_LEASE_MILLIS_MAX, Purpose,
+    SSH_KEYS_MAX, Share, Terms, UnixMillis, VolumesAllowed,
 };
 use nicompute_wire::node::OptionsView;
 use nicompute_wire::ssh_key::SshKey;
 use sha2::{Digest as _, Sha256};
 
 use super::Denied;
-use crate::offers::Offers;
+use crate::offers::{ImageChoice, Offers, Sold};
 use crate::store::Words;
 
 const MILLIS: u64 = 1000;
@@ -53,6 +55,7 @@ impl Order {
             return Err(Denied::GpuMissing(uuid));
         }
         let duration_ms = duration_ms(self.duration_seconds, self.purpose)?;
+        check_conditions(&self, &sold.conditions, duration_ms, now)?;
         let keys = LeaseKeys {
             user: keys(KeySlot::User, &self.keys.user)?,
             terminal: keys(KeySlot::Terminal, self.keys.terminal.as_slice())?.pop(),
@@ -60,9 +63,9 @@ impl Order {
         if keys.all().is_empty() && self.legacy.is_none() {
             return Err(Denied::BadKey("field ssh_keys is empty: nobody could enter".to_owned()));
         }
-        check_options(self.id, &self.options)?;
+        check_options(&self, &sold.share)?;
         let words = self.words(&keys);
-        let image = image(offers, self.image).await?;
+        let image = image(offers, &sold, self.purpose, self.image).await?;
         let terms = Terms {
             id: self.id,
             offer: self.offer,
@@ -103,6 +106,7 @@ impl Order {
 
 /// The new end of a lease whose holder wants so many seconds more from now.
 pub(super) fn new_end(
+    offers: &Offers,
     lease: &Lease,
     duration_seconds: u64,
     now: UnixMillis,
@@ -112,7 +116,15 @@ pub(super) fn new_end(
         Purpose::Proof => lease.requested_at.saturating_add_millis(PROOF_LEASE_MILLIS_MAX),
         Purpose::Rental => now.saturating_add_millis(LEASE_MILLIS_MAX),
     };
-    if until > latest { Err(too_long(lease.terms.purpose)) } else { Ok(until) }
+    if until > latest {
+        return Err(too_long(lease.terms.purpose));
+    }
+    if let Some(sold) = offers.sold(&lease.terms.offer)
+        && until > lease.expires_at
+    {
+        check_end(&sold.conditions, until, now)?;
+    }
+    Ok(until)
 }
 
 /// The keys of one slot in their canonical text, each once.
@@ -160,9 +172,22 @@ pub(crate) fn host_options(options: &LeaseOptions) -> Options {
     }
 }
 
-/// Refuses what no runtime may be asked for, before anything is stored.
-fn check_options(id: LeaseId, options: &LeaseOptions) -> Result<(), Denied> {
-    match host_options(options).check(id) {
+/// Refuses what no runtime may be asked for, before anything is stored. Where things lie is no part of it.
+fn check_options(order: &Order, share: &Share) -> Result<(), Denied> {
+    let spec = ContainerSpec {
+        lease: order.id,
+        generation: 0,
+        cores_milli: share.cores_milli,
+        memory_bytes: share.memory_bytes,
+        disk_bytes: share.disk_bytes,
+        gpus: share.gpus.clone(),
+        image: "image".to_owned(),
+        dir: "/".into(),
+        agent: "/".into(),
+        masked_host_paths: Vec::new(),
+        options: host_options(&order.options),
+    };
+    match spec.check() {
         Ok(()) => Ok(()),
         Err(RuntimeError::InvalidSpec { field, rule, .. }) => {
             Err(Denied::field(format!("options.{field}"), rule))
@@ -171,13 +196,71 @@ fn check_options(id: LeaseId, options: &LeaseOptions) -> Result<(), Denied> {
     }
 }
 
-async fn image(offers: &Offers, asked: Option<String>) -> Result<String, Denied> {
-    let mut images = offers.images().await?;
-    match asked {
-        Some(image) if images.contains(&image) => Ok(image),
-        Some(_) => Err(Denied::NoSuchImage),
-        None if images.is_empty() => Err(Denied::NoImages),
-        None => Ok(images.swap_remove(0)),
+/// A proof takes an image that is there: it is too short to wait for one.
+async fn image(
+    offers: &Offers,
+    sold: &Sold,
+    purpose: Purpose,
+    asked: Option<String>,
+) -> Result<String, Denied> {
+    match (offers.choose_image(sold, asked).await?, purpose) {
+        (ImageChoice::Present(image), _) | (ImageChoice::Fetched(image), Purpose::Rental) => {
+            Ok(image)
+        }
+        (ImageChoice::None, _) => Err(Denied::NoImages),
+        (ImageChoice::Unknown | ImageChoice::Fetched(_), _) => Err(Denied::NoSuchImage),
+    }
+}
+
+/// What the offer's owner takes. A proof may be as short as it likes.
+fn check_conditions(
+    order: &Order,
+    conditions: &Conditions,
+    duration_ms: u64,
+    now: UnixMillis,
+) -> Result<(), Denied> {
+    let options = &order.options;
+    if order.purpose == Purpose::Rental {
+        let (shortest, longest) = (conditions.duration_millis_min, conditions.duration_millis_max);
+        if !(shortest..=longest).contains(&duration_ms) {
+            let problem = format!(
+                "is not between {} and {}, which the offer takes",
+                shortest / MILLIS,
+                longest / MILLIS
+            );
+            return Err(Denied::field("duration_seconds", problem));
+        }
+    }
+    check_end(conditions, now.saturating_add_millis(duration_ms), now)?;
+    if !conditions.classes.contains(&options.class) {
+        let problem = format!("is {}, which the offer does not have", options.class);
+        return Err(Denied::field("options.class", problem));
+    }
+    if conditions.volumes == VolumesAllowed::No && !options.volumes.is_empty() {
+        return Err(Denied::field("options.volumes", "are not given with this offer"));
+    }
+    if options.ports.len() > usize::from(conditions.ports_max) {
+        let problem = format!("are more than {}, which the offer gives", conditions.ports_max);
+        return Err(Denied::field("options.ports", problem));
+    }
+    if options.network > conditions.network {
+        return Err(Denied::field("options.network", "is not given with this offer"));
+    }
+    Ok(())
+}
+
+/// No lease lasts into a maintenance.
+fn check_end(conditions: &Conditions, end: UnixMillis, now: UnixMillis) -> Result<(), Denied> {
+    match conditions.latest_end(now) {
+        Some(latest) if latest <= now => {
+            Err(Denied::field("offer", "is closed for maintenance now"))
+        }
+        Some(latest) if end > latest => {
+            let left = latest.millis_since(now) / MILLIS;
+            let problem = format!("lasts into a maintenance: {left} is the longest now");
+            Err(Denied::field("duration_seconds", problem))
+        }
+        _ => Ok(()),
     }
 }
 

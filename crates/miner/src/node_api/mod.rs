@@ -263,8 +263,8 @@ async fn node(State(api): State<Arc<Api>>) -> Response {
 }
 
 async fn offers(State(api): State<Arc<Api>>) -> Result<Response, Refusal> {
-    let offer = api.offers.current(&api.store).await?;
-    Ok(json(200, &OffersView { offers: vec![(&offer).into()] }))
+    let offers = api.offers.current(&api.store).await?;
+    Ok(json(200, &OffersView { offers: offers.iter().map(Into::into).collect() }))
 }
 
 /// The sender of the request under way, as the guard found it.

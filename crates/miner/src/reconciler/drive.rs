@@ -12,6 +12,7 @@ use nicompute_host::runtime::{ContainerSpec, Presence, RuntimeError};
 use nicompute_market::{EndReason, FailReason, Lease, LeaseEvent, LeaseId, LeaseState, UnixMillis};
 
 use super::greeting::greeting;
+use super::pulls::Fetch;
 use super::{DriveError, Places, Reconciler};
 use crate::fuse::KillPoint;
 use crate::leases::{Grant, host_options};
@@ -23,6 +24,8 @@ pub(crate) const AGENT_LIMIT: Duration = Duration::from_secs(15);
 const AGENT_POLL: Duration = Duration::from_millis(5);
 /// How long preparation may be tried before the lease fails.
 pub(crate) const PREPARE_MILLIS_MAX: u64 = 60_000;
+/// How long after a lease was asked for its image may still be on its way.
+pub(crate) const PULL_MILLIS_MAX: u64 = 30 * 60_000;
 /// Containers whose first process ends are started again so often at once; then after a pause each time. Whoever made it
 /// end, an engine that fails or the tenant, the lease goes on.
 pub(crate) const RESTARTS_MAX: u32 = 3;
@@ -42,6 +45,8 @@ pub(crate) struct Memory(Mutex<BTreeMap<LeaseId, Done>>);
 #[derive(Debug, Default)]
 struct Done {
     route: Option<Route>,
+    /// How long after the request its image had come.
+    fetched_after_ms: Option<u64>,
     restarts: u32,
     restarted_at: Duration,
     /// The first process whose network is wired.
@@ -87,6 +92,16 @@ impl Memory {
         self.lock().get(&lease).is_some_and(|done| done.wired == Some(init_pid))
     }
 
+    fn fetched(&self, lease: LeaseId, after_ms: u64) {
+        self.lock().entry(lease).or_default().fetched_after_ms = Some(after_ms);
+    }
+
+    /// How long after its request a lease may still be prepared: from when its image was there.
+    fn prepare_limit(&self, lease: LeaseId) -> u64 {
+        let fetched = self.lock().get(&lease).and_then(|done| done.fetched_after_ms);
+        fetched.unwrap_or_default().saturating_add(PREPARE_MILLIS_MAX)
+    }
+
     fn forget(&self, lease: LeaseId) {
         self.lock().remove(&lease);
     }
@@ -123,7 +138,7 @@ impl Reconciler {
                     Grant::Held(_) | Grant::Changed | Grant::Failed => continue,
                     Grant::Waits => return Ok(()),
                 },
-                Act::BringUp => Some(self.bring_up(&lease).await?),
+                Act::BringUp => self.bring_up(&lease).await?,
                 Act::Warn(left) => {
                     self.warn(&lease, left);
                     Some(LeaseEvent::ExpiryWarned(left).into())
@@ -175,13 +190,21 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Makes container and route, or cleans up after what cannot be made.
-    async fn bring_up(&self, lease: &Lease) -> Result<Change, DriveError> {
-        let Err(error) = self.try_bring_up(lease).await else {
-            return Ok(LeaseEvent::Prepared.into());
+    /// Makes container and route, or cleans up after what cannot be made. Nothing is to be stored while an image comes.
+    async fn bring_up(&self, lease: &Lease) -> Result<Option<Change>, DriveError> {
+        let error = match self.image_is_there(lease).await {
+            Ok(None) => match self.try_bring_up(lease).await {
+                Ok(()) => return Ok(Some(LeaseEvent::Prepared.into())),
+                Err(error) => error,
+            },
+            Ok(Some(told)) if lease.detail.as_ref() == Some(&told) => return Ok(None),
+            Ok(Some(told)) => {
+                return Ok(Some(Change::from(LeaseEvent::Progressed).because(told)));
+            }
+            Err(error) => error,
         };
         let waited_ms = self.unix_now().millis_since(lease.requested_at);
-        if !error.is_for_good() && waited_ms < PREPARE_MILLIS_MAX {
+        if !error.is_for_good() && waited_ms < self.memory.prepare_limit(lease.terms.id) {
             return Err(error);
         }
         let id = lease.terms.id;
@@ -189,10 +212,38 @@ impl Reconciler {
         // The offer is free again only when nothing of the failed lease is left.
         self.take_down(id).await?;
         let failed = Change::from(LeaseEvent::PrepareFailed(error.fail_reason()));
-        Ok(match error.shown() {
+        Ok(Some(match error.shown() {
             Some(why) => failed.because(why),
             None => failed,
-        })
+        }))
+    }
+
+    /// Nothing when the image is on this machine; otherwise how far it is.
+    async fn image_is_there(&self, lease: &Lease) -> Result<Option<String>, DriveError> {
+        let (id, image) = (lease.terms.id, &lease.terms.image);
+        // A runtime that does not list its images may still start one. A container that is there has its image.
+        let mut is_there = self.offers.has_image(image).await.unwrap_or(true);
+        if !is_there {
+            // It may have come since the list was read.
+            self.offers.forget_images().await;
+            is_there = self.offers.has_image(image).await.unwrap_or(true);
+        }
+        if is_there || self.runtime.inspect(id).await? != Presence::Absent {
+            return Ok(None);
+        }
+        if self.unix_now().millis_since(lease.requested_at) >= PULL_MILLIS_MAX {
+            return Err(DriveError::LateImage);
+        }
+        match self.pulls.look(&self.runtime, image) {
+            Fetch::UnderWay(told) => Ok(Some(told)),
+            Fetch::Over(Ok(())) => {
+                self.offers.forget_images().await;
+                let waited_ms = self.unix_now().millis_since(lease.requested_at);
+                self.memory.fetched(id, waited_ms);
+                Ok(None)
+            }
+            Fetch::Over(Err(error)) => Err(DriveError::Image(error)),
+        }
     }
 
     /// Ends the container's processes and starts it anew. One that is gone with its disk has lost its lease; a runtime that
@@ -405,7 +456,8 @@ impl DriveError {
     /// Whether trying again cannot help.
     fn is_for_good(&self) -> bool {
         match self {
-            Self::Runtime(error) => error.kind() == Kind::Caller,
+            Self::Runtime(error) | Self::Image(error) => error.kind() == Kind::Caller,
+            Self::LateImage => true,
             Self::Route(error) => error.kind == Kind::Caller,
             Self::Network(error) => error.kind() == Kind::Caller,
             Self::NoNetwork => true,
@@ -419,7 +471,9 @@ impl DriveError {
 
     const fn fail_reason(&self) -> FailReason {
         match self {
-            Self::Runtime(RuntimeError::ImageMissing { .. }) => FailReason::Image,
+            Self::Runtime(RuntimeError::ImageMissing { .. }) | Self::Image(_) | Self::LateImage => {
+                FailReason::Image
+            }
             Self::Runtime(_)
             | Self::Network(_)
             | Self::NoNetwork
@@ -435,8 +489,11 @@ impl DriveError {
     /// What the lease's holder is told about it. What only the operator can do something about stands in the log alone.
     fn shown(&self) -> Option<String> {
         match self {
-            Self::Runtime(error) if error.kind() == Kind::Caller => Some(error.to_string()),
-            Self::NoAgent | Self::NoNetwork => Some(self.to_string()),
+            Self::Runtime(error) | Self::Image(error) if error.kind() == Kind::Caller => {
+                Some(error.to_string())
+            }
+            Self::Image(_) => Some("the image could not be fetched".to_owned()),
+            Self::NoAgent | Self::NoNetwork | Self::LateImage => Some(self.to_string()),
             Self::Runtime(_)
             | Self::Network(_)
             | Self::Route(_)

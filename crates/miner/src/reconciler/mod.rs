@@ -6,6 +6,7 @@
 
 mod drive;
 mod greeting;
+mod pulls;
 #[cfg(test)]
 mod tests;
 mod wire;
@@ -23,10 +24,12 @@ use nicompute_market::{Lease, LeaseId, LeaseState, UnixMillis};
 use tokio::sync::mpsc;
 
 use crate::leases::{Leases, wait_millis_max};
+use crate::offers::Offers;
 use crate::routes::{RouteRefused, Routes};
 use crate::store::{LEASES_KEPT_MAX, Store, StoreError};
 use drive::AGENT_LIMIT;
 pub(crate) use drive::Memory;
+pub(crate) use pulls::Pulls;
 
 /// How often everything is compared when nothing asks for it.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -49,6 +52,8 @@ pub(crate) struct Reconciler {
     pub(crate) network: Option<Arc<dyn Network>>,
     pub(crate) routes: Arc<dyn Routes>,
     pub(crate) leases: Arc<Leases>,
+    pub(crate) offers: Arc<Offers>,
+    pub(crate) pulls: Pulls,
     pub(crate) clock: SharedClock,
     pub(crate) places: Places,
     pub(crate) memory: Memory,
@@ -73,6 +78,10 @@ pub(crate) enum DriveError {
     Network(#[from] NetError),
     #[error("this node gives its leases no network")]
     NoNetwork,
+    #[error("the image did not come")]
+    Image(#[source] RuntimeError),
+    #[error("the image did not come within {} min", drive::PULL_MILLIS_MAX / 60_000)]
+    LateImage,
     #[error("the gateway failed")]
     Route(#[from] RouteRefused),
     #[error("cannot make {}", path.display())]
@@ -156,6 +165,7 @@ impl Reconciler {
                 Some((id, outcome)) = reports.recv() => {
                     self.driven(&mut agenda, id, outcome).await;
                 }
+                () = self.pulls.moved() => look = true,
                 () = self.clock.sleep(wake) => look = true,
             }
         }
@@ -229,6 +239,10 @@ impl Reconciler {
         match self.store.open_leases().await {
             Ok(open) => {
                 agenda.set(&open, now);
+                let is_prepared = |lease: &&Lease| lease.state == LeaseState::Preparing;
+                let images =
+                    open.iter().filter(is_prepared).map(|lease| lease.terms.image.as_str());
+                self.pulls.keep_only(&images.collect());
                 true
             }
             Err(error) => {

@@ -21,11 +21,13 @@ use super::*;
 use crate::dir_lock::DirLock;
 use crate::fuse::{Fuse, HaltAfter};
 use crate::leases::Stakes;
-use crate::offers::Offers;
+use crate::offers::Facilities;
 use crate::store::{Asked, Words};
 
 const START: u64 = 1_700_000_000_000;
 const NODE: &str = "node";
+const FACILITIES: Facilities =
+    Facilities { network: LeaseNetwork::Egress, ports_max: 0, fetches: Vec::new() };
 
 /// Routes that only remember. The machine's, not the process's: a test says when the process forgets them.
 #[derive(Debug, Default)]
@@ -82,6 +84,7 @@ impl Stakes for NoStakes {
 
 /// What outlives a process.
 struct World {
+    tasks: Tasks,
     dir: tempfile::TempDir,
     machine: FakeMachine,
     network: FakeNetwork,
@@ -98,8 +101,9 @@ struct Process {
 impl World {
     fn new() -> Self {
         let clock = ManualClock::at_unix_ms(START);
-        let (dir, network) = (tempfile::tempdir().unwrap(), FakeNetwork::default());
-        Self { dir, machine: FakeMachine::new(), network, clock }
+        let (dir, network, tasks) =
+            (tempfile::tempdir().unwrap(), FakeNetwork::default(), Tasks::new());
+        Self { tasks, dir, machine: FakeMachine::new(), network, clock }
     }
 
     /// A process that dies after so many steps.
@@ -128,12 +132,22 @@ impl World {
         };
         let runtime: Arc<dyn Runtime> = Arc::new(FakeRuntime::new(config, self.machine.clone()));
         let clock: SharedClock = self.clock.clone();
-        let offers =
-            Offers::new(&inventory(), MicroUsd(1), Arc::clone(&runtime), Arc::clone(&clock));
+        let offers = Offers::new(
+            &inventory(),
+            MicroUsd(1),
+            FACILITIES,
+            Arc::clone(&runtime),
+            Arc::clone(&clock),
+        );
         let routes = Arc::new(routes);
         let offers = Arc::new(offers);
-        let leases =
-            Leases::new(Arc::clone(&store), offers, Arc::new(NoStakes), Arc::clone(&clock), 10_000);
+        let leases = Leases::new(
+            Arc::clone(&store),
+            Arc::clone(&offers),
+            Arc::new(NoStakes),
+            Arc::clone(&clock),
+            10_000,
+        );
         let places = Places { state_dir, agent: "/agent".into(), masked_host_paths: Vec::new() };
         let reconciler = Reconciler {
             store,
@@ -141,6 +155,8 @@ impl World {
             network: Some(Arc::new(self.network.clone())),
             routes: routes.clone(),
             leases: Arc::new(leases),
+            offers,
+            pulls: Pulls::new(self.tasks.clone()),
             clock,
             places,
             memory: Memory::default(),
@@ -280,7 +296,8 @@ async fn trouble_elsewhere_is_tried_again_for_a_while() {
     process.look().await;
     process.ask(2, 600_000).await;
     world.clock.advance(Duration::from_millis(drive::PREPARE_MILLIS_MAX));
-    world.machine.fail_next(1);
+    // Once for the list of images, once for the container.
+    world.machine.fail_next(2);
     drop(process.reconciler.drive(terms(2).id).await);
     assert_eq!(process.state(2).await, LeaseState::Failed(FailReason::Runtime));
 }
@@ -383,6 +400,45 @@ async fn no_news_ends_no_rental() {
     process.look().await;
     assert_eq!(process.state(1).await, LeaseState::Running);
     assert!(matches!(world.presence(terms(1).id), Presence::Running { .. }));
+}
+
+/// An image that takes longer than a container may take to start must not fail its lease, and one that nobody may fetch
+/// must fail it at once, with a reason.
+#[tokio::test]
+async fn images_are_fetched_while_the_lease_is_prepared() {
+    let world = World::new();
+    world.machine.set_registry(&["big"]);
+    let process = world.start(FOR_EVER).await;
+    let ask = async |byte: u8, image: &str| {
+        let terms = Terms { image: image.to_owned(), ..terms(byte) };
+        let lease = Lease::requested(terms, process.reconciler.unix_now(), 3_600_000);
+        process.store().ask(&lease, Words([byte; 32]), 0).await.unwrap();
+    };
+    ask(1, "big").await;
+    world.clock.advance(Duration::from_millis(drive::PREPARE_MILLIS_MAX * 2));
+    process.look().await;
+    let events = process.store().events_after(terms(1).id, Some(2)).await.unwrap();
+    assert_eq!(events[0].event, "progressed");
+    assert!(events[0].detail.as_ref().unwrap().starts_with("fetching the image"));
+    let there = async {
+        while process.state(1).await != LeaseState::Running {
+            tokio::task::yield_now().await;
+            process.look().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), there).await.unwrap();
+    process.apply(1, LeaseEvent::EndAsked(EndReason::Released)).await;
+    process.look().await;
+    ask(2, "none").await;
+    let failed = async {
+        while process.state(2).await != LeaseState::Failed(FailReason::Image) {
+            tokio::task::yield_now().await;
+            process.look().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), failed).await.unwrap();
+    let lease = process.store().get(terms(2).id).await.unwrap().unwrap();
+    assert!(lease.detail.unwrap().contains("none"));
 }
 
 /// Validators that want the same machine at once must each get their turn, and their whole time; one that gave up must not

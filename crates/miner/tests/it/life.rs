@@ -153,7 +153,7 @@ async fn options_reach_the_container_or_are_refused() {
     asked["options"] = json!({
         "environment": { "TOKEN": "$(x) 'y'\n" },
         "volumes": [{ "name": "data", "target": "/data" }],
-        "tmpfs": [{ "target": "/scratch", "bytes": 4096 }],
+        "tmpfs": [{ "target": "/scratch", "bytes": 65536 }],
         "shm_bytes": 65536,
     });
     let lease: LeaseView = node.post("//Validator", "/v1/leases", &asked).await.json();
@@ -161,7 +161,7 @@ async fn options_reach_the_container_or_are_refused() {
     node.until(1, "running").await;
     let options = world.machine.spec_of(id(1)).unwrap().options;
     assert_eq!(options.environment, [("TOKEN".to_owned(), "$(x) 'y'\n".to_owned())]);
-    assert_eq!((options.volumes[0].name.as_str(), options.tmpfs[0].bytes), ("data", 4096));
+    assert_eq!((options.volumes[0].name.as_str(), options.tmpfs[0].bytes), ("data", 65536));
     assert_eq!(options.shm_bytes, Some(65536));
     let again = node.post("//Validator", "/v1/leases", &asked).await;
     assert_eq!(again.status, 200, "the same words");
@@ -175,6 +175,8 @@ async fn options_reach_the_container_or_are_refused() {
         json!({ "volumes": [{ "name": "../x", "target": "/x" }] }),
         json!({ "environment": { "LD_PRELOAD": "x" } }),
         json!({ "environment": { "A": "b\u{0}" } }),
+        json!({ "tmpfs": [{ "target": "/x", "bytes": 1 }] }),
+        json!({ "shm_bytes": u64::MAX }),
         json!({ "class": "host" }),
         json!({ "ports": [0] }),
         json!({ "privileged": true }),

@@ -17,6 +17,7 @@ mod gpus;
 mod hostile;
 mod life;
 mod limits;
+mod offers;
 mod probe;
 mod real;
 mod refusals;

@@ -210,6 +210,8 @@ impl World {
             announce_port: None,
             hotkey,
             price_per_hour: MicroUsd(250_000),
+            offers: None,
+            fetches: Vec::new(),
             runtime: Arc::new(FakeRuntime::new(config, self.machine.clone())),
             network: None,
             agent: "/agent".into(),

@@ -15,6 +15,7 @@ use nicompute_wire::market_api::{
 use crate::api_key::{self, NAME_CHARS_MAX};
 use crate::context::Context;
 use crate::denied::Denied;
+use crate::loops::rentals::RentalAct;
 use crate::loops::{LoopStatus, rentals};
 use crate::store::{ApiKeyInfo, Rental, StoredEvidence, StoredKey};
 
@@ -138,6 +139,28 @@ impl Handle {
             self.ctx.nudges.rentals.notify_one();
             self.ctx.nudges.discover.notify_one();
         }
+        Ok(views::rental(&self.own(who, id).await?))
+    }
+
+    /// Has one of the caller's leases extended, frozen, thawed, restarted, or given other keys.
+    ///
+    /// # Errors
+    /// When the caller has no such lease, its provider does not do it or cannot be asked, or the store fails.
+    pub async fn act(
+        &self,
+        who: &Principal,
+        id: LeaseId,
+        act: RentalAct,
+    ) -> Result<RentalView, Denied> {
+        let rental = self.own(who, id).await?;
+        if rental.state.is_final() || rental.is_release_asked {
+            let detail = format!("the lease is {}", rental.state);
+            return Err(Denied::new(Code::WrongState, detail).hint("rent another one"));
+        }
+        rentals::act(&self.ctx, &rental, &act).await.map_err(|error| match error {
+            rentals::ActError::Node(error) => Denied::from_node(&error),
+            rentals::ActError::Store(error) => error.into(),
+        })?;
         Ok(views::rental(&self.own(who, id).await?))
     }
 

@@ -108,6 +108,7 @@ pub(super) fn rental(rental: &Rental) -> RentalView {
         requested_at_unix_ms: rental.requested_at.get(),
         expires_at_unix_ms: rental.expires_at.get(),
         price_micro_usd_per_hour: rental.price_per_hour.get(),
+        detail: rental.detail.clone(),
         ssh: rental.ssh.clone(),
     }
 }
@@ -131,6 +132,7 @@ fn market_offer(peer: &Peer, offer: OfferView, proof: Option<ProofView>) -> Mark
         runtime: offer.runtime,
         limits: offer.limits,
         available: offer.available,
+        conditions: offer.conditions,
         proof,
     }
 }

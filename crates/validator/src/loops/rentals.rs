@@ -14,11 +14,12 @@ use nicompute_client::{HeldLease, NodeClient, NodeError};
 use nicompute_daemon::{ErrorChain, Kind};
 use nicompute_market::{EndReason, FailReason, LeaseId, LeaseState};
 use nicompute_wire::codes::Code;
+use nicompute_wire::node::{ExtendRequest, KeysRequest};
 
 use crate::asking::Asker;
 use crate::context::Context;
 use crate::loops::{LoopError, Outcome};
-use crate::store::{Rental, RentalUpdate};
+use crate::store::{Rental, RentalUpdate, StoreError};
 
 /// Rentals that are asked after at the same time.
 const CONCURRENT_MAX: usize = 16;
@@ -28,6 +29,7 @@ const ASK_BUDGET: Duration = Duration::from_secs(5);
 const EXPIRY_GRACE_MS: u64 = 60_000;
 /// How long a request that no provider has taken is repeated.
 const REQUEST_TTL_MS: u64 = 60_000;
+const MILLIS: u64 = 1000;
 
 /// One round.
 pub(crate) async fn run(ctx: &Arc<Context>) -> Outcome {
@@ -77,6 +79,50 @@ async fn request(ctx: &Context, lease: LeaseId, node: &NodeClient) -> Result<(),
     settle_request(ctx, &rental, node, answer).await
 }
 
+/// What a renter may do with a lease that its provider has taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RentalAct {
+    /// Moves its end, never back.
+    Extend(ExtendRequest),
+    /// Freezes it.
+    Pause,
+    /// Lets it go on.
+    Resume,
+    /// Ends its processes and starts it anew on its disk.
+    Restart,
+    /// Replaces the keys of one slot.
+    Keys(KeysRequest),
+}
+
+/// Has its provider do something to a lease, and writes down what came of it.
+pub(crate) async fn act(ctx: &Context, rental: &Rental, act: &RentalAct) -> Result<(), ActError> {
+    let node = ctx.dialer.node(address(ctx, rental), rental.provider);
+    let (id, asked_at) = (rental.lease, ctx.now());
+    let held = match act {
+        RentalAct::Extend(request) => node.extend(id, request, ASK_BUDGET).await?,
+        RentalAct::Pause => node.pause(id, ASK_BUDGET).await?,
+        RentalAct::Resume => node.resume(id, ASK_BUDGET).await?,
+        RentalAct::Restart => node.restart(id, ASK_BUDGET).await?,
+        RentalAct::Keys(request) => node.keys(id, request, ASK_BUDGET).await?,
+    };
+    let mut update = taken(ctx, rental, &node, &held).await;
+    if let RentalAct::Extend(request) = act {
+        let more_ms = request.duration_seconds.saturating_mul(MILLIS);
+        update.expires_at = update.expires_at.max(asked_at.saturating_add_millis(more_ms));
+    }
+    ctx.store.update_rental(id, &update).await?;
+    Ok(())
+}
+
+/// Why something was not done to a lease, or not written down.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ActError {
+    #[error("the provider did not do it")]
+    Node(#[from] NodeError),
+    #[error("the store failed")]
+    Store(#[from] StoreError),
+}
+
 /// One request for a lease.
 pub(crate) async fn ask(
     ctx: &Context,
@@ -121,7 +167,8 @@ async fn settle(
         Ok(held) => taken(ctx, rental, node, &held).await,
         Err(error) => match verdict(ctx, rental, &error) {
             Some(state) => {
-                RentalUpdate { state, expires_at: rental.expires_at, is_accepted: false, ssh: None }
+                let expires_at = rental.expires_at;
+                RentalUpdate { state, expires_at, is_accepted: false, ssh: None, detail: None }
             }
             None => {
                 let lease = rental.lease;
@@ -147,7 +194,13 @@ async fn taken(
         _ if can_enter => access(node, held).await,
         _ => None,
     };
-    RentalUpdate { state: held.state, expires_at: rental.expires_at, is_accepted: true, ssh }
+    RentalUpdate {
+        state: held.state,
+        expires_at: rental.expires_at,
+        is_accepted: true,
+        ssh,
+        detail: held.detail.clone(),
+    }
 }
 
 async fn access(

@@ -44,6 +44,8 @@ pub(crate) struct Rental {
     /// Whether the provider could be asked the last time.
     pub(crate) is_known: bool,
     pub(crate) ssh: Option<SshAccessView>,
+    /// What the provider last said about how it came to stand where it stands.
+    pub(crate) detail: Option<String>,
 }
 
 /// What became of a request for a rental.
@@ -63,10 +65,11 @@ pub(crate) enum Inserted {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RentalUpdate {
     pub(crate) state: LeaseState,
-    /// On this validator's clock, where the provider moved it.
+    /// On this validator's clock; an end is only ever moved on, so that what was read before an extension undoes nothing.
     pub(crate) expires_at: UnixMillis,
     pub(crate) is_accepted: bool,
     pub(crate) ssh: Option<SshAccessView>,
+    pub(crate) detail: Option<String>,
 }
 
 impl Rental {
@@ -174,14 +177,15 @@ impl Store {
     ) -> Result<bool, StoreError> {
         let ssh = update.ssh.as_ref().map(serde_json::to_string).transpose();
         sqlx::query(
-            "UPDATE rentals SET state = ?, reason = ?, expires_at_unix_ms = ?, ssh = ?, \
-             is_known = 1, is_accepted = max(is_accepted, ?) \
+            "UPDATE rentals SET state = ?, reason = ?, expires_at_unix_ms = max(expires_at_unix_ms, ?), \
+             ssh = ?, detail = ?, is_known = 1, is_accepted = max(is_accepted, ?) \
              WHERE lease = ? AND state NOT IN ('ended', 'failed')",
         )
         .bind(update.state.name())
         .bind(update.state.reason())
         .bind(stored(update.expires_at.get()))
         .bind(ssh.map_err(|_| damaged("SSH access"))?)
+        .bind(&update.detail)
         .bind(i64::from(update.is_accepted))
         .bind(lease.to_string())
         .execute(&self.pool)
@@ -252,5 +256,6 @@ fn rental_of(row: &SqliteRow) -> Result<Rental, StoreError> {
         is_release_asked: flag_of(row, "is_release_asked")?,
         is_known: flag_of(row, "is_known")?,
         ssh: ssh.map_err(|_| damaged("SSH access"))?,
+        detail: row.try_get("detail").map_err(|_| damaged("detail"))?,
     })
 }

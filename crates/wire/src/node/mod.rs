@@ -3,6 +3,7 @@
 //! These shapes are a public contract. A field is only ever added, with a default, so that an older peer still reads a
 //! newer one. Numbers carry their unit in their name. Every list has a limit that the reader checks.
 
+mod conditions;
 mod options;
 
 use nicompute_market::{
@@ -11,12 +12,13 @@ use nicompute_market::{
 };
 use serde::{Deserialize, Serialize};
 
+pub use conditions::{ConditionsView, FETCHES_MAX, WINDOWS_MAX, WindowView};
 pub use options::{OptionsView, PORTS_MAX, TmpfsView, VolumeView};
 
 /// Bytes of one request or answer of the node API.
 pub const BODY_BYTES_MAX: usize = 256 * 1024;
 /// Offers in one answer.
-pub const OFFERS_MAX: usize = 64;
+pub const OFFERS_MAX: usize = 128;
 /// GPUs of one offer.
 pub const GPUS_MAX: usize = 64;
 /// Images of one offer.
@@ -98,10 +100,13 @@ pub struct OfferView {
     pub images: Vec<String>,
     /// `docker`, `sandbox` or `sandbox-user`.
     pub runtime: String,
-    /// `enforced` or `not enforced`.
+    /// `enforced`, `enforced but disk` or `not enforced`.
     pub limits: String,
     /// Whether nobody holds it now.
     pub available: bool,
+    /// What a lease of it may ask for.
+    #[serde(default)]
+    pub conditions: ConditionsView,
 }
 
 /// `POST /v1/leases`. The same id asked for again with the same words is the same lease.
@@ -298,15 +303,15 @@ impl From<&Share> for ShareView {
 
 impl From<&Offer> for OfferView {
     fn from(offer: &Offer) -> Self {
-        let limits = if offer.runtime.limits_enforced() { "enforced" } else { "not enforced" };
         Self {
             id: offer.id.clone(),
             machine: (&offer.machine).into(),
             price_micro_usd_per_hour: offer.price_per_hour.get(),
             images: offer.images.clone(),
             runtime: offer.runtime.to_string(),
-            limits: limits.to_owned(),
+            limits: offer.conditions.limits.as_str().to_owned(),
             available: offer.available,
+            conditions: (&offer.conditions).into(),
         }
     }
 }
@@ -330,6 +335,7 @@ impl TryFrom<OfferView> for Offer {
             machine: view.machine.try_into()?,
             price_per_hour: MicroUsd(view.price_micro_usd_per_hour),
             images: view.images,
+            conditions: view.conditions.read(&view.limits, runtime)?,
             runtime,
             available: view.available,
         })

@@ -77,7 +77,34 @@ fn deny_filter() -> Result<BpfProgram, HardenError> {
     for number in [libc::SYS_clone, libc::SYS_unshare] {
         rules.insert(number, vec![with_flag(libc::CLONE_NEWUSER)?]);
     }
+    rules.insert(libc::SYS_socket, vec![other_families()?, other_netlink()?]);
     build(rules, errno(libc::EPERM))
+}
+
+/// Sockets of every family but those of programs in a network of their own. A network namespace does not hold the others:
+/// by `AF_VSOCK` a container would reach services of the machine and of what the machine itself runs in.
+fn other_families() -> Result<SeccompRule, HardenError> {
+    let families = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
+    rule(families.map(|family| (0, SeccompCmpOp::Ne, family)))
+}
+
+/// Of netlink's protocols programs need the one that lists interfaces and routes.
+fn other_netlink() -> Result<SeccompRule, HardenError> {
+    let (is, is_not) = (SeccompCmpOp::Eq, SeccompCmpOp::Ne);
+    rule([(0, is, libc::AF_NETLINK), (2, is_not, libc::NETLINK_ROUTE)])
+}
+
+/// Holds where all conditions on arguments hold.
+fn rule<const N: usize>(
+    conditions: [(u8, SeccompCmpOp, libc::c_int); N],
+) -> Result<SeccompRule, HardenError> {
+    let made = conditions.into_iter().map(|(argument, how, value)| {
+        let value = u64::try_from(value).unwrap_or_default();
+        SeccompCondition::new(argument, SeccompCmpArgLen::Dword, how, value)
+    });
+    made.collect::<Result<Vec<_>, _>>()
+        .and_then(SeccompRule::new)
+        .map_err(|error| HardenError::Filter(Box::new(error)))
 }
 
 /// `clone3` hides its flags behind a pointer. "Not implemented" makes every C library fall back to `clone`.
@@ -209,7 +236,7 @@ mod tests {
     struct Probe {
         name: &'static str,
         number: libc::c_long,
-        args: [libc::c_long; 2],
+        args: [libc::c_long; 3],
         filtered: libc::c_int,
     }
 
@@ -218,8 +245,25 @@ mod tests {
         const BAD: libc::c_long = -1;
         // Both combinations contradict themselves.
         let new_user = |with| libc::c_long::from(libc::CLONE_NEWUSER | with);
-        let refused = |name, number, args| Probe { name, number, args, filtered: libc::EPERM };
+        let refused = |name, number, [first, second]: [_; 2]| {
+            let args = [first, second, 0];
+            Probe { name, number, args, filtered: libc::EPERM }
+        };
+        // No socket is of this type.
+        let socket = |name, family: libc::c_int, protocol: libc::c_int, filtered| {
+            let args = [family.into(), BAD, protocol.into()];
+            Probe { name, number: libc::SYS_socket, args, filtered }
+        };
         vec![
+            socket("vsock", libc::AF_VSOCK, 0, libc::EPERM),
+            socket("bluetooth", libc::AF_BLUETOOTH, 0, libc::EPERM),
+            socket("alg", libc::AF_ALG, 0, libc::EPERM),
+            socket("packet", libc::AF_PACKET, 0, libc::EPERM),
+            socket("netlink audit", libc::AF_NETLINK, libc::NETLINK_AUDIT, libc::EPERM),
+            socket("unix", libc::AF_UNIX, 0, libc::EINVAL),
+            socket("inet", libc::AF_INET, 0, libc::EINVAL),
+            socket("inet6", libc::AF_INET6, 0, libc::EINVAL),
+            socket("netlink route", libc::AF_NETLINK, libc::NETLINK_ROUTE, libc::EINVAL),
             refused("mount", libc::SYS_mount, [BAD, BAD]),
             refused("umount2", libc::SYS_umount2, [BAD, BAD]),
             refused("open_tree", libc::SYS_open_tree, [BAD, BAD]),
@@ -265,7 +309,7 @@ mod tests {
         to.write_all(&answers())?;
         lower_rights().and_then(|()| filter_calls()).map_err(io::Error::other)?;
         to.write_all(&answers())?;
-        let args = [0, 0];
+        let args = [0, 0, 0];
         to.write_all(&[answer(&Probe {
             name: "unshare",
             number: libc::SYS_unshare,
@@ -276,9 +320,10 @@ mod tests {
 
     /// The error number that a call gets; 0 when it succeeds.
     fn answer(probe: &Probe) -> u8 {
-        let ([first, second], none) = (probe.args, libc::c_long::from(0_i32));
+        let ([first, second, third], none) = (probe.args, libc::c_long::from(0_i32));
         // SAFETY: no argument is a valid address, and the kernel refuses the rest before it changes anything.
-        let outcome = unsafe { libc::syscall(probe.number, first, second, none, none, none, none) };
+        let outcome =
+            unsafe { libc::syscall(probe.number, first, second, third, none, none, none) };
         let error = io::Error::last_os_error().raw_os_error().unwrap_or_default();
         if outcome == -1 { u8::try_from(error).unwrap_or(u8::MAX) } else { 0 }
     }

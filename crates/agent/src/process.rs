@@ -4,13 +4,13 @@
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::fs::{Mode, OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Pid, Signal, kill_process_group};
 
@@ -76,8 +76,8 @@ pub(crate) enum StartRefusal {
     Prepare(#[from] io::Error),
 }
 
-/// Starts it.
-pub(crate) fn start(request: &OpenRequest) -> Result<Started, StartRefusal> {
+/// Starts it. Connections to the gateway's own socket are not made.
+pub(crate) fn start(request: &OpenRequest, gateway: &Path) -> Result<Started, StartRefusal> {
     let variables = &request.variables;
     match &request.target {
         OpenTarget::Shell { terminal } => {
@@ -103,7 +103,7 @@ pub(crate) fn start(request: &OpenRequest) -> Result<Started, StartRefusal> {
             start_session(command, &own, None)
         }
         OpenTarget::Dial { host, port } => dial(host, *port),
-        OpenTarget::DialUnix { path } => dial_unix(path),
+        OpenTarget::DialUnix { path } => dial_unix(path, gateway),
         OpenTarget::Listen { .. } | OpenTarget::ListenUnix { .. } | OpenTarget::Accept { .. } => {
             Err(StartRefusal::NotStarted)
         }
@@ -344,11 +344,23 @@ fn connect(address: SocketAddr) -> Result<Started, StartRefusal> {
 }
 
 /// Connects to a socket of the container's file system. Such a connection stands at once or not at all.
-fn dial_unix(path: &str) -> Result<Started, StartRefusal> {
+///
+/// The gateway knows the agent by its process; a client that came to the gateway's socket by way of the agent would speak
+/// in its name. Whatever the path is called, links and renames included, the file that is looked at is the one connected to.
+fn dial_unix(path: &str, gateway: &Path) -> Result<Started, StartRefusal> {
     let failed = |error: rustix::io::Errno| {
         StartRefusal::ConnectUnix(path.chars().take(128).collect(), error.into())
     };
-    let address = SocketAddrUnix::new(path).map_err(failed)?;
+    let held = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+    let held = held.map_err(failed)?;
+    let file = rustix::fs::fstat(&held).map_err(failed)?;
+    // Without a socket of its own there is nothing to mistake it for.
+    let own = rustix::fs::stat(gateway).ok();
+    if own.is_some_and(|own| (own.st_dev, own.st_ino) == (file.st_dev, file.st_ino)) {
+        return Err(failed(rustix::io::Errno::ACCESS));
+    }
+    let by_descriptor = format!("/proc/self/fd/{}", held.as_raw_fd());
+    let address = SocketAddrUnix::new(by_descriptor).map_err(failed)?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
         .map_err(failed)?;
@@ -383,6 +395,25 @@ mod tests {
         assert_eq!(plain_words(&[0xff]), None);
         assert!(find_program("sh").is_some_and(|path| path.is_absolute()));
         assert!(find_program("no-such-program").is_none() && find_program("/etc").is_none());
+    }
+
+    /// A client that reaches the gateway through the agent speaks to it as the agent does.
+    #[test]
+    fn the_gateways_own_socket_is_not_dialled_under_any_name() {
+        let dir = tempfile::tempdir().expect("dir");
+        let at = |name: &str| dir.path().join(name);
+        let (own, other) = (at("gateway.sock"), at("other.sock"));
+        let _own = std::os::unix::net::UnixListener::bind(&own).expect("binds");
+        let _other = std::os::unix::net::UnixListener::bind(&other).expect("binds");
+        std::os::unix::fs::symlink(&own, at("symbolic")).expect("links");
+        std::fs::hard_link(&own, at("hard")).expect("links");
+        let dial = |path: &Path| dial_unix(path.to_str().expect("text"), &own);
+        for name in ["gateway.sock", "symbolic", "hard"] {
+            let refusal = dial(&at(name)).expect_err(name).to_string();
+            assert!(refusal.contains("ermission denied"), "{refusal}");
+        }
+        assert!(dial(&other).is_ok());
+        assert!(dial(&at("none")).is_err());
     }
 
     /// Forwarding to names would need a resolver that a static program does not have; it must say so.

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -71,6 +72,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         listeners: Listeners::default(),
         ending: Vec::new(),
         link: None,
+        gateway: options.socket.clone(),
         connect_at: now(),
         scratch: vec![0; READ_LEN],
     };
@@ -94,6 +96,8 @@ struct Supervisor {
     listeners: Listeners,
     ending: Vec<Ending>,
     link: Option<Link>,
+    /// The gateway's socket.
+    gateway: PathBuf,
     connect_at: Instant,
     scratch: Vec<u8>,
 }
@@ -279,7 +283,7 @@ impl Supervisor {
                 Some(socket) => Started::connection(socket).map_err(|error| error.to_string()),
                 None => Err("the connection is gone".to_owned()),
             },
-            _ => start(request).map_err(|error| error.to_string()),
+            _ => start(request, &self.gateway).map_err(|error| error.to_string()),
         };
         match started {
             Ok(started) => {

@@ -40,6 +40,7 @@ where
             .because(error)
             .hint("for example --log info")
     })?;
+    raise_descriptor_limit();
     let folder = args.folder(name)?;
     create_private(&folder)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -78,6 +79,16 @@ where
             _ => Ok(()),
         }
     })
+}
+
+/// Takes all the descriptors that the system allows this process. The usual number dates from the days of `select`, and
+/// eight leases full of clients are more. Without them the daemon works within what it has.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let given = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: given.maximum, ..given }) {
+        tracing::warn!(%error, ?given, "the limit of open files stays as it is");
+    }
 }
 
 /// Cancels `stop` at a signal. The tasks still run then, so that the daemon can end its work in good order before they are
@@ -144,5 +155,18 @@ fn remove_if_there(path: &Path) -> anyhow::Result<()> {
             Err(error).with_context(|| format!("remove {}", path.display()))
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::process::{Resource, getrlimit};
+
+    /// A node with the usual 1024 descriptors locks everybody out as soon as eight leases are full of clients.
+    #[test]
+    fn a_daemon_takes_all_descriptors_that_it_may_have() {
+        super::raise_descriptor_limit();
+        let now = getrlimit(Resource::Nofile);
+        assert_eq!(now.current, now.maximum);
     }
 }

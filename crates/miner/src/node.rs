@@ -503,6 +503,7 @@ async fn open_gateway(
     tasks: &Tasks,
 ) -> Result<Gateway, StartError> {
     let host_key = HostKey::load_or_create(&config.state_dir.join(HOST_KEY_FILE))?;
-    let config = GatewayConfig { listen: config.ssh_listen, host_key, limits: Limits::standard() };
+    let config =
+        GatewayConfig { listen: config.ssh_listen, host_key, limits: Limits::of_this_process() };
     Ok(Gateway::bind(config, Arc::clone(clock), tasks.clone()).await?)
 }

@@ -22,6 +22,13 @@ const FORWARDS_PER_CONNECTION_MAX: usize = 16;
 const PUBLISHED_PER_LEASE_MAX: usize = 32;
 /// Connections at once to the published ports of one lease.
 const PUBLISHED_CONNECTIONS_PER_LEASE_MAX: usize = 256;
+/// The same from one address, so that nobody can take them all.
+const PUBLISHED_CONNECTIONS_PER_ADDRESS_MAX: usize = 128;
+/// A connection to a published port in which no byte goes either way ends after this time.
+const PUBLISHED_IDLE_LIMIT: Duration = Duration::from_hours(1);
+/// Of the process's descriptors the gateway's clients take this part at most; agents, ports, files and the rest of the
+/// node need the others.
+const DESCRIPTORS_PART: usize = 2;
 /// Authentication attempts on one connection. A client with a full agent tries each of its keys.
 const AUTH_ATTEMPTS_MAX: usize = 10;
 /// From the first byte to a known client.
@@ -63,6 +70,10 @@ pub struct Limits {
     pub published_per_lease: usize,
     /// Connections at once to the published ports of one lease.
     pub published_connections_per_lease: usize,
+    /// The same from one address (one network of version 6).
+    pub published_connections_per_address: usize,
+    /// How long a connection to a published port may last in which no byte goes either way.
+    pub published_idle: Duration,
     /// Authentication attempts on one connection.
     pub auth_attempts: usize,
     /// From the first byte to a known client.
@@ -98,6 +109,8 @@ impl Limits {
             forwards_per_connection: FORWARDS_PER_CONNECTION_MAX,
             published_per_lease: PUBLISHED_PER_LEASE_MAX,
             published_connections_per_lease: PUBLISHED_CONNECTIONS_PER_LEASE_MAX,
+            published_connections_per_address: PUBLISHED_CONNECTIONS_PER_ADDRESS_MAX,
+            published_idle: PUBLISHED_IDLE_LIMIT,
             auth_attempts: AUTH_ATTEMPTS_MAX,
             login: LOGIN_LIMIT,
             idle: None,
@@ -107,6 +120,63 @@ impl Limits {
             hello: HELLO_LIMIT,
             upload_per_channel: UPLOAD_PER_CHANNEL_MAX,
             upload_per_lease: UPLOAD_PER_LEASE_MAX,
+        }
+    }
+
+    /// The standard limits, or as much of them as the descriptors of this process allow.
+    #[must_use]
+    pub fn of_this_process() -> Self {
+        let allowed = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let descriptors =
+            allowed.map_or(usize::MAX, |max| usize::try_from(max).unwrap_or(usize::MAX));
+        let limits = Self::standard().within(descriptors);
+        if limits != Self::standard() {
+            let (inside, half_open) = (limits.connections, limits.half_open);
+            tracing::warn!(
+                descriptors,
+                inside,
+                half_open,
+                "the SSH gateway takes fewer clients for want of descriptors"
+            );
+        }
+        limits
+    }
+
+    /// No more clients than fit beside everything else. Both kinds shrink alike.
+    #[must_use]
+    pub fn within(self, descriptors: usize) -> Self {
+        let (room, wanted) = (descriptors / DESCRIPTORS_PART, self.connections + self.half_open);
+        if wanted <= room {
+            return self;
+        }
+        let share = |limit: usize| (limit.saturating_mul(room) / wanted).max(1);
+        Self {
+            connections: share(self.connections),
+            half_open: share(self.half_open),
+            half_open_per_address: share(self.half_open_per_address),
+            connections_per_lease: share(self.connections_per_lease),
+            connections_reserved_per_lease: share(self.connections_reserved_per_lease),
+            published_connections_per_lease: share(self.published_connections_per_lease),
+            published_connections_per_address: share(self.published_connections_per_address),
+            ..self
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Limits over what the process may open are no limits: the node's own doors fail first.
+    #[test]
+    fn limits_fit_the_descriptors() {
+        let standard = Limits::standard();
+        assert_eq!(standard.within(1 << 20), standard);
+        assert_eq!(standard.within(2560), standard);
+        for descriptors in [64, 256, 1024, 2559] {
+            let limits = standard.within(descriptors);
+            assert!(limits.connections + limits.half_open <= descriptors / 2, "{limits:?}");
+            assert!(limits.connections >= 1 && limits.connections_reserved_per_lease >= 1);
         }
     }
 }

@@ -175,15 +175,18 @@ impl Layout {
     }
 
     /// The processes in a lease's groups.
-    pub(super) fn pids(&self, node: &str, lease: LeaseId) -> Vec<u32> {
+    pub(super) fn pids(&self, node: &str, lease: LeaseId) -> io::Result<Vec<u32>> {
         let mut pids: Vec<u32> = Vec::new();
         for group in self.groups(node, lease) {
-            let text = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+            let text = match fs::read_to_string(group.join("cgroup.procs")) {
+                Err(error) if is_absent(&error) => continue,
+                text => text?,
+            };
             pids.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()));
         }
         pids.sort_unstable();
         pids.dedup();
-        pids
+        Ok(pids)
     }
 
     /// Asks the kernel to freeze the lease's processes or to let them go on. It takes a moment: see `frozen`.
@@ -344,6 +347,12 @@ fn parse_mount(line: &str) -> Option<Mount> {
     }
 }
 
+/// A group that was removed, before it was opened or after.
+fn is_absent(error: &io::Error) -> bool {
+    let removed = rustix::io::Errno::NODEV.raw_os_error();
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(removed)
+}
+
 fn group(root: &Path, node: &str, lease: LeaseId) -> PathBuf {
     root.join(TOP).join(node).join(lease.to_string())
 }
@@ -403,7 +412,7 @@ mod tests {
         plan.carry_out(7).expect("carry out");
         let lease = spec().lease;
         assert_eq!(layout.leases("node").expect("leases"), [lease]);
-        assert_eq!(layout.pids("node", lease), [7]);
+        assert_eq!(layout.pids("node", lease).expect("reads"), [7]);
         layout.freeze("node", lease, Motion::Freeze).expect("freeze");
         let group = group(root.path(), "node", lease);
         assert_eq!(fs::read_to_string(group.join("cgroup.freeze")).expect("read"), "1");

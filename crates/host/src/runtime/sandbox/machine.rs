@@ -47,7 +47,7 @@ pub(super) fn is_stopped(process: ProcessId, state: char) -> bool {
 /// The process and all its descendants, with their states. In a process namespace everything descends from the first.
 pub(super) fn family(init: ProcessId) -> io::Result<Vec<(ProcessId, char)>> {
     let all = process::all()?;
-    let mut members = match init.stat() {
+    let mut members = match init.stat()? {
         Some(stat) => vec![(init, stat.state)],
         None => return Ok(Vec::new()),
     };

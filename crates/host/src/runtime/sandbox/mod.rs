@@ -359,7 +359,10 @@ impl Sandbox {
                 .cgroups
                 .frozen(&self.config.node_id, lease)
                 .map_err(io_error("read", Path::new("/sys/fs/cgroup"))),
-            None => Ok(init.stat().is_some_and(|stat| machine::is_stopped(init, stat.state))),
+            None => {
+                let stat = init.stat().map_err(io_error("read", Path::new("/proc")))?;
+                Ok(stat.is_some_and(|stat| machine::is_stopped(init, stat.state)))
+            }
         }
     }
 
@@ -405,12 +408,15 @@ impl Sandbox {
     /// Ends everything that belongs to the lease and waits until it is gone.
     async fn kill(&self, lease: LeaseId) -> Result<(), RuntimeError> {
         let proc = Path::new("/proc");
-        let record = self.record(lease).unwrap_or_else(|error| {
-            // A damaged record names nobody; with root, the control groups still do.
-            let error = nicompute_daemon::ErrorChain(&error).to_string();
-            tracing::warn!(%lease, error, "unreadable record of a container");
-            None
-        });
+        let record = match self.record(lease) {
+            Err(error) if self.root.is_some() => {
+                // A damaged record names nobody; the control groups still do.
+                let error = nicompute_daemon::ErrorChain(&error).to_string();
+                tracing::warn!(%lease, error, "unreadable record of a container");
+                None
+            }
+            record => record?,
+        };
         if let Some(root) = &self.root {
             let groups = root.cgroups.groups(&self.config.node_id, lease);
             if groups.iter().any(|group| group.exists()) {
@@ -422,12 +428,18 @@ impl Sandbox {
         if let Some(init) = record.map(|record| self.living(&record)).transpose()?.flatten() {
             // The kernel ends everything else in the process namespace with its first process.
             init.signal(Signal::KILL).map_err(io_error("signal a process in", proc))?;
-            self.wait_for("ending the container", || Ok(init.stat().is_none())).await?;
+            let is_gone = || Ok(init.stat().map_err(io_error("read", proc))?.is_none());
+            self.wait_for("ending the container", is_gone).await?;
         }
         let Some(root) = &self.root else { return Ok(()) };
         self.wait_for("ending the container", || {
+            let groups = Path::new("/sys/fs/cgroup");
             let pids = root.cgroups.pids(&self.config.node_id, lease);
-            for process in pids.iter().filter_map(|pid| ProcessId::of(*pid)) {
+            let pids = pids.map_err(io_error("read", groups))?;
+            for pid in &pids {
+                let Some(process) = ProcessId::of(*pid).map_err(io_error("read", proc))? else {
+                    continue;
+                };
                 process.signal(Signal::KILL).map_err(io_error("signal a process in", proc))?;
             }
             Ok(pids.is_empty())

@@ -30,10 +30,25 @@ pub(super) fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string(BOOT_ID)?.trim().to_owned())
 }
 
-/// What the kernel knows of a process, unless it is gone or a zombie.
-pub(super) fn stat(pid: u32) -> Option<Stat> {
-    let stat = parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?;
-    (!matches!(stat.state, 'Z' | 'X')).then_some(stat)
+/// What the kernel knows of a process, unless it is gone or a zombie. Not to be able to ask says nothing of the process.
+pub(super) fn stat(pid: u32) -> io::Result<Option<Stat>> {
+    let Some(text) = unless_gone(fs::read_to_string(format!("/proc/{pid}/stat")))? else {
+        return Ok(None);
+    };
+    let stat = parse_stat(&text).ok_or(io::ErrorKind::InvalidData)?;
+    Ok((!matches!(stat.state, 'Z' | 'X')).then_some(stat))
+}
+
+/// The two errors by which `/proc` says that there is no such process; any other is one.
+fn unless_gone(read: io::Result<String>) -> io::Result<Option<String>> {
+    match read {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Every process with its parent.
@@ -41,22 +56,21 @@ pub(super) fn all() -> io::Result<Vec<(u32, Stat)>> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let pid = entry?.file_name().to_str().and_then(|name| name.parse().ok());
-        if let Some((pid, stat)) = pid.and_then(|pid| Some((pid, stat(pid)?))) {
-            found.push((pid, stat));
-        }
+        let Some(pid) = pid else { continue };
+        found.extend(stat(pid)?.map(|stat| (pid, stat)));
     }
     Ok(found)
 }
 
 impl ProcessId {
     /// Names a process that is known to live.
-    pub(super) fn of(pid: u32) -> Option<Self> {
-        Some(Self { pid, start_ticks: stat(pid)?.start_ticks })
+    pub(super) fn of(pid: u32) -> io::Result<Option<Self>> {
+        Ok(stat(pid)?.map(|stat| Self { pid, start_ticks: stat.start_ticks }))
     }
 
     /// Whether this very process still lives.
-    pub(super) fn stat(self) -> Option<Stat> {
-        stat(self.pid).filter(|stat| stat.start_ticks == self.start_ticks)
+    pub(super) fn stat(self) -> io::Result<Option<Stat>> {
+        Ok(stat(self.pid)?.filter(|stat| stat.start_ticks == self.start_ticks))
     }
 
     /// Whether the order to stop waits for it to leave the kernel.
@@ -76,15 +90,16 @@ impl ProcessId {
             return Ok(false);
         };
         // The descriptor holds the process while its identity is checked; the number alone could be another's by now.
-        let sent = pidfd_open(pid, PidfdFlags::empty()).and_then(|fd| {
-            if self.stat().is_none() {
-                return Ok(false);
-            }
-            pidfd_send_signal(&fd, signal).map(|()| true)
-        });
-        match sent {
+        let process = match pidfd_open(pid, PidfdFlags::empty()) {
+            Err(rustix::io::Errno::SRCH) => return Ok(false),
+            process => process?,
+        };
+        if self.stat()?.is_none() {
+            return Ok(false);
+        }
+        match pidfd_send_signal(&process, signal) {
             Err(rustix::io::Errno::SRCH) => Ok(false),
-            sent => Ok(sent?),
+            sent => Ok(sent.map(|()| true)?),
         }
     }
 }
@@ -116,10 +131,24 @@ mod tests {
     /// A stored id whose start differs is another process: it must neither count as ours nor be signalled.
     #[test]
     fn a_reused_number_is_another_process() {
-        let me = ProcessId::of(std::process::id()).expect("own process");
-        assert!(me.stat().is_some());
+        let me = ProcessId::of(std::process::id()).expect("reads").expect("own process");
+        assert!(me.stat().expect("reads").is_some());
         let other = ProcessId { start_ticks: me.start_ticks + 1, ..me };
-        assert!(other.stat().is_none());
+        assert!(other.stat().expect("reads").is_none());
         assert!(!other.signal(Signal::KILL).expect("signal"));
+    }
+
+    /// A node without a free descriptor would take every tenant's processes for ended, and leave them running for nobody.
+    #[test]
+    fn not_to_be_able_to_ask_is_not_an_answer() {
+        let read = |error: rustix::io::Errno| unless_gone(Err(error.into()));
+        for gone in [rustix::io::Errno::NOENT, rustix::io::Errno::SRCH] {
+            assert_eq!(read(gone).expect("an answer"), None);
+        }
+        for other in [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE, rustix::io::Errno::ACCESS]
+        {
+            assert!(read(other).is_err(), "{other}");
+        }
+        assert_eq!(stat(u32::MAX).expect("an answer"), None);
     }
 }

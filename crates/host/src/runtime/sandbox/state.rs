@@ -63,7 +63,7 @@ impl Record {
 
     /// The first process, if it still lives.
     pub(super) fn living(&self) -> io::Result<Option<ProcessId>> {
-        Ok((self.boot_id == boot_id()? && self.init.stat().is_some()).then_some(self.init))
+        Ok((self.boot_id == boot_id()? && self.init.stat()?.is_some()).then_some(self.init))
     }
 }
 
@@ -145,7 +145,7 @@ mod tests {
             lease: LeaseId::from_random_bytes([3; 16]),
             generation: 2,
             boot_id: boot_id().expect("boot id"),
-            init: ProcessId::of(std::process::id()).expect("own process"),
+            init: ProcessId::of(std::process::id()).expect("reads").expect("own process"),
         }
     }
 

@@ -34,6 +34,8 @@ const DEFAULT_ENVIRONMENT: [(&str, &str); 4] = [
     ("USER", "root"),
     ("LANG", "C.UTF-8"),
 ];
+/// How many files a program may have open unless it asks for more.
+const USUAL_DESCRIPTORS: u64 = 1024;
 /// The first descriptor that is not a standard one.
 const FIRST_OTHER_FD: libc::c_uint = 3;
 
@@ -72,6 +74,7 @@ fn prepare(order: &Order) -> Step<()> {
     // A core dump is written by a program of the machine's choice, on the machine.
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     rustix::process::setrlimit(Resource::Core, none).step("forbid core dumps")?;
+    own_descriptors().step("limit open files")?;
     be_killable().step("become killable")?;
     drop_capabilities()?;
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
@@ -83,6 +86,13 @@ fn prepare(order: &Order) -> Step<()> {
     sys::reset_signals().step("reset signals")?;
     // The agent does the same to itself; here it holds for whatever is started in its place.
     nicompute_agent::filter_calls().map_err(io::Error::other).step("filter system calls")
+}
+
+/// The node raises its own limit. Programs that were made for the usual one must not inherit it; they may raise theirs.
+fn own_descriptors() -> io::Result<()> {
+    let given = rustix::process::getrlimit(Resource::Nofile);
+    let current = Some(given.maximum.map_or(USUAL_DESCRIPTORS, |max| max.min(USUAL_DESCRIPTORS)));
+    Ok(rustix::process::setrlimit(Resource::Nofile, Rlimit { current, ..given })?)
 }
 
 /// A node may be protected from the machine running out of memory; its tenants must not be.

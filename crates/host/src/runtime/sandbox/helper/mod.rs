@@ -186,8 +186,10 @@ fn await_init(next: &mut impl FnMut() -> Step<Event>) -> Step<ProcessId> {
             Event::Unmapped | Event::Failed(_) => return Err(out_of_turn()),
         }
     }
-    number
-        .and_then(|pid| ProcessId::of(u32::try_from(pid).ok()?))
+    let found = number.and_then(|pid| u32::try_from(pid).ok()).map(ProcessId::of).transpose();
+    found
+        .step("find the init")?
+        .flatten()
         .ok_or_else(|| Failure::because("start", "the init ended too soon", None))
 }
 

@@ -1,5 +1,5 @@
-//! How often a password may be tried: little for one address, more for one lease, and never so that strangers lock out
-//! somebody who has not failed.
+//! How often a password may be tried: little for one address, more for one lease, and not so that a few strangers lock
+//! out somebody who has not failed.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -14,6 +14,10 @@ const ADDRESS_INTERVAL: Duration = Duration::from_secs(30);
 const LEASE_BURST: u32 = 60;
 /// After them, one in this time.
 const LEASE_INTERVAL: Duration = Duration::from_secs(1);
+/// Attempts at one lease in a row by addresses that have not failed. So many are a crowd, and each costs a hash.
+const CROWD_BURST: u32 = 600;
+/// After them, one in this time.
+const CROWD_INTERVAL: Duration = Duration::from_millis(20);
 /// Addresses that are remembered. The one that has been quiet for longest makes room.
 const ADDRESSES_MAX: usize = 4096;
 
@@ -38,6 +42,11 @@ impl Pace {
     pub(super) fn take_for_lease(&mut self, now: Duration) -> bool {
         self.take(now, LEASE_INTERVAL, LEASE_BURST)
     }
+
+    /// For attempts at one lease by addresses that have not failed.
+    pub(super) fn take_for_crowd(&mut self, now: Duration) -> bool {
+        self.take(now, CROWD_INTERVAL, CROWD_BURST)
+    }
 }
 
 /// What one address may do now.
@@ -45,7 +54,7 @@ impl Pace {
 pub(super) enum Allowance {
     /// It has tried too often.
     None,
-    /// Whatever others did.
+    /// Whatever others did, unless they are a crowd.
     First,
     /// As long as the lease has attempts left.
     Shared,
@@ -143,5 +152,16 @@ mod tests {
         assert!(!pace.take_for_lease(now));
         assert!(pace.take_for_lease(now + LEASE_INTERVAL));
         assert!(!pace.take_for_lease(now + LEASE_INTERVAL));
+    }
+
+    /// Whoever has a network of version 6 has as many addresses that have not failed as he likes.
+    #[test]
+    fn a_crowd_has_a_pace() {
+        let mut pace = Pace::default();
+        let now = Duration::from_secs(5);
+        assert!((0..CROWD_BURST).all(|_| pace.take_for_crowd(now)));
+        assert!(!pace.take_for_crowd(now));
+        assert!(pace.take_for_crowd(now + CROWD_INTERVAL));
+        assert!(!pace.take_for_crowd(now + CROWD_INTERVAL));
     }
 }

@@ -8,7 +8,7 @@ use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nicompute_daemon::OnError;
@@ -38,19 +38,21 @@ const PASSWORD_OFF_LEN_MAX: u64 = 256;
 /// What outlives the gateway, in the folder of the socket.
 #[derive(Debug)]
 pub(super) struct Memory {
-    dir: OwnedFd,
+    /// Locked while something is remembered: what is not whole yet has one name.
+    dir: Mutex<OwnedFd>,
 }
 
 impl Memory {
-    /// Remembers a password that is switched off.
+    /// Remembers a password that is switched off. Waits for the disk, which a tenant may keep busy.
     pub(super) fn switch_password_off(&self, mark: &str) -> io::Result<()> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(0o644);
-        let file = openat(&self.dir, PASSWORD_OFF_NEW, flags | OFlags::NOFOLLOW, mode)?;
+        let dir = self.dir.lock().unwrap_or_else(PoisonError::into_inner);
+        let file = openat(&*dir, PASSWORD_OFF_NEW, flags | OFlags::NOFOLLOW, mode)?;
         let mut file = fs::File::from(file);
         file.write_all(mark.as_bytes())?;
         file.sync_all()?;
-        Ok(rustix::fs::renameat(&self.dir, PASSWORD_OFF_NEW, &self.dir, PASSWORD_OFF)?)
+        Ok(rustix::fs::renameat(&*dir, PASSWORD_OFF_NEW, &*dir, PASSWORD_OFF)?)
     }
 }
 
@@ -91,7 +93,7 @@ impl Door {
 
     /// A way to remember that a key has switched a password off, for a gateway that starts later.
     pub(super) fn memory(&self) -> io::Result<Memory> {
-        Ok(Memory { dir: self.dir.try_clone()? })
+        Ok(Memory { dir: Mutex::new(self.dir.try_clone()?) })
     }
 
     /// Admits agents until the route is closed.

@@ -39,7 +39,7 @@ impl Handler for Client {
 
     async fn auth_password(&mut self, user: &str, password: &str) -> Result<Auth, Self::Error> {
         let (address, now) = (self.peer.ip(), self.shared.clock.monotonic());
-        match self.shared.leases.authorize_password(user, password, address, now) {
+        match self.shared.leases.authorize_password(user, password, address, now).await {
             Some(admitted) => {
                 self.admitted = Some(admitted);
                 Ok(Auth::Accept)
@@ -74,7 +74,6 @@ impl Handler for Client {
     }
 
     async fn auth_succeeded(&mut self, session: &mut Session) -> Outcome {
-        self.progress.known.cancel();
         let limits = &self.shared.limits;
         let room = Room {
             per_lease: limits.connections_per_lease,
@@ -86,10 +85,13 @@ impl Handler for Client {
             self.came_by_password = matches!(credential, Credential::Password(_));
             self.place = lease.enter(credential, over, room);
         }
-        if self.place.is_some() {
+        if let Some(place) = &self.place {
+            self.progress.known.cancel();
             self.shared.stats.login();
+            place.lease().remember_password_off().await;
         } else {
             self.shared.stats.login_without_room();
+            self.progress.turned_away.cancel();
             let text = "too many connections into this lease, or it has just ended";
             session.disconnect(Disconnect::TooManyConnections, text, "en")?;
         }

@@ -17,7 +17,7 @@ use tokio::sync::{Semaphore, broadcast, watch};
 use super::attempts::{Allowance, Attempts, Pace};
 use super::door::{Door, Memory};
 use super::link::Link;
-use super::password::PasswordHash;
+use super::password::{Comparing, PasswordHash};
 use super::publish::Ports;
 use super::route::{AgentForwarding, Route, RouteError};
 use super::{Limits, Shared};
@@ -26,6 +26,8 @@ use super::{Limits, Shared};
 const KEYS_MAX: usize = 64;
 /// The user name that stands for whichever lease the key opens.
 const ANY_LEASE: &str = "root";
+/// Keys of one lease that others have or had as well. With more of them `root` does not stand for the lease.
+const SHARED_KEYS_MAX: usize = 256;
 /// Notices that a terminal has not shown yet; older ones give way.
 const NOTICES_MAX: usize = 8;
 
@@ -34,6 +36,7 @@ const NOTICES_MAX: usize = 8;
 pub(super) struct Leases {
     open: Mutex<BTreeMap<LeaseId, Arc<Lease>>>,
     attempts: Attempts,
+    comparing: Comparing,
     /// Sessions in all leases together.
     inside: Arc<AtomicUsize>,
 }
@@ -64,9 +67,16 @@ pub(super) struct Lease {
 struct Access {
     keys: Vec<KeyData>,
     password: Option<PasswordHash>,
+    /// Who rents it.
+    holder: Option<[u8; 32]>,
+    /// Keys that a lease of another holder has had while this one was open.
+    shared_keys: Vec<KeyData>,
     /// Whether a key has opened the lease; its password is off from then on.
     key_used: bool,
+    /// Whether that is to be remembered for gateways that start later, and has not been.
+    is_unremembered: bool,
     password_pace: Pace,
+    crowd_pace: Pace,
     init_pid: Option<u32>,
     agent_forwarding: AgentForwarding,
     greeting: Option<Arc<str>>,
@@ -114,40 +124,42 @@ impl Leases {
 
     /// The one lease that the user name and the key open together.
     pub(super) fn authorize(&self, user: &str, key: &PublicKey) -> Option<Arc<Lease>> {
-        let open = lock(&self.open);
-        let named = open.values().filter(|lease| lease.is_called(user));
-        only(named.filter(|lease| lock(&lease.access).keys.contains(key.key_data())))
+        let named = self.called(user).into_iter();
+        only(named.filter(|lease| lease.is_opened_by(user, key.key_data())))
+    }
+
+    /// The leases that the user name stands for.
+    fn called(&self, user: &str) -> Vec<Arc<Lease>> {
+        lock(&self.open).values().filter(|lease| lease.is_called(user)).cloned().collect()
     }
 
     /// Whether a password may be tried under the user name.
     pub(super) fn takes_password(&self, user: &str) -> bool {
-        let open = lock(&self.open);
-        open.values().any(|lease| lease.is_called(user) && lease.password().is_some())
+        self.called(user).iter().any(|lease| lease.password().is_some())
     }
 
     /// The one lease that the user name and the password open together, as long as the address may try.
-    pub(super) fn authorize_password(
+    pub(super) async fn authorize_password(
         &self,
         user: &str,
         password: &str,
         address: IpAddr,
         now: Duration,
     ) -> Option<(Arc<Lease>, Credential)> {
-        let hashes: Vec<_> = {
-            let open = lock(&self.open);
-            let named = open.values().filter(|lease| lease.is_called(user));
-            named.filter_map(|lease| Some((Arc::clone(lease), lease.password()?))).collect()
-        };
-        if hashes.is_empty() {
+        let named = self.called(user).into_iter();
+        let locked: Vec<_> = named.filter_map(|lease| Some((lease.password()?, lease))).collect();
+        if locked.is_empty() {
             return None;
         }
         let allowance = self.attempts.take(address, now);
-        // Every hash is compared, so that the time says nothing about which it was.
-        let fitting: Vec<_> = hashes
-            .into_iter()
-            .filter(|(lease, _)| lease.may_be_tried(allowance, now))
-            .filter(|(_, hash)| hash.matches(password))
-            .collect();
+        let (hashes, leases): (Vec<_>, Vec<_>) =
+            locked.into_iter().filter(|(_, lease)| lease.may_be_tried(allowance, now)).unzip();
+        if hashes.is_empty() {
+            return None;
+        }
+        let fits = self.comparing.fits(hashes.clone(), password).await?;
+        let tried = leases.into_iter().zip(hashes).zip(fits);
+        let fitting: Vec<_> = tried.filter_map(|(tried, fits)| fits.then_some(tried)).collect();
         match <[_; 1]>::try_from(fitting) {
             Ok([(lease, hash)]) => {
                 self.attempts.forgive(address);
@@ -172,11 +184,15 @@ impl Leases {
     pub(super) fn open(&self, shared: &Arc<Shared>, route: &Route) -> Result<(), RouteError> {
         let mut access = Access::of(route)?;
         let mut open = lock(&self.open);
+        for (_, other) in open.iter().filter(|(id, _)| **id != route.lease) {
+            access.share_keys(&mut lock(&other.access));
+        }
         if let Some(lease) = open.get(&route.lease) {
             if lease.socket_dir == route.socket_dir {
                 lease.replace(access);
                 return Ok(());
             }
+            access.note_shared(&lock(&lease.access).shared_keys);
             // The container was made anew elsewhere: the old door leads nowhere.
             lease.close();
             open.remove(&route.lease);
@@ -201,9 +217,9 @@ impl Leases {
     }
 }
 
-fn only<'a>(mut leases: impl Iterator<Item = &'a Arc<Lease>>) -> Option<Arc<Lease>> {
+fn only(mut leases: impl Iterator<Item = Arc<Lease>>) -> Option<Arc<Lease>> {
     let lease = leases.next()?;
-    leases.next().is_none().then(|| Arc::clone(lease))
+    leases.next().is_none().then_some(lease)
 }
 
 impl Access {
@@ -211,12 +227,51 @@ impl Access {
         Ok(Self {
             keys: parse_keys(&route.keys)?,
             password: route.password.clone(),
+            holder: route.holder,
+            shared_keys: Vec::new(),
             key_used: false,
+            is_unremembered: false,
             password_pace: Pace::default(),
+            crowd_pace: Pace::default(),
             init_pid: route.init_pid,
             agent_forwarding: route.agent_forwarding,
             greeting: route.greeting.as_deref().map(Arc::from),
         })
+    }
+
+    /// Takes note, on both sides, of keys that both leases have and that are in doubt for that.
+    fn share_keys(&mut self, other: &mut Self) {
+        if self.holder.is_some() && self.holder == other.holder {
+            return;
+        }
+        let common: Vec<_> =
+            self.keys.iter().filter(|key| other.keys.contains(key)).cloned().collect();
+        // Leases of the v1.9.0 door have no other name than `root`; those without a password must not take it from them.
+        let (mine, theirs) = (self.password.is_some(), other.password.is_some());
+        if !mine || theirs {
+            self.note_shared(&common);
+        }
+        if !theirs || mine {
+            other.note_shared(&common);
+        }
+    }
+
+    fn note_shared(&mut self, keys: &[KeyData]) {
+        for key in keys {
+            // One more than counts: so it shows that there were too many.
+            if self.shared_keys.len() <= SHARED_KEYS_MAX && !self.shared_keys.contains(key) {
+                self.shared_keys.push(key.clone());
+            }
+        }
+    }
+
+    /// Whether the key belongs to this lease and to no other holder's.
+    fn owns(&self, key: &KeyData) -> bool {
+        self.shared_keys.len() <= SHARED_KEYS_MAX && !self.shared_keys.contains(key)
+    }
+
+    fn accepts_peer(&self, pid: Option<u32>) -> bool {
+        self.init_pid.is_none_or(|init| Some(init) == pid)
     }
 
     fn admits(&self, credential: &Credential) -> bool {
@@ -292,18 +347,25 @@ impl Lease {
 
     /// Whether a process may speak as the agent.
     pub(super) fn accepts_peer(&self, pid: Option<u32>) -> bool {
-        lock(&self.access).init_pid.is_none_or(|init| Some(init) == pid)
+        lock(&self.access).accepts_peer(pid)
     }
 
     /// A new agent connection takes the place of the old one, which is cut off: an agent has one connection, so the old
     /// one is a leftover.
-    pub(super) fn set_agent(&self, link: Arc<Link>) {
-        // Checked again under the change itself: the route may have got another process since the connection was made.
-        if self.accepts_peer(link.pid())
-            && let Some(old) = self.agent.send_replace(Some(link))
-        {
+    ///
+    /// `false` where the route has got another process since the connection was made.
+    pub(super) fn set_agent(&self, link: &Arc<Link>) -> bool {
+        // The route changes under the same lock, and whoever changes it sees the new link or is seen by it.
+        let access = lock(&self.access);
+        if !access.accepts_peer(link.pid()) {
+            return false;
+        }
+        let old = self.agent.send_replace(Some(Arc::clone(link)));
+        drop(access);
+        if let Some(old) = old {
             old.cut();
         }
+        true
     }
 
     /// The connection is over.
@@ -334,7 +396,7 @@ impl Lease {
         }
         if matches!(credential, Credential::Key(_)) && !access.key_used {
             access.key_used = true;
-            self.remember_password_off(&access);
+            access.is_unremembered = true;
         }
         drop(access);
         let number = sessions.next;
@@ -345,22 +407,38 @@ impl Lease {
         Some(SessionPlace { lease: Arc::clone(self), number })
     }
 
-    /// A gateway that starts again must not take the password again.
-    fn remember_password_off(&self, access: &Access) {
-        let Some(password) = &access.password else { return };
-        if let Err(error) = self.memory.switch_password_off(&password.mark()) {
-            tracing::warn!(lease = %self.id, %error, "the password is off until the next start only");
-        }
+    /// A gateway that starts again must not take the password again. Waits for the disk, and nobody else with it.
+    pub(super) async fn remember_password_off(self: &Arc<Self>) {
+        let mark = {
+            let mut access = lock(&self.access);
+            if !std::mem::take(&mut access.is_unremembered) {
+                return;
+            }
+            access.password.as_ref().map(PasswordHash::mark)
+        };
+        let (Some(mark), lease) = (mark, Arc::clone(self)) else { return };
+        let work = move || {
+            if let Err(error) = lease.memory.switch_password_off(&mark) {
+                tracing::warn!(lease = %lease.id, %error, "the password is off until the next start only");
+            }
+        };
+        // It cannot panic, and is done whether or not somebody waits.
+        drop(tokio::task::spawn_blocking(work).await);
     }
 
     fn is_called(&self, user: &str) -> bool {
         user == self.user || user == ANY_LEASE
     }
 
+    fn is_opened_by(&self, user: &str, key: &KeyData) -> bool {
+        let access = lock(&self.access);
+        access.keys.contains(key) && (user != ANY_LEASE || access.owns(key))
+    }
+
     fn may_be_tried(&self, allowance: Allowance, now: Duration) -> bool {
         match allowance {
             Allowance::None => false,
-            Allowance::First => true,
+            Allowance::First => lock(&self.access).crowd_pace.take_for_crowd(now),
             Allowance::Shared => lock(&self.access).password_pace.take_for_lease(now),
         }
     }
@@ -371,17 +449,20 @@ impl Lease {
             let mut current = lock(&self.access);
             if current.password == access.password {
                 access.key_used = current.key_used;
+                access.is_unremembered = current.is_unremembered;
                 access.password_pace = current.password_pace;
+                access.crowd_pace = current.crowd_pace;
             }
+            access.note_shared(&std::mem::take(&mut current.shared_keys));
             for (credential, session) in sessions.open.values() {
                 if !access.admits(credential) {
                     session.cancel();
                 }
             }
             *current = access;
-        }
-        if let Some(agent) = self.agent().filter(|agent| !self.accepts_peer(agent.pid())) {
-            agent.cut();
+            if let Some(agent) = self.agent().filter(|agent| !current.accepts_peer(agent.pid())) {
+                agent.cut();
+            }
         }
     }
 

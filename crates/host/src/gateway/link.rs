@@ -97,7 +97,9 @@ impl Link {
             given_up_changed: Notify::new(),
             gone: lease.closed.child_token(),
         });
-        lease.set_agent(Arc::clone(&link));
+        if !lease.set_agent(&link) {
+            return Ok(());
+        }
         let (read, write) = socket.split();
         let outcome = tokio::select! {
             () = link.gone.cancelled() => Ok(()),

@@ -53,9 +53,7 @@ impl Lobby {
             waiting.evict_oldest(address);
         }
         while waiting.places.len() >= self.max {
-            let busiest = waiting.counts.iter().max_by_key(|(_, count)| **count)?;
-            let busiest = *busiest.0;
-            waiting.evict_oldest(busiest);
+            waiting.evict_of_the_busiest()?;
         }
         let number = waiting.next;
         waiting.next += 1;
@@ -72,6 +70,16 @@ impl Lobby {
 }
 
 impl Waiting {
+    /// Takes away the oldest place of whoever holds most; among equals the oldest of all, whatever the address.
+    fn evict_of_the_busiest(&mut self) -> Option<()> {
+        let most = *self.counts.values().max()?;
+        let held = |from: &IpAddr| self.counts.get(from) == Some(&most);
+        let oldest = self.places.iter().find(|(_, (from, _))| held(from));
+        let number = oldest.map(|(number, _)| *number)?;
+        self.remove(number);
+        Some(())
+    }
+
     fn evict_oldest(&mut self, address: IpAddr) {
         let oldest = self.places.iter().find(|(_, (from, _))| *from == address);
         match oldest.map(|(number, _)| *number) {
@@ -120,6 +128,28 @@ mod tests {
 
     fn ip(last: u8) -> IpAddr {
         IpAddr::from([192, 0, 2, last])
+    }
+
+    /// Strangers with one place each must not always push out the same client, for no reason but its address.
+    #[test]
+    fn among_equals_the_oldest_goes_whatever_its_address() {
+        let lobby = Arc::new(Lobby::new(4, 2));
+        let token = CancellationToken::new;
+        let strangers: Vec<_> = (1..=3).map(|last| (ip(last), token())).collect();
+        let mut places = Vec::new();
+        for (address, over) in &strangers {
+            places.extend(lobby.enter(*address, over.clone()));
+        }
+        let honest = token();
+        let highest = "2001:db8::1".parse().expect("an address");
+        places.extend(lobby.enter(highest, honest.clone()));
+        for (number, (_, over)) in strangers.iter().enumerate() {
+            let last = 10 + u8::try_from(number).expect("fits");
+            places.extend(lobby.enter(ip(last), token()));
+            assert!(over.is_cancelled() && !honest.is_cancelled(), "{number}");
+        }
+        places.extend(lobby.enter(ip(20), token()));
+        assert!(honest.is_cancelled(), "its turn comes too");
     }
 
     /// A flood from one address must end itself, not the logins of others.

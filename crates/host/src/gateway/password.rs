@@ -4,9 +4,11 @@
 //! is no list of logins.
 
 use std::fmt;
+use std::sync::Arc;
 
 use pbkdf2::pbkdf2_hmac;
 use sha2::Sha256;
+use tokio::sync::Semaphore;
 
 /// What the text form begins with; the number is that of the rounds.
 const SCHEME: &str = "pbkdf2-sha256$4096";
@@ -17,6 +19,47 @@ const HASH_LEN: usize = 32;
 const PASSWORD_LEN_MIN: usize = 8;
 /// The longest that is hashed, so that a stranger's guess costs no more than another's.
 const PASSWORD_LEN_MAX: usize = 128;
+
+/// Attempts that are compared at once.
+const COMPARED_AT_ONCE: usize = 2;
+/// Attempts that are compared or wait for it; more are refused.
+const COMPARING_MAX: usize = 64;
+
+/// Where passwords are compared: away from the threads that carry everybody's bytes, since a stranger's guess costs as
+/// much as a login.
+#[derive(Debug)]
+pub(super) struct Comparing {
+    places: Arc<Semaphore>,
+    turns: Arc<Semaphore>,
+}
+
+impl Default for Comparing {
+    fn default() -> Self {
+        let of = |count| Arc::new(Semaphore::new(count));
+        Self { places: of(COMPARING_MAX), turns: of(COMPARED_AT_ONCE) }
+    }
+}
+
+impl Comparing {
+    /// Which hashes the password fits; `None` where too many attempts wait already. Every one is compared, so that the
+    /// time says nothing about which it was.
+    pub(super) async fn fits(
+        &self,
+        hashes: Vec<PasswordHash>,
+        password: &str,
+    ) -> Option<Vec<bool>> {
+        let place = Arc::clone(&self.places).try_acquire_owned().ok()?;
+        let turn = Arc::clone(&self.turns).acquire_owned().await.ok()?;
+        let password = password.to_owned();
+        let work = move || {
+            let fits = hashes.iter().map(|hash| hash.matches(&password)).collect();
+            // Held by the work and not by whoever waits for it: he may be gone long before.
+            drop((place, turn));
+            fits
+        };
+        tokio::task::spawn_blocking(work).await.ok()
+    }
+}
 
 /// A password that can be checked and not read.
 #[derive(Clone, PartialEq, Eq)]
@@ -139,6 +182,21 @@ mod tests {
         }
         assert_eq!(PasswordHash::new("short"), Err(PasswordHashError::Length));
         assert_eq!(PasswordHash::new(&"x".repeat(129)), Err(PasswordHashError::Length));
+    }
+
+    /// Guesses must not take the node's threads, nor wait in a line without an end.
+    #[tokio::test]
+    async fn comparing_has_an_end() {
+        let comparing = Comparing::default();
+        let hash = PasswordHash::new("Ab3dEf6hIj").expect("hashes");
+        let other = PasswordHash::new("another one").expect("hashes");
+        let both = || vec![other.clone(), hash.clone()];
+        assert_eq!(comparing.fits(both(), "Ab3dEf6hIj").await, Some(vec![false, true]));
+        let room = Arc::clone(&comparing.places);
+        let crowd = room.try_acquire_many(64).expect("all were given back");
+        assert_eq!(comparing.fits(both(), "Ab3dEf6hIj").await, None);
+        drop(crowd);
+        assert_eq!(comparing.fits(both(), "no").await, Some(vec![false, false]));
     }
 
     const KNOWN: &str = "280ba1882736d9cb3214d1e4c761cf21902e704b467f4c7b198f3a3e0debab98";

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +18,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Shared;
+use super::activity::Activity;
+use super::attempts::origin;
 use super::bridge::open;
 use super::lease::Lease;
 use super::link::OpenStream;
@@ -69,7 +71,22 @@ pub enum PublishError {
 #[derive(Debug)]
 pub(super) struct Ports {
     open: Mutex<BTreeMap<u16, Port>>,
-    room: Arc<Semaphore>,
+    room: Arc<Room>,
+}
+
+/// Places of connections, all together and for each origin.
+#[derive(Debug)]
+struct Room {
+    all: Arc<Semaphore>,
+    origins: Mutex<BTreeMap<IpAddr, usize>>,
+}
+
+/// One place; given back when it is dropped.
+#[derive(Debug)]
+struct Place {
+    room: Arc<Room>,
+    origin: IpAddr,
+    _one_of_all: OwnedSemaphorePermit,
 }
 
 #[derive(Debug)]
@@ -81,7 +98,8 @@ struct Port {
 
 impl Ports {
     pub(super) fn new(connections: usize) -> Self {
-        Self { open: Mutex::default(), room: Arc::new(Semaphore::new(connections)) }
+        let all = Arc::new(Semaphore::new(connections));
+        Self { open: Mutex::default(), room: Arc::new(Room { all, origins: Mutex::default() }) }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u16, Port>> {
@@ -97,6 +115,38 @@ impl Ports {
     pub(super) fn withdraw(&self, inside: u16) {
         if let Some(port) = self.lock().remove(&inside) {
             port.over.cancel();
+        }
+    }
+}
+
+impl Room {
+    fn origins(&self) -> MutexGuard<'_, BTreeMap<IpAddr, usize>> {
+        self.origins.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place for a connection, as long as there are some and its origin has not had its share.
+    fn enter(self: &Arc<Self>, address: IpAddr, share: usize) -> Option<Place> {
+        let one_of_all = Arc::clone(&self.all).try_acquire_owned().ok()?;
+        let origin = origin(address);
+        let mut origins = self.origins();
+        let held = origins.entry(origin).or_default();
+        if *held >= share {
+            return None;
+        }
+        *held += 1;
+        drop(origins);
+        Some(Place { room: Arc::clone(self), origin, _one_of_all: one_of_all })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut origins = self.room.origins();
+        if let Some(held) = origins.get_mut(&self.origin) {
+            *held = held.saturating_sub(1);
+            if *held == 0 {
+                origins.remove(&self.origin);
+            }
         }
     }
 }
@@ -148,14 +198,15 @@ async fn accept(
     listener: TcpListener,
     over: &CancellationToken,
 ) {
+    let share = shared.limits.published_connections_per_address;
     loop {
         let accepted = tokio::select! {
             () = over.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((socket, _)) => match Arc::clone(&lease.ports.room).try_acquire_owned() {
-                Ok(place) => {
+            Ok((socket, peer)) => match lease.ports.room.enter(peer.ip(), share) {
+                Some(place) => {
                     let visit = Visit {
                         shared: Arc::clone(shared),
                         lease: Arc::clone(lease),
@@ -166,7 +217,7 @@ async fn accept(
                     shared.stats.published();
                     shared.tasks.spawn("published connection", OnError::Log, visit.serve(socket));
                 }
-                Err(_) => {
+                None => {
                     shared.stats.published_refused();
                     reset(&socket);
                 }
@@ -185,7 +236,7 @@ struct Visit {
     lease: Arc<Lease>,
     inside: u16,
     over: CancellationToken,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl Visit {
@@ -196,9 +247,10 @@ impl Visit {
         let _ = rustix::net::sockopt::set_tcp_keepidle(&socket, KEEPALIVE_IDLE);
         let target = OpenTarget::Dial { host: INSIDE.to_owned(), port: self.inside };
         let request = OpenRequest { target, variables: Vec::new() };
+        let activity = Activity::new(Arc::clone(&self.shared.clock));
         let visit = async {
             match open(&self.shared, &self.lease, request).await {
-                Ok(stream) => join(&mut socket, &stream).await,
+                Ok(stream) => join(&mut socket, &stream, &activity).await,
                 Err(why) => {
                     self.shared.stats.published_refused();
                     tracing::debug!(lease = %self.lease.id, inside = self.inside, %why, "published port");
@@ -208,6 +260,7 @@ impl Visit {
         };
         let whole = tokio::select! {
             () = self.over.cancelled() => false,
+            () = activity.idle_for(self.shared.limits.published_idle) => false,
             whole = visit => whole,
         };
         if !whole {
@@ -218,15 +271,15 @@ impl Visit {
 }
 
 /// Moves bytes both ways until both ends are over; `false` where it was cut short.
-async fn join(socket: &mut TcpStream, open: &OpenStream) -> bool {
+async fn join(socket: &mut TcpStream, open: &OpenStream, activity: &Activity) -> bool {
     let (read, write) = socket.split();
     tokio::select! {
-        whole = download(open, write) => whole,
-        () = upload(open, read) => false,
+        whole = download(open, write, activity) => whole,
+        () = upload(open, read, activity) => false,
     }
 }
 
-async fn download(open: &OpenStream, mut write: WriteHalf<'_>) -> bool {
+async fn download(open: &OpenStream, mut write: WriteHalf<'_>, activity: &Activity) -> bool {
     loop {
         // What a connection has no place for, such as standard error, is dropped.
         let Piece { output, error, eof, end } = open.stream.next().await;
@@ -234,6 +287,7 @@ async fn download(open: &OpenStream, mut write: WriteHalf<'_>) -> bool {
         if write.write_all(&output).await.is_err() {
             return false;
         }
+        activity.touch();
         if eof && write.shutdown().await.is_err() {
             return false;
         }
@@ -249,7 +303,7 @@ async fn download(open: &OpenStream, mut write: WriteHalf<'_>) -> bool {
 }
 
 /// Returns when the client's side broke; after its proper end the rest is for the download to say.
-async fn upload(open: &OpenStream, mut read: ReadHalf<'_>) {
+async fn upload(open: &OpenStream, mut read: ReadHalf<'_>, activity: &Activity) {
     let mut buffer = vec![0; DATA_LEN_MAX];
     loop {
         let count = match read.read(&mut buffer).await {
@@ -257,6 +311,7 @@ async fn upload(open: &OpenStream, mut read: ReadHalf<'_>) {
             Ok(count) => count,
             Err(_) => return,
         };
+        activity.touch();
         let mut rest = buffer.get(..count).unwrap_or_default();
         while !rest.is_empty() {
             let want = u32::try_from(rest.len()).unwrap_or(u32::MAX);

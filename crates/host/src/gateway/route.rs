@@ -10,7 +10,8 @@ use super::password::PasswordHash;
 /// Who may enter a lease, and where its agent reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
-    /// The lease. Its short form is the SSH user name; `root` stands for whichever lease the key or password opens.
+    /// The lease. Its short form is the SSH user name, which always works; `root` stands for the lease of the key or password
+    /// where there is no doubt which that is, see `holder`.
     pub lease: LeaseId,
     /// Public keys in OpenSSH's text form.
     pub keys: Vec<String>,
@@ -21,6 +22,11 @@ pub struct Route {
     /// The password of a lease that came through the v1.9.0 door; others have none. It opens the lease until the first
     /// login by a key.
     pub password: Option<PasswordHash>,
+    /// Who rents it, where that is known: a mark that no other holder has. Public keys are public, so anybody can put
+    /// somebody else's into a lease: `root` with a key that leases of different holders have had at the same time opens none of
+    /// them, and leases whose holder is not known are of different holders. A lease with a password is not touched by
+    /// those without.
+    pub holder: Option<[u8; 32]>,
     /// Whether clients may lend their keys to programs in the container.
     pub agent_forwarding: AgentForwarding,
     /// What a login shell on a terminal shows first, such as the lease's GPUs and its expiry. Nothing is shown to
@@ -48,6 +54,7 @@ impl Route {
             socket_dir,
             init_pid: None,
             password: None,
+            holder: None,
             agent_forwarding: AgentForwarding::Off,
             greeting: None,
         }

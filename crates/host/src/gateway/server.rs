@@ -95,21 +95,32 @@ impl Connection {
         let progress = Arc::clone(&self.progress);
         let client = Client::new(Arc::clone(&self.shared), progress, self.peer, local);
         let socket = ClientSocket::new(socket, &self.progress.over);
+        let mut login = std::pin::pin!(self.shared.clock.sleep(self.shared.limits.login));
         let running = tokio::select! {
             running = russh::server::run_stream(config, socket, client) => running?,
-            () = self.shared.clock.sleep(self.shared.limits.login) => return Ok(()),
+            () = &mut login => return Ok(()),
         };
         let handle = running.handle();
         tokio::select! {
             ended = running => ended,
-            () = self.watch(&handle, place) => Ok(()),
+            () = self.watch(&handle, place, login) => Ok(()),
         }
     }
 
     /// Ends the session when its time is over; else waits for ever.
-    async fn watch(&self, handle: &Handle, place: LobbyPlace) {
+    async fn watch(&self, handle: &Handle, place: LobbyPlace, login: impl Future<Output = ()>) {
         let (shared, progress) = (&self.shared, &self.progress);
-        if within(&shared.clock, shared.limits.login, progress.known.cancelled()).await.is_none() {
+        let inside = tokio::select! {
+            biased;
+            () = progress.known.cancelled() => true,
+            () = progress.turned_away.cancelled() => {
+                // The library waits for the client to close, which he need not do. His place in the lobby counts him.
+                shared.clock.sleep(FAREWELL).await;
+                false
+            }
+            () = login => false,
+        };
+        if !inside {
             progress.over.cancel();
             return std::future::pending::<()>().await;
         }

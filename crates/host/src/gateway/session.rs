@@ -29,15 +29,18 @@ const VARIABLES_LEN_MAX: usize = 16 * 1024;
 pub(super) struct Progress {
     /// Cancelled when the session must end, and when it has ended.
     pub(super) over: CancellationToken,
-    /// Cancelled when the client is known.
+    /// Cancelled when the client is known and inside.
     pub(super) known: CancellationToken,
+    /// Cancelled when the client is known and was not let in.
+    pub(super) turned_away: CancellationToken,
     pub(super) activity: Arc<Activity>,
 }
 
 impl Progress {
     pub(super) fn new(over: CancellationToken, clock: SharedClock) -> Self {
         let activity = Arc::new(Activity::new(clock));
-        Self { over, known: CancellationToken::new(), activity }
+        let (known, turned_away) = (CancellationToken::new(), CancellationToken::new());
+        Self { over, known, turned_away, activity }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Strangers in numbers: the leases' holders must get in all the same.
 
+use std::net::{SocketAddr, TcpListener, TcpStream as StdStream};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use nicompute_host::gateway::{Limits, Route};
@@ -90,4 +92,48 @@ async fn a_full_gateway_keeps_places_for_every_lease() {
     for mut client in held {
         client.kill().await.expect("dies");
     }
+}
+
+/// Passes one connection on and never ends its side of it, as no honest client does. Gives its port, and later the
+/// connection.
+fn stubborn_relay(to: SocketAddr) -> (u16, mpsc::Receiver<StdStream>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
+    let port = listener.local_addr().expect("bound").port();
+    let (give, held) = mpsc::channel();
+    std::thread::spawn(move || {
+        let (near, _) = listener.accept().expect("accepts");
+        let far = StdStream::connect(to).expect("connects");
+        give.send(far.try_clone().expect("clones")).expect("is held");
+        let back = (far.try_clone().expect("clones"), near.try_clone().expect("clones"));
+        std::thread::spawn(move || drop(std::io::copy(&mut &back.0, &mut &back.1)));
+        drop(std::io::copy(&mut &near, &mut &far));
+    });
+    (port, held)
+}
+
+/// Connections to a port of this machine for which a process holds a descriptor, beside those who listen.
+fn descriptors_at(port: u16) -> usize {
+    let table = std::fs::read_to_string("/proc/self/net/tcp").expect("reads");
+    let held = table.lines().skip(1).filter(|line| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        fields[1].ends_with(&format!(":{port:04X}")) && fields[3] != "0A" && fields[9] != "0"
+    });
+    held.count()
+}
+
+/// Whoever has a key and no place must not keep a connection for nothing: with enough of them nobody gets in any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_without_room_ends_whether_or_not_the_client_does() {
+    let mut limits = Limits::standard();
+    limits.connections_per_lease = 0;
+    let world = World::without_agent(limits).await;
+    let address = world.gateway.local_addr();
+    let (port, held) = stubborn_relay(address);
+    let output = run(world.ssh_through(port)).await;
+    assert!(stderr(&output).contains("too many connections"), "{}", stderr(&output));
+    let held = held.recv().expect("it connected");
+    assert_eq!(world.gateway.stats().logins_without_room, 1);
+    eventually("its connection is given up", || descriptors_at(address.port()) == 0).await;
+    eventually("its place is free", || world.gateway.stats().half_open == 0).await;
+    drop(held);
 }

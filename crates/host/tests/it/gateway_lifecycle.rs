@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use nicompute_host::gateway::{Limits, Route, RouteError};
+use nicompute_host::gateway::{Limits, PasswordHash, Route, RouteError};
 use nicompute_market::LeaseId;
 
 use crate::gateway_world::{World, eventually, key_pair, run, stderr, stdout, write_private};
@@ -25,7 +25,8 @@ async fn only_the_leases_keys_open_it() {
     assert!(refusals.iter().all(|refusal| *refusal == refusals[0]), "{refusals:?}");
 }
 
-/// `root` is the name that every guide uses; it must open the one lease of the key and never guess between two.
+/// `root` is the name that every guide uses; it must open the one lease of the key, and never another tenant's who has put
+/// the same public key into his: neither while both are open nor when the right one has ended.
 #[tokio::test(flavor = "multi_thread")]
 async fn root_stands_for_the_keys_only_lease() {
     let Some(world) = World::new().await else { return };
@@ -43,8 +44,41 @@ async fn root_stands_for_the_keys_only_lease() {
     world.gateway.open(&other).expect("opens");
     assert_eq!(run(as_root()).await.status.code(), Some(255));
     assert_eq!(stdout(&run(world.ssh_to("echo in")).await), "in\n");
+    world.gateway.open(&world.route).expect("opens again");
     world.gateway.close(other.lease);
+    assert_eq!(run(as_root()).await.status.code(), Some(255), "it might be the other's key");
+    assert_eq!(stdout(&run(world.ssh_to("echo in")).await), "in\n", "its own name always works");
+}
+
+/// A tenant who rents again with his key must not lose `root` for that, and one who has no other name must not lose it
+/// to anybody who knows his public key.
+#[tokio::test(flavor = "multi_thread")]
+async fn root_is_not_taken_away_by_the_same_holder_nor_from_older_clients() {
+    let Some(world) = World::new().await else { return };
+    let as_root = || {
+        let mut ssh = world.ssh();
+        ssh.arg("root@127.0.0.1").arg("echo in");
+        ssh
+    };
+    let with_holder = Route { holder: Some([1; 32]), ..world.route.clone() };
+    world.gateway.open(&with_holder).expect("opens");
+    let second = Route {
+        lease: LeaseId::from_random_bytes([8; 16]),
+        socket_dir: world.dir.path().join("second"),
+        ..with_holder.clone()
+    };
+    world.gateway.open(&second).expect("opens");
+    assert_eq!(run(as_root()).await.status.code(), Some(255), "it guessed");
+    world.gateway.close(second.lease);
     assert_eq!(stdout(&run(as_root()).await), "in\n");
+    let password = Some(PasswordHash::new("Ab3dEf6hIj").expect("hashes"));
+    let older = Route { password, ..with_holder };
+    world.gateway.open(&older).expect("opens");
+    let stranger = Route { holder: None, ..second };
+    world.gateway.open(&stranger).expect("opens");
+    assert_eq!(stdout(&run(as_root()).await), "in\n");
+    world.gateway.close(older.lease);
+    assert_eq!(run(as_root()).await.status.code(), Some(255), "the stranger has it now");
 }
 
 /// A wrong host key is an attack; the client must be able to see it.

@@ -119,6 +119,34 @@ async fn publishing_is_idempotent_and_bounded() {
     gateway.publish(lease, 82, any()).expect("there is room again");
 }
 
+/// Connects from one of this machine's own addresses.
+async fn connect_from(from: [u8; 4], to: SocketAddr) -> tokio::net::TcpStream {
+    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+    socket.bind(SocketAddr::from((from, 0))).expect("binds");
+    socket.connect(to).await.expect("connects")
+}
+
+/// One stranger who connects and says nothing must not take every place of a tenant's server, nor keep the one he has.
+#[tokio::test(flavor = "multi_thread")]
+async fn places_at_published_ports_are_shared_and_end_when_idle() {
+    use tokio::io::AsyncReadExt as _;
+    let mut limits = Limits::standard();
+    limits.published_connections_per_address = 1;
+    let Some(world) = World::with_limits(limits).await else { return };
+    let at = world.gateway.publish(world.route.lease, service(), any()).expect("publishes");
+    let _held = connect_from([127, 0, 0, 2], at).await;
+    eventually("it is served", || world.gateway.stats().published_connections == 1).await;
+    let mut second = connect_from([127, 0, 0, 2], at).await;
+    assert!(second.read(&mut [0]).await.is_err(), "more than its share");
+    assert_eq!(talk(at, b"x".to_vec()).await.expect("others have theirs"), b"x");
+    limits.published_idle = Duration::from_millis(100);
+    let Some(world) = World::with_limits(limits).await else { return };
+    let at = world.gateway.publish(world.route.lease, service(), any()).expect("publishes");
+    let mut idle = connect_from([127, 0, 0, 2], at).await;
+    let ended = tokio::time::timeout(PATIENCE, idle.read(&mut [0])).await;
+    assert!(ended.expect("it is ended").is_err());
+}
+
 /// Strangers who connect to one lease's port must not take the node's descriptors, nor the other leases' room.
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_to_published_ports_are_limited() {

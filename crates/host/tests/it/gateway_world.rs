@@ -196,6 +196,15 @@ impl World {
         ssh
     }
 
+    /// `ssh` to the lease by way of something else that listens on a port of this machine.
+    pub(crate) fn ssh_through(&self, port: u16) -> Command {
+        let mut ssh = self.client("ssh");
+        let own = self.gateway.local_addr().port();
+        ssh.arg("-o").arg(format!("HostKeyAlias=[127.0.0.1]:{own}"));
+        ssh.arg("-p").arg(port.to_string()).arg(self.target()).arg("true");
+        ssh
+    }
+
     /// `scp` or `sftp`, which spell the port differently.
     pub(crate) fn copier(&self, program: &str) -> Command {
         let mut copier = self.client(program);

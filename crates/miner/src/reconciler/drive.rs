@@ -373,7 +373,9 @@ impl Reconciler {
         });
         let greeting = Some(greeting(lease));
         let plain = Route::new(terms.id, terms.keys.all(), socket_dir);
-        let route = Route { init_pid, password, greeting, ..plain };
+        // The hotkey that asked says nothing: a market rents for many.
+        let holder = terms.legacy.as_ref().map(|legacy| legacy.owner_key_sha256);
+        let route = Route { init_pid, password, holder, greeting, ..plain };
         if !self.memory.has_route(&route) {
             self.routes.open(&route)?;
             self.memory.set_route(route);

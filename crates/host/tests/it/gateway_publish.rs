@@ -120,10 +120,10 @@ async fn publishing_is_idempotent_and_bounded() {
 }
 
 /// Connects from one of this machine's own addresses.
-async fn connect_from(from: [u8; 4], to: SocketAddr) -> tokio::net::TcpStream {
+async fn connect_from(from: [u8; 4], to: SocketAddr) -> std::io::Result<tokio::net::TcpStream> {
     let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
     socket.bind(SocketAddr::from((from, 0))).expect("binds");
-    socket.connect(to).await.expect("connects")
+    socket.connect(to).await
 }
 
 /// One stranger who connects and says nothing must not take every place of a tenant's server, nor keep the one he has.
@@ -134,15 +134,17 @@ async fn places_at_published_ports_are_shared_and_end_when_idle() {
     limits.published_connections_per_address = 1;
     let Some(world) = World::with_limits(limits).await else { return };
     let at = world.gateway.publish(world.route.lease, service(), any()).expect("publishes");
-    let _held = connect_from([127, 0, 0, 2], at).await;
+    let _held = connect_from([127, 0, 0, 2], at).await.expect("connects");
     eventually("it is served", || world.gateway.stats().published_connections == 1).await;
-    let mut second = connect_from([127, 0, 0, 2], at).await;
-    assert!(second.read(&mut [0]).await.is_err(), "more than its share");
+    // The reset may be quicker than the client.
+    if let Ok(mut second) = connect_from([127, 0, 0, 2], at).await {
+        assert!(second.read(&mut [0]).await.is_err(), "more than its share");
+    }
     assert_eq!(talk(at, b"x".to_vec()).await.expect("others have theirs"), b"x");
     limits.published_idle = Duration::from_millis(100);
     let Some(world) = World::with_limits(limits).await else { return };
     let at = world.gateway.publish(world.route.lease, service(), any()).expect("publishes");
-    let mut idle = connect_from([127, 0, 0, 2], at).await;
+    let mut idle = connect_from([127, 0, 0, 2], at).await.expect("connects");
     let ended = tokio::time::timeout(PATIENCE, idle.read(&mut [0])).await;
     assert!(ended.expect("it is ended").is_err());
 }

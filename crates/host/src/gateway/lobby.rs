@@ -150,6 +150,7 @@ mod tests {
         }
         places.extend(lobby.enter(ip(20), token()));
         assert!(honest.is_cancelled(), "its turn comes too");
+        assert_eq!((places.len(), lobby.len()), (8, 4));
     }
 
     /// A flood from one address must end itself, not the logins of others.

@@ -249,7 +249,9 @@ async fn gpus_are_asked_for_as_the_engine_can() {
     assert!(docker.gives_gpus());
     assert_eq!(docker.gpu_ways(), [GpuWay::Cdi]);
     assert_eq!(mock.left(), 0, "the trial is cleared away");
-    docker.ensure(&lease(&node, &["GPU-2"])).await.expect("ensure");
+    let error = docker.ensure(&lease(&node, &["GPU-2"])).await.expect_err("not to be counted");
+    assert!(matches!(error, RuntimeError::Io { .. }), "{error}");
+    assert_eq!(mock.left(), 0, "nobody can look which GPUs it was given");
     let body = mock.asked("/containers/create").pop().expect("a request");
     let expected = json!([{"Driver": "cdi", "DeviceIDs": ["nvidia.com/gpu=GPU-2"]}]);
     assert_eq!(body["HostConfig"]["DeviceRequests"], expected);
@@ -271,7 +273,7 @@ async fn the_toolkit_is_tried_before_it_is_offered() {
     let (mock, config) = Mock::new("1.41").with("Runtimes", runtimes.clone()).serve(&node);
     let docker = detect(config).await.expect("detect");
     assert_eq!(docker.gpu_ways(), [GpuWay::Toolkit]);
-    docker.ensure(&lease(&node, &["GPU-7", "GPU-8"])).await.expect("ensure");
+    docker.ensure(&lease(&node, &["GPU-7", "GPU-8"])).await.expect_err("not to be counted");
     let body = mock.asked("/containers/create").pop().expect("a request");
     let request = &body["HostConfig"]["DeviceRequests"][0];
     assert_eq!(request["DeviceIDs"], json!(["GPU-7", "GPU-8"]));

@@ -277,6 +277,29 @@ async fn only_fetched_images_make_room() {
     docker.remove(spec.lease).await.expect("remove");
 }
 
+/// A second name of a fetched image would keep it on the disk for ever, uncounted.
+#[tokio::test]
+async fn every_name_of_a_fetched_image_makes_room() {
+    let Some(world) = Fetcher::new().await else { return };
+    let image = Image::with_file(300_000, &world.salt);
+    for tag in ["a", "b"] {
+        world.registry.put("twice", tag, &image);
+    }
+    let (first, second) = (world.registry.name("twice:a"), world.registry.name("twice:b"));
+    let docker = world.docker(&ImagePolicy::default()).await;
+    for name in [&first, &second] {
+        pull(&docker, name).await.expect("pull");
+    }
+    assert!(world.recorded().contains(&second), "{}", world.recorded());
+    let policy = ImagePolicy { bytes_max: 400_000, ..ImagePolicy::default() };
+    let docker = world.docker(&policy).await;
+    let (other, _) = world.put("other", 300_000);
+    pull(&docker, &other).await.expect("pull");
+    let left = docker.images().await.expect("images");
+    assert!(left.contains(&other), "{left:?}");
+    assert!(!left.contains(&first) && !left.contains(&second), "{left:?}");
+}
+
 /// An image would escape the lease's disk and its end through a volume that it declares.
 #[tokio::test]
 async fn an_images_volumes_go_with_the_lease() {

@@ -112,6 +112,28 @@ impl Cache {
         self.save()
     }
 
+    /// What is to be written down for one more name of an image that was fetched; nothing where it was not. Its bytes are
+    /// counted with its first name.
+    pub(super) fn another_name(&self, pinned: &ImageName, used_ms: u64) -> Option<Fetched> {
+        let mut all = self.images.iter();
+        let is_ours =
+            all.any(|(name, image)| name == pinned || image.pinned.as_ref() == Some(pinned));
+        is_ours.then(|| Fetched { pinned: Some(pinned.clone()), bytes: 0, used_ms, is_whole: true })
+    }
+
+    /// Forgets a name that was removed. Where the image has another one, it is still there, and is counted with that.
+    pub(super) fn remove_name(&mut self, name: &ImageName) -> Result<(), RuntimeError> {
+        let Some(gone) = self.images.remove(name) else { return Ok(()) };
+        let heir = gone.pinned.as_ref().and_then(|pinned| {
+            let mut others = self.images.iter_mut();
+            others.find(|(other, image)| image.pinned.as_ref() == Some(pinned) || *other == pinned)
+        });
+        if let Some((_, heir)) = heir {
+            heir.bytes = heir.bytes.max(gone.bytes);
+        }
+        self.save()
+    }
+
     /// The images that may be removed, the one that nobody has used longest first.
     pub(super) fn oldest_first(&self, is_kept: impl Fn(&ImageName) -> bool) -> Vec<ImageName> {
         let whole = self.images.iter().filter(|(name, image)| image.is_whole && !is_kept(name));
@@ -204,6 +226,27 @@ mod tests {
         again.remove(&name("box")).expect("remove");
         again.remove(&name("box")).expect("remove nothing");
         assert_eq!(Cache::open(dir.path()).iter().count(), 1);
+    }
+
+    /// An image with two names would leave the count and stay on the disk for ever.
+    #[test]
+    fn the_last_name_takes_the_image_along() {
+        let dir = tempfile::tempdir().expect("dir");
+        let mut cache = Cache::open(dir.path());
+        let pinned = name(&format!("box@sha256:{}", "0".repeat(64)));
+        let first = Fetched { pinned: Some(pinned.clone()), ..fetched(1) };
+        cache.set(name("box:a"), first).expect("set");
+        let other = name(&format!("box@sha256:{}", "1".repeat(64)));
+        assert_eq!(cache.another_name(&other, 2), None, "the operator's own");
+        let second = cache.another_name(&pinned, 2).expect("ours");
+        cache.set(name("box:b"), second).expect("set");
+        assert_eq!(cache.bytes(), 10, "once on the disk");
+        cache.remove_name(&name("box:a")).expect("remove");
+        let mut cache = Cache::open(dir.path());
+        assert_eq!(cache.bytes(), 10, "still on the disk");
+        assert_eq!(cache.oldest_first(|_| false), [name("box:b")]);
+        cache.remove_name(&name("box:b")).expect("remove");
+        assert_eq!((cache.bytes(), cache.iter().count()), (0, 0));
     }
 
     /// The image in use, or the operator's, would be removed to make room.

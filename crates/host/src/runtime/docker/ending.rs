@@ -11,7 +11,7 @@ use std::fs;
 use std::io::Read as _;
 use std::time::Duration;
 
-use bollard::models::{ContainerInspectResponse, ContainerUpdateBody};
+use bollard::models::{ContainerInspectResponse, ContainerUpdateBody, Volume};
 use bollard::query_parameters::{
     ListVolumesOptionsBuilder, RemoveContainerOptionsBuilder, RemoveVolumeOptionsBuilder,
     StopContainerOptionsBuilder,
@@ -35,8 +35,6 @@ const POLL: Duration = Duration::from_millis(50);
 const PROC_BYTES_MAX: u64 = 64 << 10;
 /// The engine's helper beside each container.
 const HELPER: &str = "containerd-shim";
-/// Volumes of one lease that are looked at.
-const VOLUMES_MAX: usize = 1_000;
 
 /// Removes a container with its volumes and waits until it is gone.
 pub(super) async fn remove(
@@ -136,8 +134,13 @@ pub(super) async fn volumes(
     let options = ListVolumesOptionsBuilder::default().filters(&filters).build();
     let listing = engine.client.list_volumes(Some(options));
     let found = engine.within("listing volumes", ASK, listing).await?;
-    let volumes = found.volumes.unwrap_or_default().into_iter().take(VOLUMES_MAX);
-    Ok(volumes.map(|volume| (volume.name, volume.labels)).collect())
+    Ok(labelled(found.volumes.unwrap_or_default()))
+}
+
+/// As many as containers are looked at, and as an image may declare for each: those of the whole node, not of one lease.
+fn labelled(volumes: Vec<Volume>) -> HashMap<String, HashMap<String, String>> {
+    let volumes = volumes.into_iter().take(super::LISTED_MAX * super::request::IMAGE_VOLUMES_MAX);
+    volumes.map(|volume| (volume.name, volume.labels)).collect()
 }
 
 async fn attempt_removal(engine: &Engine, name: &str) -> Result<(), RuntimeError> {
@@ -242,6 +245,13 @@ fn read(pid: u32, file: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What a lease left behind would be hidden by the volumes of a hundred others, and stay.
+    #[test]
+    fn the_volumes_of_many_leases_are_seen() {
+        let volume = |number| Volume { name: format!("v{number}"), ..Volume::default() };
+        assert_eq!(labelled((0..5_000).map(volume).collect()).len(), 5_000);
+    }
 
     /// A process of the machine would be killed because a tenant, or an engine that lies, named it.
     #[test]

@@ -5,13 +5,17 @@
 //! takes the first that knows its GPUs. Environment variables, which an image or a tenant may set, never give a GPU.
 
 use std::collections::{BTreeSet, HashMap};
+use std::ffi::CStr;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use bollard::models::{DeviceMapping, DeviceRequest, Mount};
 
-use super::super::RuntimeError;
-use super::EngineFacts;
+use rustix::fs::{Dir, Mode, OFlags};
+
+use super::super::{ContainerSpec, RuntimeError};
 use super::request::read_only;
+use super::{EngineFacts, files};
 use crate::cdi::{self, Hook, Injection, Registry};
 
 /// The kind of CDI device that NVIDIA's tools write.
@@ -47,6 +51,9 @@ pub enum GpuWay {
     /// We read the machine's CDI specs and ask for the devices and files in them.
     Injected,
 }
+
+/// Entries of one `/dev` that are looked at.
+const NODES_MAX: usize = 10_000;
 
 /// The part of a container's request that gives it GPUs.
 #[derive(Debug, Default)]
@@ -265,6 +272,52 @@ fn links_beside(injection: &Injection) -> Vec<(String, &Path)> {
     links
 }
 
+/// Counts the GPUs that the container has been given. Too many are another tenant's; none may be lacking. Where its `/dev`
+/// cannot be looked at, that is no success: only a machine without GPUs has none to give away.
+pub(super) fn check_given(
+    init_pid: u32,
+    spec: &ContainerSpec,
+    machine: &Path,
+) -> Result<(), RuntimeError> {
+    let count = match files::open_inside(init_pid, "dev").and_then(count_nodes) {
+        Some(count) => count,
+        None if spec.gpus.is_empty() && has_no_gpus(machine) => return Ok(()),
+        None => {
+            let path = format!("/proc/{init_pid}/root/dev").into();
+            let source = std::io::Error::other("it is not known which GPUs it was given");
+            return Err(RuntimeError::Io { act: "look into a container at", path, source });
+        }
+    };
+    let slices = spec.gpus.iter().filter(|uuid| uuid.starts_with("MIG-")).count();
+    let whole = spec.gpus.len() - slices;
+    if (whole..=whole + slices).contains(&count) {
+        return Ok(());
+    }
+    Err(RuntimeError::Unsupported {
+        what: format!("the engine gave {count} GPUs to a lease of {}", spec.gpus.len()),
+        remedy: "check the NVIDIA toolkit's configuration; the default runtime must not be nvidia in its legacy mode",
+    })
+}
+
+/// The GPUs of one `/dev`; nothing where it cannot be read to its end.
+fn count_nodes(dev: OwnedFd) -> Option<usize> {
+    let is_gpu = |name: &CStr| {
+        let number = name.to_bytes().strip_prefix(b"nvidia");
+        number.is_some_and(|rest| !rest.is_empty() && rest.iter().all(u8::is_ascii_digit))
+    };
+    let mut count = 0;
+    for entry in Dir::new(dev).ok()?.take(NODES_MAX) {
+        count += usize::from(is_gpu(entry.ok()?.file_name()));
+    }
+    Some(count)
+}
+
+fn has_no_gpus(dev: &Path) -> bool {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(dev, flags, Mode::empty()).ok();
+    opened.and_then(count_nodes) == Some(0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -339,6 +392,32 @@ mod tests {
         ]);
         assert_eq!(json(&request), expected);
         assert_eq!(json(&gpus.trial(GpuWay::Toolkit).expect("trial"))[0]["Count"], -1);
+    }
+
+    /// A container whose devices cannot be looked at would keep whatever the engine gave it: every GPU of the machine.
+    #[test]
+    fn devices_that_cannot_be_counted_are_no_success() {
+        let machine = tempfile::tempdir().expect("dir");
+        let spec = |gpus: &[&str]| ContainerSpec {
+            lease: nicompute_market::LeaseId::from_random_bytes([1; 16]),
+            generation: 1,
+            cores_milli: 1_000,
+            memory_bytes: 64 << 20,
+            disk_bytes: 64 << 20,
+            gpus: uuids(gpus),
+            image: "box:1".to_owned(),
+            dir: "/state/leases/x".into(),
+            agent: "/state/agent".into(),
+            masked_host_paths: Vec::new(),
+            options: super::super::super::Options::default(),
+        };
+        // Larger than any process number: nobody's container.
+        let (none, one) = (spec(&[]), spec(&["GPU-1"]));
+        check_given(u32::MAX, &none, machine.path()).expect("a machine without GPUs");
+        let error = check_given(u32::MAX, &one, machine.path()).expect_err("unknown");
+        assert!(matches!(error, RuntimeError::Io { .. }), "{error}");
+        std::fs::write(machine.path().join("nvidia0"), "").expect("node");
+        check_given(u32::MAX, &none, machine.path()).expect_err("it may have been given one");
     }
 
     /// A machine without any way would offer its GPUs, and every lease of them fail.

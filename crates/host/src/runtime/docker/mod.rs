@@ -22,6 +22,7 @@ mod request;
 mod trial;
 
 use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -273,7 +274,7 @@ impl Docker {
         let image_facts = image_facts(&image);
         request::check_volumes(&image_facts).map_err(|why| pull::refused(&spec.image, why))?;
         let class = self.classes.get(&spec.options.class);
-        let body = request::create_body(Order {
+        let order = Order {
             node: &self.config.node_id,
             spec,
             image: name.to_string(),
@@ -282,7 +283,9 @@ impl Docker {
             gpus: self.gpus.request(&spec.gpus)?,
             disk_limit: self.disk_quota.then(|| spec.own_disk_bytes()),
             files_max: self.raises_limits.load(Ordering::Relaxed).then(files_max),
-        });
+        };
+        request::check_parts(&order).map_err(|why| pull::refused(&spec.image, why))?;
+        let body = request::create_body(order);
         let options =
             CreateContainerOptionsBuilder::default().name(&request::name(spec.lease)).build();
         let creation = self.engine.client.create_container(Some(options), body);
@@ -314,7 +317,7 @@ impl Docker {
             Ok(()) => match self.find(spec.lease).await?.as_ref().map(presence) {
                 Some(Presence::Running { init_pid }) => {
                     match files::are_seen(init_pid, &opened)
-                        .and_then(|()| self.check_gpus(init_pid, spec))
+                        .and_then(|()| gpus::check_given(init_pid, spec, Path::new("/dev")))
                     {
                         Ok(()) => return Ok(()),
                         Err(error) => error,
@@ -345,27 +348,6 @@ impl Docker {
             return Ok(());
         }
         ending::give_cores(&self.engine, &request::name(spec.lease), share).await
-    }
-
-    /// Counts the GPUs that the container has been given. Too many are another tenant's; none may be lacking.
-    fn check_gpus(&self, init_pid: u32, spec: &ContainerSpec) -> Result<(), RuntimeError> {
-        let Some(dev) = files::open_inside(init_pid, "dev") else { return Ok(()) };
-        let Ok(entries) = rustix::fs::Dir::new(dev) else { return Ok(()) };
-        let is_gpu = |name: &[u8]| {
-            name.strip_prefix(b"nvidia")
-                .is_some_and(|rest| !rest.is_empty() && rest.iter().all(u8::is_ascii_digit))
-        };
-        let found = entries.take(LISTED_MAX).filter_map(Result::ok);
-        let count = found.filter(|entry| is_gpu(entry.file_name().to_bytes())).count();
-        let slices = spec.gpus.iter().filter(|uuid| uuid.starts_with("MIG-")).count();
-        let whole = spec.gpus.len() - slices;
-        if (whole..=whole + slices).contains(&count) {
-            return Ok(());
-        }
-        Err(RuntimeError::Unsupported {
-            what: format!("the engine gave {count} GPUs to a lease of {}", spec.gpus.len()),
-            remedy: "check the NVIDIA toolkit's configuration; the default runtime must not be nvidia in its legacy mode",
-        })
     }
 
     async fn prepare(&self, spec: &ContainerSpec) -> Result<Vec<files::Opened>, RuntimeError> {
@@ -425,6 +407,7 @@ impl Runtime for Docker {
         self.check(spec)?;
         for _ in 0..RACES_MAX {
             let Some(found) = self.find(spec.lease).await? else {
+                request::check_new(spec, self.limits())?;
                 self.prepare(spec).await?;
                 match self.create(spec).await {
                     // Someone made it in between: look again.

@@ -65,7 +65,12 @@ impl Docker {
         if let Some(pinned) = pinned.as_ref().filter(|pinned| **pinned != name)
             && self.look_at(pinned).await?.is_some()
         {
-            // The operator's own, or another name's: it gets one more name and is nobody else's for that.
+            // The operator's own, or another name's: it gets one more name and is nobody else's for that. One that the
+            // node fetched goes only with its last name, so the new name is written down, before it is there.
+            let second = self.cache().another_name(pinned, self.engine.clock.unix_ms());
+            if let Some(second) = second {
+                self.cache().set(name.clone(), second)?;
+            }
             return self.tag(pinned, &name).await;
         }
         self.make_room(None).await?;
@@ -267,7 +272,7 @@ impl Docker {
                 _ => {}
             }
         }
-        self.cache().remove(name)?;
+        self.cache().remove_name(name)?;
         Ok(true)
     }
 

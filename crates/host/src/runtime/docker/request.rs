@@ -10,12 +10,12 @@ use bollard::models::{
     MountVolumeOptionsDriverConfig, ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
 };
 
-use nicompute_market::LeaseId;
+use nicompute_market::{LeaseId, RuntimeClass};
 
 use super::super::options::is_target;
 use super::super::{
-    AGENT_IN_CONTAINER, CAPABILITIES, ContainerSpec, Network, PIDS_MAX, RUN_IN_CONTAINER,
-    RootAccess, SCRATCH_IN_CONTAINER, SOCKET_IN_CONTAINER,
+    AGENT_IN_CONTAINER, CAPABILITIES, ContainerSpec, DISK_BYTES_MIN, Limits, Network, PIDS_MAX,
+    RUN_IN_CONTAINER, RootAccess, RuntimeError, SCRATCH_IN_CONTAINER, SOCKET_IN_CONTAINER,
 };
 use super::files;
 use super::gpus::GpuRequest;
@@ -46,7 +46,7 @@ const NOTHING: &str = "void";
 /// Where the loader looks for libraries.
 const LIBRARY_VARIABLE: &str = "LD_LIBRARY_PATH";
 /// Directories that an image may declare as volumes; real ones declare one or two.
-const IMAGE_VOLUMES_MAX: usize = 32;
+pub(super) const IMAGE_VOLUMES_MAX: usize = 32;
 
 /// What is known of an image before a container is made from it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -96,6 +96,34 @@ pub(super) fn check_volumes(image: &ImageFacts) -> Result<(), &'static str> {
     }
     if !image.volumes.iter().all(|target| is_target(target.trim_end_matches('/'))) {
         return Err("declares a volume where none may be");
+    }
+    Ok(())
+}
+
+/// Refuses what no new container is made for. One that is there already is not judged by it, so that nothing that runs ends
+/// with a change of these rules.
+pub(super) fn check_new(spec: &ContainerSpec, limits: Limits) -> Result<(), RuntimeError> {
+    let options = &spec.options;
+    // It would be a piece of the machine's disk beside the one that was leased, as large as that disk.
+    if limits == Limits::All && options.volumes.iter().any(|volume| volume.bytes.is_none()) {
+        let rule = "must be named: this node holds every lease to its disk";
+        return Err(RuntimeError::InvalidSpec { lease: spec.lease, field: "volumes.bytes", rule });
+    }
+    // These take their network over once, when they start, and the wire is laid only then.
+    let takes_over = matches!(options.class, RuntimeClass::Gvisor | RuntimeClass::Kata);
+    if takes_over && options.network == Network::Egress {
+        return Err(RuntimeError::Unsupported {
+            what: format!("the class {} has no network", options.class),
+            remedy: "ask for another class, or for no network",
+        });
+    }
+    Ok(())
+}
+
+/// Refuses an image with so many volumes of its own that the lease's disk cannot be divided among them.
+pub(super) fn check_parts(order: &Order<'_>) -> Result<(), &'static str> {
+    if disk_part(order).is_some_and(|bytes| bytes < DISK_BYTES_MIN) {
+        return Err("declares volumes that leave less than 32 MiB of the lease's disk to each");
     }
     Ok(())
 }
@@ -166,8 +194,7 @@ fn host_config(order: Order<'_>) -> HostConfig {
         mounts: Some(mounts(&order)),
         tmpfs: Some(memory_file_systems(spec, half)),
         readonly_rootfs: Some(options.root == RootAccess::ReadOnly),
-        storage_opt: order
-            .disk_limit
+        storage_opt: disk_part(&order)
             .map(|bytes| HashMap::from([(text("size"), bytes.to_string())])),
         device_requests: order.gpus.requests,
         devices: order.gpus.devices,
@@ -246,21 +273,33 @@ fn mounts(order: &Order<'_>) -> Vec<Mount> {
         mounts.push(Mount { read_only: Some(false), ..read_only(&source, &volume.target) });
     }
     mounts.extend(order.gpus.mounts.iter().cloned());
-    let tmpfs = spec.options.tmpfs.iter().map(|tmpfs| tmpfs.target.clone());
-    let taken = mounts.iter().filter_map(|mount| mount.target.clone());
-    let mut taken: BTreeSet<String> = taken.chain(tmpfs).collect();
-    for target in &order.image_facts.volumes {
-        let target = target.trim_end_matches('/');
-        if taken.insert(target.to_owned()) {
-            mounts.push(image_volume(order, target));
-        }
-    }
+    let part = disk_part(order);
+    let own = image_targets(order);
+    mounts.extend(own.into_iter().map(|target| image_volume(order, target, part)));
     mounts
 }
 
+/// The directories that become volumes since the image declares them, and nothing that was ordered is there.
+fn image_targets<'a>(order: &'a Order<'_>) -> BTreeSet<&'a str> {
+    let options = &order.spec.options;
+    let volumes = options.volumes.iter().map(|volume| volume.target.as_str());
+    let tmpfs = options.tmpfs.iter().map(|tmpfs| tmpfs.target.as_str());
+    let gpus = order.gpus.mounts.iter().filter_map(|mount| mount.target.as_deref());
+    let taken: BTreeSet<&str> = volumes.chain(tmpfs).chain(gpus).collect();
+    let declared = order.image_facts.volumes.iter().map(|target| target.trim_end_matches('/'));
+    declared.filter(|target| !taken.contains(target)).collect()
+}
+
+/// What the container's own files and each volume of its image may take: equal parts of what was leased, since the engine
+/// counts each of them for itself.
+fn disk_part(order: &Order<'_>) -> Option<u64> {
+    let parts = u64::try_from(image_targets(order).len()).unwrap_or(u64::MAX).saturating_add(1);
+    order.disk_limit.map(|bytes| bytes / parts)
+}
+
 /// A directory that the image declares as a volume. The engine would make one without a label and without a size.
-fn image_volume(order: &Order<'_>, target: &str) -> Mount {
-    let sized = order.disk_limit.map(|bytes| MountVolumeOptionsDriverConfig {
+fn image_volume(order: &Order<'_>, target: &str, part: Option<u64>) -> Mount {
+    let sized = part.map(|bytes| MountVolumeOptionsDriverConfig {
         name: Some("local".to_owned()),
         options: Some(HashMap::from([("size".to_owned(), bytes.to_string())])),
     });
@@ -312,7 +351,11 @@ mod tests {
     }
 
     fn json(spec: &ContainerSpec, image: &ImageFacts, disk: Option<u64>) -> serde_json::Value {
-        let body = create_body(Order {
+        serde_json::to_value(create_body(order(spec, image, disk))).expect("json")
+    }
+
+    fn order<'a>(spec: &'a ContainerSpec, image: &'a ImageFacts, disk: Option<u64>) -> Order<'a> {
+        Order {
             node: "5Node",
             spec,
             image: "image:tag".to_owned(),
@@ -321,8 +364,7 @@ mod tests {
             gpus: GpuRequest::default(),
             disk_limit: disk,
             files_max: Some(FILES_MAX),
-        });
-        serde_json::to_value(&body).expect("json")
+        }
     }
 
     fn mount<'a>(body: &'a serde_json::Value, target: &str) -> &'a serde_json::Value {
@@ -444,7 +486,9 @@ mod tests {
         let db = mount(&json, "/var/lib/db");
         assert_eq!(db["Type"], "volume");
         assert_eq!(db["VolumeOptions"]["Labels"]["io.nicompute.lease"], spec.lease.to_string());
-        assert_eq!(db["VolumeOptions"]["DriverConfig"]["Options"]["size"], "1073741824");
+        let half = "536870912";
+        assert_eq!(db["VolumeOptions"]["DriverConfig"]["Options"]["size"], half);
+        assert_eq!(json["HostConfig"]["StorageOpt"]["size"], half, "one disk in two parts");
         assert_eq!(mount(&json, "/data")["Type"], "bind", "the lease's own volume goes first");
         assert_eq!(check_volumes(&image), Ok(()));
         for target in ["/", "/proc", "/.nicompute/run", "/etc", "data", "/a/../b", "/dev/shm"] {
@@ -453,5 +497,59 @@ mod tests {
         }
         let many = (0..=IMAGE_VOLUMES_MAX).map(|n| format!("/v{n}")).collect();
         assert!(check_volumes(&ImageFacts { volumes: many, library_path: None }).is_err());
+    }
+
+    /// A tenant would get the leased disk once for each volume that its image declares.
+    #[test]
+    fn an_images_volumes_do_not_multiply_the_disk() {
+        let volumes = |count: usize| ImageFacts {
+            volumes: (0..count).map(|n| format!("/v{n}")).chain(["/v0/".to_owned()]).collect(),
+            library_path: None,
+        };
+        let spec = spec(Options::default());
+        for count in [1, 7, IMAGE_VOLUMES_MAX - 1] {
+            let json = json(&spec, &volumes(count), Some(spec.disk_bytes));
+            let host = &json["HostConfig"];
+            let size = |value: &serde_json::Value| value.as_str().map(|text| text.parse::<u64>());
+            let mut sizes = vec![size(&host["StorageOpt"]["size"])];
+            for mount in host["Mounts"].as_array().expect("mounts") {
+                let options = &mount["VolumeOptions"]["DriverConfig"]["Options"];
+                sizes.push(size(&options["size"]));
+            }
+            let sizes: Vec<u64> = sizes.into_iter().flatten().map(|s| s.expect("size")).collect();
+            assert_eq!(sizes.len(), 1 + count);
+            assert!(sizes.iter().sum::<u64>() <= spec.disk_bytes, "{sizes:?}");
+        }
+        let image = volumes(7);
+        assert_eq!(check_parts(&order(&spec, &image, Some(8 * DISK_BYTES_MIN))), Ok(()));
+        check_parts(&order(&spec, &image, Some(8 * DISK_BYTES_MIN - 1))).expect_err("too small");
+        assert_eq!(check_parts(&order(&spec, &image, None)), Ok(()), "nobody counts");
+    }
+
+    /// An offer would say that the disk is enforced, and a tenant fill the machine's; or a lease wait for a network that its
+    /// class never sees.
+    #[test]
+    fn what_cannot_be_held_is_refused_before_it_is_made() {
+        let volume = |bytes| Volume { name: "data".to_owned(), target: "/data".to_owned(), bytes };
+        let with = |bytes| spec(Options { volumes: vec![volume(bytes)], ..Options::default() });
+        let error = check_new(&with(None), Limits::All).expect_err("no size");
+        assert!(
+            matches!(error, RuntimeError::InvalidSpec { field: "volumes.bytes", .. }),
+            "{error}"
+        );
+        check_new(&with(Some(DISK_BYTES_MIN)), Limits::All).expect("a size");
+        check_new(&with(None), Limits::AllButDisk).expect("the offer says so");
+        for class in RuntimeClass::ALL {
+            let options = |network| Options { class, network, ..Options::default() };
+            check_new(&spec(options(Network::None)), Limits::All).expect("no network");
+            let checked = check_new(&spec(options(Network::Egress)), Limits::All);
+            match class {
+                RuntimeClass::Gvisor | RuntimeClass::Kata => {
+                    let error = checked.expect_err("no network");
+                    assert!(matches!(error, RuntimeError::Unsupported { .. }), "{error}");
+                }
+                RuntimeClass::Standard | RuntimeClass::Sysbox => checked.expect("a network"),
+            }
+        }
     }
 }

@@ -58,6 +58,19 @@ async fn processes_are_limited() {
     sandbox.remove(spec.lease).await.expect("remove");
 }
 
+/// One tenant would take every terminal of the machine, and no other lease could open a shell.
+#[tokio::test]
+async fn terminals_are_limited() {
+    let node = Node::new();
+    let Some(sandbox) = sandbox(&node).await else { return };
+    let spec = node.spec(HOST_IMAGE);
+    let inside = Inside::listen(&spec);
+    sandbox.ensure(&spec).await.expect("ensure");
+    let mounted = inside.ok("grep ' /dev/pts devpts ' /proc/mounts").await;
+    assert!(mounted.contains("max=256"), "{mounted}");
+    sandbox.remove(spec.lease).await.expect("remove");
+}
+
 /// A tenant that fills its disk would fill the machine's.
 #[tokio::test]
 async fn the_disk_is_limited() {

@@ -121,7 +121,13 @@ pub fn make(mkfs: &Path, image: &Path, bytes: u64, owner: u32) -> Result<(), Dis
         fs::remove_file(&new).map_err(io_error("remove", &new))?;
         return Err(DiskError::Mkfs { said });
     }
-    fs::rename(&new, image).map_err(io_error("make", image))
+    // A name that is older than what it names would be a torn disk after a power cut, and be taken for a whole one.
+    let written = File::open(&new).and_then(|file| file.sync_all());
+    written.map_err(io_error("write", &new))?;
+    fs::rename(&new, image).map_err(io_error("make", image))?;
+    let folder = image.parent().unwrap_or(image);
+    let written = File::open(folder).and_then(|folder| folder.sync_all());
+    written.map_err(io_error("write", folder))
 }
 
 /// Mounts the file's file system at a directory of this mount namespace. What is mounted there already, stays.

@@ -13,6 +13,8 @@ use nicompute_market::LeaseId;
 
 /// The file of a lease's directory that names its first id.
 pub(super) const FILE: &str = "sandbox.ids";
+/// The file beside the leases' directories under whose lock ids are chosen.
+const LOCK: &str = "ids.lock";
 const FILE_NEW: &str = "sandbox.ids.new";
 /// Ids of one container.
 pub(super) const IDS: u32 = 65_536;
@@ -28,12 +30,12 @@ pub(super) fn claim(dir: &Path, lease: LeaseId) -> io::Result<u32> {
     if let Some(first) = read(dir)? {
         return Ok(first);
     }
-    let taken = taken_beside(dir)?;
+    // Held until the choice is written down: another helper's choice comes before or after all of it.
+    let _turn = lock_beside(dir)?;
     let bytes = lease.as_bytes();
     let drawn = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) % SLOTS;
-    let slots = (drawn..SLOTS).chain(0..drawn);
-    let mut ids = slots.map(|slot| FIRST + slot * IDS);
-    let first = ids.find(|first| !taken.contains(first)).unwrap_or(FIRST + drawn * IDS);
+    let first = free(&taken_beside(dir)?, drawn)
+        .ok_or_else(|| io::Error::other("every id of this machine belongs to some lease"))?;
     let new = dir.join(FILE_NEW);
     let mut options = fs::OpenOptions::new();
     let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&new)?;
@@ -41,6 +43,20 @@ pub(super) fn claim(dir: &Path, lease: LeaseId) -> io::Result<u32> {
     file.sync_all()?;
     fs::rename(&new, dir.join(FILE))?;
     Ok(first)
+}
+
+fn free(taken: &HashSet<u32>, drawn: u32) -> Option<u32> {
+    let slots = (drawn..SLOTS).chain(0..drawn);
+    slots.map(|slot| FIRST + slot * IDS).find(|first| !taken.contains(first))
+}
+
+fn lock_beside(dir: &Path) -> io::Result<Option<fs::File>> {
+    let Some(leases) = dir.parent() else { return Ok(None) };
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+    let file = options.open(leases.join(LOCK))?;
+    file.lock()?;
+    Ok(Some(file))
 }
 
 fn taken_beside(dir: &Path) -> io::Result<HashSet<u32>> {
@@ -89,6 +105,30 @@ mod tests {
         }
         let end = u64::from(FIRST) + u64::from(SLOTS) * u64::from(IDS);
         assert!(end < 1 << 31, "some programs read ids as signed numbers");
+    }
+
+    /// Two tenants whose containers are made at the same moment would share their users.
+    #[test]
+    fn claims_at_the_same_moment_differ() {
+        let leases = tempfile::tempdir().expect("dir");
+        let lease = LeaseId::from_random_bytes([7; 16]);
+        let begin = std::sync::Barrier::new(16);
+        let claimed: HashSet<u32> = std::thread::scope(|scope| {
+            let claims = (0..16).map(|number| {
+                let dir = leases.path().join(number.to_string());
+                fs::create_dir(&dir).expect("mkdir");
+                let begin = &begin;
+                scope.spawn(move || {
+                    begin.wait();
+                    claim(&dir, lease).expect("claim")
+                })
+            });
+            let claims: Vec<_> = claims.collect();
+            claims.into_iter().map(|claim| claim.join().expect("thread")).collect()
+        });
+        assert_eq!(claimed.len(), 16, "{claimed:?}");
+        let all: HashSet<u32> = (0..SLOTS).map(|slot| FIRST + slot * IDS).collect();
+        assert_eq!(free(&all, 5), None, "shared in silence");
     }
 
     /// A damaged file would give a container the machine's own users.

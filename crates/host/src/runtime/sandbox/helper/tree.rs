@@ -333,7 +333,8 @@ impl Tree<'_> {
         }
         let quiet = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
         let gid = TTY_GID.to_string();
-        let mut options = vec![("ptmxmode", "0666"), ("mode", "0620")];
+        // The kernel counts the terminals of all containers together.
+        let mut options = vec![("ptmxmode", "0666"), ("mode", "0620"), ("max", "256")];
         if matches!(self.order.profile, Profile::Root(_)) {
             options.push(("gid", &gid));
         }

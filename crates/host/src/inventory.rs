@@ -162,7 +162,7 @@ fn read_gpus(library: &NvmlLibrary, notes: &mut Vec<String>) -> (Vec<Gpu>, Optio
             return (Vec::new(), None);
         }
     };
-    for GpuFailure { index, problem } in &gpus.failures {
+    for GpuFailure { index, problem, .. } in &gpus.failures {
         notes.push(format!("GPU {index} cannot be read: {problem}"));
     }
     if gpus.samples.len() >= GPUS_MAX {

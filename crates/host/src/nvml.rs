@@ -65,8 +65,19 @@ pub struct GpuSample {
 pub struct GpuFailure {
     /// Its number with the driver.
     pub index: u32,
+    /// Whether the library knows it no more.
+    pub kind: FailureKind,
     /// What the library said.
     pub problem: String,
+}
+
+/// What a failure says about the GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailureKind {
+    /// Nothing: a question was not answered, and the GPU may be there.
+    Unanswered,
+    /// The library says that it is gone.
+    Gone,
 }
 
 /// All GPUs at one moment.
@@ -151,9 +162,8 @@ pub(crate) fn read(nvml: &Nvml) -> Result<Gpus, NvmlError> {
     let mut gpus =
         Gpus { driver: nvml.sys_driver_version().map(|v| shorten(&v)).ok(), ..Gpus::default() };
     for index in 0..nvml.device_count()? {
-        if let Err(error) = read_gpu(nvml, index, &mut gpus.samples) {
-            let problem = shorten(&error.to_string());
-            gpus.failures.push(GpuFailure { index, problem });
+        if let Err(error) = read_gpu(nvml, index, &mut gpus) {
+            gpus.failures.push(failure(index, &error));
         }
         if gpus.samples.len() >= GPUS_MAX || gpus.failures.len() >= GPUS_MAX {
             break;
@@ -169,34 +179,54 @@ pub(crate) fn shorten(name: &str) -> String {
 }
 
 /// Adds the GPU with that number, or its slices where it is cut into some.
-fn read_gpu(nvml: &Nvml, index: u32, samples: &mut Vec<GpuSample>) -> Result<(), NvmlError> {
+fn read_gpu(nvml: &Nvml, index: u32, gpus: &mut Gpus) -> Result<(), NvmlError> {
     let device = nvml.device_by_index(index)?;
     let whole = sample(&device, index)?;
     let is_cut = device.mig_mode().is_ok_and(|mode| mode.current == 1);
     if !is_cut {
-        samples.push(whole);
+        gpus.samples.push(whole);
         return Ok(());
     }
     for slot in 0..device.mig_device_count()? {
         // The count is the number of slots; one without a slice in it is no error.
         let Ok(slice) = device.mig_device_by_index(slot) else { continue };
-        let parent = whole.gpu.uuid.clone();
-        samples.push(GpuSample {
-            gpu: Gpu {
-                uuid: shorten(&slice.uuid()?),
-                name: shorten(&slice.name()?),
-                memory_bytes: slice.memory_info()?.total,
-                compute_capability: whole.gpu.compute_capability,
-                share: GpuShare::Mig { parent },
-            },
-            index: format!("{index}:{slot}"),
-            memory_used_bytes: slice.memory_info().ok().map(|memory| memory.used),
-            pids: pids(&slice),
-            // Heat, power and errors are those of the whole GPU.
-            ..whole.clone()
-        });
+        match sample_slice(&slice, slot, &whole) {
+            Ok(sample) => gpus.samples.push(sample),
+            // The slices after it are others'.
+            Err(error) => gpus.failures.push(failure(index, &error)),
+        }
     }
     Ok(())
+}
+
+fn sample_slice(
+    slice: &nvml_wrapper::Device<'_>,
+    slot: u32,
+    whole: &GpuSample,
+) -> Result<GpuSample, NvmlError> {
+    let memory = slice.memory_info()?;
+    Ok(GpuSample {
+        gpu: Gpu {
+            uuid: shorten(&slice.uuid()?),
+            name: shorten(&slice.name()?),
+            memory_bytes: memory.total,
+            compute_capability: whole.gpu.compute_capability,
+            share: GpuShare::Mig { parent: whole.gpu.uuid.clone() },
+        },
+        index: format!("{}:{slot}", whole.index),
+        memory_used_bytes: Some(memory.used),
+        pids: pids(slice),
+        // Heat, power and errors are those of the whole GPU.
+        ..whole.clone()
+    })
+}
+
+fn failure(index: u32, error: &NvmlError) -> GpuFailure {
+    let kind = match error {
+        NvmlError::GpuLost | NvmlError::NotFound => FailureKind::Gone,
+        _ => FailureKind::Unanswered,
+    };
+    GpuFailure { index, kind, problem: shorten(&error.to_string()) }
 }
 
 fn sample(device: &nvml_wrapper::Device<'_>, index: u32) -> Result<GpuSample, NvmlError> {

@@ -17,7 +17,7 @@ use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::{EventSet, Nvml};
 use tokio::sync::watch;
 
-pub use crate::nvml::{Answer, GpuFailure, GpuSample, Gpus, NvmlLibrary};
+pub use crate::nvml::{Answer, FailureKind, GpuFailure, GpuSample, Gpus, NvmlLibrary};
 
 /// How often the driver is asked.
 pub const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -29,7 +29,7 @@ pub const HISTORY_MAX: usize = 360;
 const HISTORIES_MAX: usize = 2 * crate::nvml::GPUS_MAX;
 /// Errors of one GPU that are kept, the latest.
 pub const XIDS_MAX: usize = 32;
-/// Errors that are taken from the driver in one look.
+/// Errors of one GPU that are taken from the driver in one look.
 const XIDS_PER_LOOK_MAX: usize = 64;
 /// The library counts the GPUs when it is opened, so it is opened anew after so many looks, and after any failure.
 const LOOKS_PER_OPENING: u32 = 6;
@@ -212,7 +212,7 @@ impl Shared {
         let events = event_sets(nvml);
         for _ in 0..LOOKS_PER_OPENING {
             let answer = crate::nvml::read(nvml);
-            self.hear(&events);
+            self.hear_all(&events);
             let (answer, is_whole) = match answer {
                 Ok(gpus) => {
                     let is_whole = gpus.failures.is_empty();
@@ -227,6 +227,8 @@ impl Shared {
                 break;
             }
         }
+        // What came since goes with the sets.
+        self.hear_all(&events);
         Again::Yes
     }
 
@@ -263,16 +265,26 @@ impl Shared {
     }
 
     /// Takes the errors that the driver has for us, without waiting for one.
-    fn hear(&self, events: &[(String, EventSet<'_>)]) {
-        let mut room = XIDS_PER_LOOK_MAX;
-        for (uuid, events) in events {
-            while room > 0 {
-                room -= 1;
-                let Ok(event) = events.wait(0) else { break };
-                let Some(XidError::Value(code)) = event.event_data else { continue };
+    fn hear_all(&self, events: &[(String, EventSet<'_>)]) {
+        self.hear(events.iter().map(|(uuid, events)| {
+            let next = || events.wait(0).ok().map(|event| event.event_data);
+            (uuid.as_str(), next)
+        }));
+    }
+
+    /// Each GPU has room of its own, so that a noisy one hides nothing of another.
+    fn hear<'a, N: FnMut() -> Option<Option<XidError>>>(
+        &self,
+        gpus: impl Iterator<Item = (&'a str, N)>,
+    ) {
+        for (uuid, mut next) in gpus {
+            for _ in 0..XIDS_PER_LOOK_MAX {
+                let Some(event) = next() else { break };
+                let Some(XidError::Value(code)) = event else { continue };
                 let xid = Xid { code, at_unix_ms: self.clock.unix_ms() };
                 tracing::warn!(gpu = %uuid, code, "the driver reports an error of a GPU");
-                push(&mut self.histories().entry(uuid.clone()).or_default().xids, XIDS_MAX, xid);
+                let mut histories = self.histories();
+                push(&mut histories.entry(uuid.to_owned()).or_default().xids, XIDS_MAX, xid);
             }
         }
     }
@@ -293,7 +305,15 @@ fn event_sets(nvml: &Nvml) -> Vec<(String, EventSet<'_>)> {
         Ok((crate::nvml::shorten(&device.uuid()?), events.map_err(|error| error.error)?))
     };
     let count = nvml.device_count().unwrap_or(0);
-    (0..count).take(crate::nvml::GPUS_MAX).filter_map(|index| of_gpu(index).ok()).collect()
+    let mut sets = Vec::new();
+    for index in (0..count).take(crate::nvml::GPUS_MAX) {
+        match of_gpu(index) {
+            Ok(set) => sets.push(set),
+            // Slices, older cards and other systems have none.
+            Err(error) => tracing::debug!(index, %error, "a GPU tells of no errors"),
+        }
+    }
+    sets
 }
 
 fn push<T>(list: &mut VecDeque<T>, max: usize, item: T) {
@@ -341,6 +361,22 @@ mod tests {
             ecc_uncorrected: None,
             pids: Vec::new(),
         }
+    }
+
+    /// A GPU in a storm of errors would hide that another one has fallen off its bus.
+    #[test]
+    fn a_noisy_gpu_hides_no_other() {
+        let shared = shared();
+        let mut last = [79, 0].into_iter();
+        let storm: Box<dyn FnMut() -> _> = Box::new(|| Some(Some(XidError::Value(13))));
+        let fallen: Box<dyn FnMut() -> _> =
+            Box::new(move || last.next().map(|code| Some(XidError::Value(code))));
+        shared.hear([("GPU-1", storm), ("GPU-2", fallen)].into_iter());
+        let heard = |uuid: &str| -> Vec<u64> {
+            shared.histories()[uuid].xids.iter().map(|xid| xid.code).collect()
+        };
+        assert_eq!(heard("GPU-1").len(), XIDS_MAX);
+        assert_eq!(heard("GPU-2"), [79, 0]);
     }
 
     /// A node that runs for a year would be eaten up by its own memory of the GPUs.

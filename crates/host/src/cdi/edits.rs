@@ -30,6 +30,9 @@ const HOST_PLACES_LEFT_OUT: [&str; 3] = ["/run", "/var/run", "/tmp"];
 /// Where a driver lies that came in a container of its own.
 const DRIVER_ROOTS: [&str; 2] = ["/run/nvidia/driver", "/var/run/nvidia/driver"];
 
+/// The nodes of the display interface. They are numbered apart from the driver's, and anew at each start of the machine.
+const DISPLAY: &str = "/dev/dri";
+
 /// A device node of a container. Its major and minor number are those of the host's node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceNode {
@@ -117,7 +120,15 @@ impl Edits {
         let judge = Judge { file };
         let mut edits = Self::default();
         for node in raw.device_nodes.iter().flatten() {
-            edits.devices.push(judge.node(node)?);
+            let node = judge.node(node)?;
+            if node.container.starts_with(DISPLAY) {
+                edits.left_out.push(format!(
+                    "{}: its number does not tell whose it is, and it may be another GPU's",
+                    node.container.display()
+                ));
+                continue;
+            }
+            edits.devices.push(node);
         }
         for mount in raw.mounts.iter().flatten() {
             match judge.mount(mount)? {

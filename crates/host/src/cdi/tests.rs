@@ -137,7 +137,6 @@ fn the_toolkits_own_spec_gives_one_gpu() {
         /dev/nvidiactl /dev/nvidiactl rw
         /dev/nvidia-uvm /dev/nvidia-uvm rw
         /dev/nvidia1 /dev/nvidia1 rw
-        /dev/dri/renderD129 /dev/dri/renderD129 rw
         mount /usr/lib/x86_64-linux-gnu/libcuda.so.550.54.15 /usr/lib/x86_64-linux-gnu/libcuda.so.550.54.15
         link /usr/lib/x86_64-linux-gnu/libcuda.so -> libcuda.so.1
         link /usr/lib/x86_64-linux-gnu/gbm/nvidia-drm_gbm.so -> ../libnvidia-allocator.so.1
@@ -145,6 +144,7 @@ fn the_toolkits_own_spec_gives_one_gpu() {
         NVIDIA_VISIBLE_DEVICES=void
         without /run/nvidia-persistenced/socket: sockets and pipes of the host are not shown to tenants
         without additionalGids: edits of this kind are not made
+        without /dev/dri/renderD129: its number does not tell whose it is, and it may be another GPU's
     "#]].assert_eq(&lines(&registry.injection(&[UUID]).unwrap()));
     let slice = registry.injection(&[SLICE]).unwrap();
     expect![[r#"
@@ -167,7 +167,7 @@ fn the_toolkits_own_spec_gives_one_gpu() {
     // The machine of the tests has no such driver: the spec is older than what is there.
     assert!(matches!(slice.check_on_host(), Err(CdiError::Stale { .. })));
     let both = registry.injection(&[UUID, SLICE]).unwrap();
-    assert_eq!(both.devices.len(), 7, "what both need is there once");
+    assert_eq!(both.devices.len(), 6, "what both need is there once");
     assert!(matches!(registry.injection(&[OTHER]), Err(CdiError::UnknownGpu { .. })), "it is cut");
     assert!(matches!(registry.injection(&["all"]), Err(CdiError::NodeCount { count: 2, .. })));
     assert_eq!(registry.injection::<&str>(&[]).unwrap(), Injection::default());

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -11,13 +12,19 @@ use super::{NetError, Network, Wire};
 
 /// Wires that only remember whom they lead to. Clones are the same network, as a machine's is for every process.
 #[derive(Debug, Clone, Default)]
-pub struct FakeNetwork(Arc<Mutex<BTreeMap<LeaseId, u32>>>);
+pub struct FakeNetwork(Arc<Mutex<BTreeMap<LeaseId, u32>>>, Arc<AtomicU32>);
 
 impl FakeNetwork {
     /// Every lease that is wired, with the process that it was wired for.
     #[must_use]
     pub fn wires(&self) -> BTreeMap<LeaseId, u32> {
         self.with(|wires| wires.clone())
+    }
+
+    /// How often its rules were put right.
+    #[must_use]
+    pub fn mended(&self) -> u32 {
+        self.1.load(Ordering::Relaxed)
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut BTreeMap<LeaseId, u32>) -> T) -> T {
@@ -48,6 +55,7 @@ impl Network for FakeNetwork {
     }
 
     async fn mend(&self) -> Result<(), NetError> {
+        self.1.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 

@@ -2,12 +2,12 @@
 //!
 //! One answer without a GPU says nothing; several over some time degrade its lease; a loss is certain only when the driver
 //! goes on to answer without it for minutes, or shows another GPU in its place. A driver that does not answer is no news,
-//! and no news never ends a rental.
+//! nor is one that fails at a card it counts, and no news never ends a rental.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use nicompute_host::telemetry::{Answer, Gpus, Look, Xid};
+use nicompute_host::telemetry::{Answer, FailureKind, Gpus, Look, Xid};
 
 /// From when on a GPU that is missing degrades its lease and is offered no more: so many looks, and so long.
 const DEGRADED_LOOKS: u32 = 2;
@@ -50,6 +50,8 @@ pub(crate) struct Judge {
 struct Watched {
     seen: Option<Seen>,
     missing: Option<Missing>,
+    /// The same, in answers that told of every card.
+    gone: Option<Missing>,
     standing: Standing,
 }
 
@@ -133,7 +135,7 @@ impl Judge {
 impl Watched {
     fn found(&mut self, at_unix_ms: u64, bus_id: Option<String>) {
         self.seen = Some(Seen { at_unix_ms, bus_id });
-        self.missing = None;
+        (self.missing, self.gone) = (None, None);
         self.standing = match std::mem::take(&mut self.standing) {
             Standing::Degraded(_) | Standing::Lost(_) => {
                 Standing::Back(format!("the GPU answers again since {at_unix_ms} (Unix ms)"))
@@ -144,17 +146,20 @@ impl Watched {
     }
 
     fn missed(&mut self, uuid: &str, look: &Look, gpus: &Gpus, xid: Option<Xid>) {
-        let missing = self.missing.get_or_insert(Missing {
-            since: look.at,
-            since_unix_ms: look.at_unix_ms,
-            looks: 0,
+        let (looks, span) = count(&mut self.missing, look);
+        let since = self.missing.as_ref().map_or(look.at_unix_ms, |m| m.since_unix_ms);
+        // A card that could not be asked may be this one.
+        if gpus.failures.iter().any(|failure| failure.kind == FailureKind::Unanswered) {
+            self.gone = None;
+        } else {
+            count(&mut self.gone, look);
+        }
+        let is_gone = self.gone.as_ref().is_some_and(|gone| {
+            gone.looks >= LOST_LOOKS && look.at.saturating_sub(gone.since) >= LOST_AFTER
         });
-        missing.looks = missing.looks.saturating_add(1);
-        let (looks, since) = (missing.looks, missing.since_unix_ms);
-        let span = look.at.saturating_sub(missing.since);
         let other = self.seen.as_ref().and_then(|seen| in_place_of(seen, gpus));
         let fell = xid.is_some_and(|xid| xid.code == XID_OFF_THE_BUS);
-        let is_lost = (looks >= LOST_LOOKS && span >= LOST_AFTER)
+        let is_lost = is_gone
             || ((other.is_some() || fell) && looks >= CERTAIN_LOOKS && span >= CERTAIN_AFTER);
         if matches!(self.standing, Standing::Lost(_)) {
             return;
@@ -206,6 +211,14 @@ impl Watched {
     }
 }
 
+/// One more look without it: how many there were, over how long.
+fn count(missing: &mut Option<Missing>, look: &Look) -> (u32, Duration) {
+    let missing =
+        missing.get_or_insert(Missing { since: look.at, since_unix_ms: look.at_unix_ms, looks: 0 });
+    missing.looks = missing.looks.saturating_add(1);
+    (missing.looks, look.at.saturating_sub(missing.since))
+}
+
 /// The GPU that is now where another one was.
 fn in_place_of(seen: &Seen, gpus: &Gpus) -> Option<String> {
     let place = seen.bus_id.as_ref()?;
@@ -255,6 +268,10 @@ mod tests {
             ecc_uncorrected: None,
             pids: Vec::new(),
         }
+    }
+
+    fn failure(kind: FailureKind, problem: &str) -> GpuFailure {
+        GpuFailure { index: 0, kind, problem: problem.to_owned() }
     }
 
     impl Scene {
@@ -334,7 +351,7 @@ mod tests {
         let mut scene = Scene::default();
         scene.gpus(&[sample("A", "01")]);
         scene.xid = Some(Xid { code: XID_OFF_THE_BUS, at_unix_ms: 15_000 });
-        let failures = vec![GpuFailure { index: 0, problem: "fell off the bus".to_owned() }];
+        let failures = vec![failure(FailureKind::Gone, "fell off the bus")];
         let gone = Answer::Gpus(Gpus { failures, ..Gpus::default() });
         for _ in 0..3 {
             assert!(!matches!(scene.hear(gone.clone()), Standing::Lost(_)));
@@ -342,6 +359,30 @@ mod tests {
         let Standing::Lost(evidence) = scene.hear(gone) else { panic!("lost") };
         expect!["GPU A is missing since 20000 (Unix ms); last seen at 10000 in 01; the driver reported error 79 at 15000; GPU 0 does not answer: fell off the bus; the driver shows 0 others"]
             .assert_eq(&evidence);
+    }
+
+    /// A card that the driver fails to ask about for an hour would end the leases of it, although nothing says that it is gone.
+    #[test]
+    fn a_card_that_cannot_be_asked_is_not_gone() {
+        let mut scene = Scene::default();
+        scene.gpus(&[sample("A", "01"), sample("B", "02")]);
+        let with = |kind| {
+            let samples = vec![sample("B", "02")];
+            let failures = vec![failure(kind, "unknown error")];
+            Answer::Gpus(Gpus { samples, failures, ..Gpus::default() })
+        };
+        for _ in 0..360 {
+            let standing = scene.hear(with(FailureKind::Unanswered));
+            assert!(!matches!(standing, Standing::Lost(_)), "{standing:?}");
+        }
+        assert!(matches!(scene.judge.standing("A"), Standing::Degraded(_)), "offered no more");
+        // Only from now on is it known to be missing, and no hour of doubt counts for that.
+        let (looks, _) = scene.until_lost(&[sample("B", "02")]);
+        assert_eq!(looks, 31);
+        let mut scene = Scene::default();
+        scene.gpus(&[sample("A", "01")]);
+        let standing = (0..31).map(|_| scene.hear(with(FailureKind::Gone))).last();
+        assert!(matches!(standing, Some(Standing::Lost(_))), "the driver says that it is lost");
     }
 
     /// A driver that hangs for an hour must not end one rental: no news is no news.

@@ -181,6 +181,14 @@ impl Reconciler {
 
     /// Removes what lies on the machine and belongs to no open lease. Gives the number of things removed.
     pub(crate) async fn sweep(&self) -> Result<usize, DriveError> {
+        // Whatever the runtime says: rules that somebody removed must not wait for an engine that is down.
+        let mended = self.mend_network().await;
+        let removed = self.sweep_leases().await?;
+        mended?;
+        Ok(removed)
+    }
+
+    async fn sweep_leases(&self) -> Result<usize, DriveError> {
         // In this order: what is found now belongs to a lease that was stored before it.
         let mut found: BTreeSet<LeaseId> = self.runtime.list().await?.into_iter().collect();
         found.extend(drive::lease_dirs(&self.places).await?);
@@ -199,7 +207,6 @@ impl Reconciler {
                 ),
             }
         }
-        self.mend_network().await?;
         Ok(removed)
     }
 

@@ -498,6 +498,17 @@ async fn what_no_lease_wants_is_swept() {
     assert!(matches!(world.presence(terms(1).id), Presence::Running { .. }));
 }
 
+/// Tenants would reach the provider's own network for as long as the engine is down after somebody removed the rules.
+#[tokio::test]
+async fn rules_come_back_while_the_engine_is_down() {
+    let world = World::new();
+    let process = world.start(FOR_EVER).await;
+    let before = world.network.mended();
+    world.machine.fail_next(1);
+    process.reconciler.sweep().await.expect_err("the engine is down");
+    assert_eq!(world.network.mended(), before + 1);
+}
+
 /// The loop itself: work begins at once, ends at the lease's end, and a stop does not wait for anything.
 #[tokio::test]
 async fn the_loop_wakes_for_changes_and_for_ends() {

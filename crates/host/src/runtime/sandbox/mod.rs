@@ -64,6 +64,8 @@ const END_LIMIT: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(5);
 /// Rounds of telling newborn processes to stop before the others of this thread get their turn.
 const STOP_ROUNDS_MAX: u32 = 10;
+/// How often a directory is removed in which another one's lock file appears meanwhile.
+const REMOVALS_MAX: u32 = 16;
 const USE_DOCKER: &str = "use --runtime docker";
 const RUN_AS_ROOT: &str = "run the node as root, or use --runtime docker";
 /// The embedded runtime.
@@ -462,7 +464,7 @@ impl Sandbox {
                 .await?;
         }
         let (doomed, path) = (dir.to_owned(), dir.to_owned());
-        let removed = tokio::task::spawn_blocking(move || fs::remove_dir_all(doomed)).await;
+        let removed = tokio::task::spawn_blocking(move || remove_tree(&doomed)).await;
         match removed.map_err(io::Error::other).flatten() {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
                 Err(RuntimeError::Io { act: "remove", path, source })
@@ -677,6 +679,18 @@ fn extras(spec: &ContainerSpec, image: &[(String, String)]) -> Extras {
 }
 
 // === errors ===
+
+/// Removes a lease's directory. Whoever waits for its lock makes the lock's file, which may happen between the removal of
+/// what is in the directory and that of the directory itself.
+fn remove_tree(dir: &Path) -> io::Result<()> {
+    for _ in 1..REMOVALS_MAX {
+        match fs::remove_dir_all(dir) {
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
+            removed => return removed,
+        }
+    }
+    fs::remove_dir_all(dir)
+}
 
 fn absolute(path: &Path) -> Result<PathBuf, RuntimeError> {
     fs::canonicalize(path).map_err(io_error("find", path))

@@ -47,7 +47,7 @@ pub struct MinerConfig {
     pub unenforced_limits: UnenforcedLimits,
     /// Who tells of the GPUs while the node runs; without it they are watched by nobody.
     pub gpus: Option<Arc<dyn GpuSource>>,
-    /// The v1.9.0 axon door and whom it lets in; `None` keeps it shut.
+    /// The v1.9.0 axon door and whom it lets in; `None` keeps it shut. Its lists count at the node API too.
     pub axon: Option<AccessList>,
     /// What becomes of open leases when the node is shut down.
     pub on_shutdown: OnShutdown,

@@ -236,6 +236,7 @@ impl Miner {
             leases: Arc::clone(&trade.leases),
             offers: Arc::clone(&trade.offers),
             permits: Arc::clone(&trade.permits),
+            access: config.axon.clone(),
             routes: &*routes,
             key: config.hotkey.clone(),
             clock: Arc::clone(&clock),

@@ -92,28 +92,55 @@ impl AccessList {
     }
 }
 
+/// What the lists say about a caller, whatever its stake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Listed {
+    /// Kept out, and why.
+    Blocked(String),
+    /// Let in without stake or permit.
+    Trusted,
+    /// On no list.
+    No,
+}
+
+impl AccessList {
+    /// Looks for a hotkey and its owner. Both doors ask this.
+    pub(crate) fn listed(&self, hotkey: &Hotkey, known: Known) -> Listed {
+        let member = match known {
+            Known::Member(member) => Some(member),
+            Known::Stranger | Known::Unknown => None,
+        };
+        let accounts = [Some(hotkey.0), member.map(|member| member.coldkey.0)];
+        let mut accounts = accounts.into_iter().flatten();
+        if let Some(reason) = accounts.clone().find_map(|account| self.blocked.get(&account)) {
+            return Listed::Blocked(reason.clone());
+        }
+        // Whether its owner is kept out cannot be told now.
+        let unsure = known == Known::Unknown && !self.blocked.is_empty();
+        if !unsure && accounts.any(|account| self.trusted.contains(&account)) {
+            return Listed::Trusted;
+        }
+        Listed::No
+    }
+}
+
 /// Whether this caller is let in, and with which stake.
 pub(super) fn decide(list: &AccessList, hotkey: &Hotkey, known: Known) -> Result<Rao, AxonError> {
-    let member = match known {
-        Known::Member(member) => Some(member),
-        Known::Stranger | Known::Unknown => None,
+    let stake = match known {
+        Known::Member(member) => member.stake,
+        Known::Stranger | Known::Unknown => Rao(0),
     };
-    let accounts = [Some(hotkey.0), member.map(|member| member.coldkey.0)];
-    let mut accounts = accounts.into_iter().flatten();
-    if let Some(reason) = accounts.clone().find_map(|account| list.blocked.get(&account)) {
-        return Err(AxonError::Blacklisted(reason.clone()));
-    }
-    let stake = member.map_or(Rao(0), |member| member.stake);
-    // Whether its owner is kept out cannot be told now.
-    let unsure = known == Known::Unknown && !list.blocked.is_empty();
-    if !unsure && accounts.any(|account| list.trusted.contains(&account)) {
-        return Ok(stake);
-    }
-    match known {
-        Known::Member(_) if stake >= list.min_stake => Ok(stake),
-        Known::Member(_) => Err(AxonError::Blacklisted("Not enough stake!".to_owned())),
-        Known::Stranger => Err(AxonError::Blacklisted("Unrecognized hotkey".to_owned())),
-        Known::Unknown => Err(AxonError::Unavailable(
+    match (list.listed(hotkey, known), known) {
+        (Listed::Blocked(reason), _) => Err(AxonError::Blacklisted(reason)),
+        (Listed::Trusted, _) => Ok(stake),
+        (Listed::No, Known::Member(_)) if stake >= list.min_stake => Ok(stake),
+        (Listed::No, Known::Member(_)) => {
+            Err(AxonError::Blacklisted("Not enough stake!".to_owned()))
+        }
+        (Listed::No, Known::Stranger) => {
+            Err(AxonError::Blacklisted("Unrecognized hotkey".to_owned()))
+        }
+        (Listed::No, Known::Unknown) => Err(AxonError::Unavailable(
             "the chain cannot be reached and it is not known who is registered",
         )),
     }

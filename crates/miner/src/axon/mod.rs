@@ -45,6 +45,7 @@ use crate::node_api::{
 use crate::offers::Offers;
 use crate::store::{Store, StoreError};
 use crate::subnet::Permits;
+pub(crate) use access::Listed;
 use access::decide;
 pub use access::{AccessList, AccessListError, BLOCKED_MAX, MIN_STAKE};
 pub use allocate::ALLOCATE_LIMIT;

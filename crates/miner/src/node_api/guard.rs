@@ -16,6 +16,7 @@ use nicompute_wire::node::BODY_BYTES_MAX;
 
 use super::refusal::Refusal;
 use super::{Api, BODY_LIMIT, HEADER_BYTES_MAX};
+use crate::axon::Listed;
 use crate::subnet::Permit;
 
 /// Our own answers are small; more is a defect.
@@ -126,9 +127,9 @@ async fn admit(
     let permit = api.permits.of(&sender).await;
     let trusted = match door {
         Door::Public => permit == Permit::Yes,
-        Door::NewLease => permitted(permit).map(|()| true)?,
+        Door::NewLease => may_lease(api, &sender).await.map(|()| true)?,
         Door::Lease if api.store.holds_any(&sender).await? => true,
-        Door::Lease => permitted(permit).map(|()| true)?,
+        Door::Lease => may_lease(api, &sender).await.map(|()| true)?,
     };
     // Read again: waiting for the chain may have made the request stale.
     let now_ns = api.clock.unix_ns();
@@ -144,8 +145,22 @@ async fn admit(
     Ok(caller)
 }
 
+/// Whether a hotkey may take leases, or keep them for longer: the provider's lists first, then its permit.
+pub(super) async fn may_lease(api: &Api, hotkey: &Hotkey) -> Result<(), Refusal> {
+    let permit = api.permits.of(hotkey).await;
+    let known = api.permits.recall_member(hotkey);
+    match api.access.as_ref().map(|access| access.listed(hotkey, known)) {
+        Some(Listed::Blocked(reason)) => {
+            Err(Refusal::new(Code::NotPermitted, format!("this provider keeps you out: {reason}"))
+                .hint("leases that you hold run to their end"))
+        }
+        Some(Listed::Trusted) => Ok(()),
+        Some(Listed::No) | None => permitted(permit),
+    }
+}
+
 /// Whether a sender of whom this is known may take leases.
-pub(super) fn permitted(permit: Permit) -> Result<(), Refusal> {
+fn permitted(permit: Permit) -> Result<(), Refusal> {
     match permit {
         Permit::Yes => Ok(()),
         Permit::No => Err(Refusal::new(

@@ -12,7 +12,7 @@ use nicompute_wire::codes::Code;
 use nicompute_wire::node::{ExtendRequest, KeysRequest, LeaseRequest};
 use serde::Deserialize;
 
-use super::guard::permitted;
+use super::guard::may_lease;
 use super::refusal::{Refusal, json};
 use super::{Api, Caller, WAIT_MILLIS_MAX, ask as asked_for};
 use crate::leases::{Created, Denied, Owner};
@@ -115,7 +115,7 @@ pub(super) async fn extend(
 ) -> Result<Response, Refusal> {
     let holder = Hotkey(caller.account);
     // Holding a lease for longer is taking one anew: without a permit it runs to the end that it has.
-    permitted(api.permits.of(&holder).await)?;
+    may_lease(&api, &holder).await?;
     let request: ExtendRequest = asked_for::body(&bytes)?;
     let (id, owner) = (lease_id(&id)?, Owner::Holder(&holder));
     let lease = api.leases.extend(id, owner, request.duration_seconds).await?;

@@ -31,7 +31,7 @@ use tokio::sync::Semaphore;
 
 use crate::axon::{
     ALLOCATE_LIMIT, AXON_ARRIVALS_MAX, AXON_RUNNING_MAX, AXON_STRANGERS_ARRIVALS_MAX,
-    AXON_WAITING_MAX,
+    AXON_WAITING_MAX, AccessList,
 };
 use crate::gpus::GpuWatch;
 use crate::leases::Leases;
@@ -112,6 +112,8 @@ pub(crate) struct Api {
     leases: Arc<Leases>,
     offers: Arc<Offers>,
     permits: Arc<Permits>,
+    /// The provider's lists, which both doors keep to.
+    access: Option<AccessList>,
     key: Keypair,
     clock: SharedClock,
     limits_enforced: bool,
@@ -133,6 +135,7 @@ pub(crate) struct ApiParts<'a> {
     pub(crate) leases: Arc<Leases>,
     pub(crate) offers: Arc<Offers>,
     pub(crate) permits: Arc<Permits>,
+    pub(crate) access: Option<AccessList>,
     pub(crate) routes: &'a dyn Routes,
     pub(crate) key: Keypair,
     pub(crate) clock: SharedClock,
@@ -197,6 +200,7 @@ impl Api {
             leases: parts.leases,
             offers: parts.offers,
             permits: parts.permits,
+            access: parts.access,
             key: parts.key,
             clock: parts.clock,
             limits_enforced: parts.limits_enforced,

@@ -1,9 +1,10 @@
 //! Requests that are well signed and wrong: each has its code, and changes nothing.
 
+use nicompute_miner::{AccessList, ApiLimits, MIN_STAKE, MinerConfig};
 use nicompute_wire::codes::{Code, Problem};
 use serde_json::{Value, json};
 
-use crate::world::{KEY, World, ask, id, path};
+use crate::world::{KEY, World, ask, id, key, path};
 
 /// A wrong field must be named, with a code that a program can act on, and must not hold the machine.
 #[tokio::test]
@@ -145,6 +146,24 @@ async fn leases_are_for_validators() {
     let keys = json!({ "ssh_keys": [crate::world::OTHER_KEY] });
     assert_eq!(node.post("//Validator", &format!("{}/keys", path(1)), &keys).await.status, 200);
     assert_eq!(node.send("//Validator", "DELETE", &path(1), b"").await.status, 200);
+}
+
+/// Whom a provider keeps out of one door must not come in by the other, nor lose what it holds; whom it trusts needs no
+/// permit.
+#[tokio::test]
+async fn the_lists_count_at_this_door_too() {
+    let world = World::new();
+    let mut list = AccessList::new(MIN_STAKE);
+    list.block(key("//Other//coldkey").account(), "resold GPUs").unwrap();
+    list.trust(key("//Plain").account());
+    let config = MinerConfig { axon: Some(list), ..world.config() };
+    let node = world.start_with(config, ApiLimits::standard()).await.unwrap();
+    let refused = node.post("//Other", "/v1/leases", &ask(1)).await;
+    assert_eq!((refused.status, refused.code()), (403, Some(Code::NotPermitted)));
+    assert!(refused.json::<Problem>().detail.contains("resold GPUs"));
+    assert_eq!(node.post("//Plain", "/v1/leases", &ask(2)).await.status, 201);
+    assert_eq!(node.send("//Plain", "DELETE", &path(2), b"").await.status, 200);
+    assert_eq!(node.get("//Plain", &path(2)).await.status, 200);
 }
 
 /// An act that does not fit must say where the lease stands, and leave it there.

@@ -11,16 +11,17 @@ use std::time::Duration;
 use nicompute_daemon::{CancellationToken, ErrorChain, OnError, SharedClock};
 use nicompute_host::gateway::{PasswordHash, PasswordHashError};
 use nicompute_market::{
-    FailReason, Hotkey, LEASE_MILLIS_MAX, Lease, LeaseId, LeaseKeys, LeaseNetwork, LeaseOptions,
+    Conditions, FailReason, Hotkey, LEASE_MILLIS_MAX, Lease, LeaseId, LeaseKeys, LeaseOptions,
     LeaseState, LegacyAccess, OfferId, PROOF_LEASE_MILLIS_MAX, Purpose, UnixMillis,
 };
 use nicompute_wire::axon::{Access, Allocate, CallerKey, Requirement, SealError};
 use serde_json::{Map, Value, json};
 use tokio::sync::oneshot;
 
-use super::order::{self, Change, Order, OrderError, Wish};
+use super::order::{self, Change, ImageWish, Order, OrderError, Wish};
 use super::{Door, password};
 use crate::leases::{Created, Denied, Leases, Order as LeaseOrder, Owner};
+use crate::offers::{ImageChoice, Sold};
 use crate::store::StoreError;
 
 /// How long a lease is held whose answer has not gone out. Longer than any caller waits for it.
@@ -91,6 +92,10 @@ enum No {
     Twice,
     #[error("no lease of this key and this hotkey is here")]
     NotYours,
+    #[error("timeline is shorter than the shortest lease of this node")]
+    Short,
+    #[error("this node is closed for maintenance, now or soon")]
+    Closed,
     #[error("the lease was not ready in time, and is gone")]
     Late,
     #[error("the lease could not be prepared ({0})")]
@@ -165,14 +170,32 @@ impl Door {
             Err(no) => return Err(no),
         }
         let offer = self.free_offer(&wish.requirement).await?;
+        let sold = self.offers.sold(&offer).ok_or(No::Occupied)?;
+        let full_seconds = lasts_seconds(&wish, &sold.conditions, self.unix_now())?;
+        let asked_seconds = wish.days.saturating_mul(SECONDS_PER_DAY);
+        let is_cut = wish.purpose == Purpose::Rental && full_seconds < asked_seconds;
         let (legacy, info) = self.secrets(&wish.key).await?;
-        let full_seconds = lasts_seconds(&wish);
-        let shortened = full_seconds < wish.days.saturating_mul(SECONDS_PER_DAY)
-            && wish.purpose == Purpose::Rental;
+        let image = self.image(&sold, wish.image).await?;
+        let order = LeaseOrder {
+            id: draw_id()?,
+            offer,
+            purpose: wish.purpose,
+            holder: asker.hotkey,
+            keys: LeaseKeys::of_user(wish.ssh_key.into_iter().collect()),
+            image,
+            duration_seconds: PROVISIONAL_SECONDS,
+            // What the offer gives: callers of this door cannot choose.
+            options: LeaseOptions {
+                class: sold.conditions.classes.first().copied().unwrap_or_default(),
+                network: sold.conditions.network,
+                ..LeaseOptions::default()
+            },
+            legacy: Some(legacy),
+        };
         let delivery = Delivery {
             leases: Arc::clone(&self.leases),
             clock: Arc::clone(&self.clock),
-            order: lease_order(wish, offer, asker.hotkey, legacy)?,
+            order,
             full_seconds,
             until: asker.until.saturating_sub(ANSWER_TIME),
         };
@@ -184,8 +207,7 @@ impl Door {
             Ok(())
         });
         take.await.map_err(|_| No::Internal)??;
-        let days = full_seconds / SECONDS_PER_DAY;
-        let message = shortened.then(|| format!("this node gives {days} days at most"));
+        let message = is_cut.then(|| format!("the lease ends after {}", shown(full_seconds)));
         Ok(Told { is_so: true, info: Some(info), message })
     }
 
@@ -200,6 +222,23 @@ impl Door {
             Ok((LegacyAccess { owner_key_sha256, password_hash }, info))
         });
         made.await.map_err(|_| No::Internal)?
+    }
+
+    /// The image of a lease: the one that was named, or the one that was hinted at where the offer has it here.
+    async fn image(&self, sold: &Sold, wish: ImageWish) -> Result<Option<String>, No> {
+        let name = match wish {
+            ImageWish::Named(name) => return Ok(Some(name)),
+            ImageWish::Hinted(name) if name.is_empty() => return Ok(None),
+            ImageWish::Hinted(name) => name,
+        };
+        match self.offers.choose_image(sold, Some(name)).await.map_err(Denied::from)? {
+            ImageChoice::Present(name) => Ok(Some(name)),
+            ImageChoice::Fetched(_) | ImageChoice::Unknown | ImageChoice::None => Ok(None),
+        }
+    }
+
+    fn unix_now(&self) -> UnixMillis {
+        UnixMillis(self.clock.unix_ms())
     }
 
     async fn destroy(&self, key: &CallerKey, asker: Asker) -> Result<Told, No> {
@@ -296,34 +335,38 @@ impl Drop for Place {
     }
 }
 
-/// How long a lease lasts: as many days as were asked for and are given, or minutes where it is a test.
-fn lasts_seconds(wish: &Wish) -> u64 {
-    let longest = match wish.purpose {
-        Purpose::Proof => PROOF_LEASE_MILLIS_MAX,
-        Purpose::Rental => LEASE_MILLIS_MAX,
+/// How long a lease lasts: as many days as were asked for and the offer gives, or minutes where it is a test.
+fn lasts_seconds(wish: &Wish, conditions: &Conditions, now: UnixMillis) -> Result<u64, No> {
+    let (shortest, longest) = match wish.purpose {
+        Purpose::Proof => (0, PROOF_LEASE_MILLIS_MAX),
+        Purpose::Rental => {
+            (conditions.duration_millis_min, conditions.duration_millis_max.min(LEASE_MILLIS_MAX))
+        }
     };
-    wish.days.saturating_mul(SECONDS_PER_DAY).min(longest / MILLIS)
+    let asked = wish.days.saturating_mul(SECONDS_PER_DAY).saturating_mul(MILLIS);
+    if asked < shortest {
+        return Err(No::Short);
+    }
+    let open = conditions.latest_end(now).map_or(u64::MAX, |end| end.millis_since(now));
+    // A shorter one would be taken for one that was never answered.
+    if open < shortest || open <= UNANSWERED_MILLIS_MAX {
+        return Err(No::Closed);
+    }
+    Ok(asked.min(longest).min(open) / MILLIS)
 }
 
-fn lease_order(
-    wish: Wish,
-    offer: OfferId,
-    holder: Hotkey,
-    legacy: LegacyAccess,
-) -> Result<LeaseOrder, No> {
+/// A time as people say it.
+fn shown(seconds: u64) -> String {
+    match seconds / SECONDS_PER_DAY {
+        0 => format!("{} minutes", seconds / 60),
+        days => format!("{days} days"),
+    }
+}
+
+fn draw_id() -> Result<LeaseId, No> {
     let mut drawn = [0; 16];
     getrandom::fill(&mut drawn).map_err(|_| No::Internal)?;
-    Ok(LeaseOrder {
-        id: LeaseId::from_random_bytes(drawn),
-        offer,
-        purpose: wish.purpose,
-        holder,
-        keys: LeaseKeys::of_user(wish.ssh_key.into_iter().collect()),
-        image: wish.image,
-        duration_seconds: PROVISIONAL_SECONDS,
-        options: LeaseOptions { network: LeaseNetwork::None, ..LeaseOptions::default() },
-        legacy: Some(legacy),
-    })
+    Ok(LeaseId::from_random_bytes(drawn))
 }
 
 // === impl Delivery ===

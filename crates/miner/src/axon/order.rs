@@ -55,10 +55,19 @@ pub(super) struct Wish {
     pub(super) purpose: Purpose,
     /// What the machine must have.
     pub(super) requirement: Requirement,
-    /// An image that was named on purpose.
-    pub(super) image: Option<String>,
+    /// What it is to start.
+    pub(super) image: ImageWish,
     /// A key that may enter beside the password.
     pub(super) ssh_key: Option<String>,
+}
+
+/// An image, and how much it is meant.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum ImageWish {
+    /// Chosen by somebody.
+    Named(String),
+    /// Written by the original's programs, or nothing: another one serves as well.
+    Hinted(String),
 }
 
 /// Why a request comes to nothing, in the words that its caller reads.
@@ -120,7 +129,7 @@ fn wish(asked: &Allocate) -> Result<Wish, OrderError> {
         days: u64::try_from(asked.timeline).unwrap_or_default(),
         purpose: if requirement.testing { Purpose::Proof } else { Purpose::Rental },
         requirement,
-        image: chosen_image(docker.base_image.as_deref().unwrap_or_default())?,
+        image: image(docker.base_image.as_deref().unwrap_or_default())?,
         ssh_key,
     })
 }
@@ -163,17 +172,15 @@ fn makes_no_volume(path: &str) -> Result<(), OrderError> {
     if path.is_empty() || path == USUAL_VOLUME { Ok(()) } else { Err(OrderError::Volume) }
 }
 
-/// The image, where one was chosen. 1.9.0's own programs name one that they do not get either.
-fn chosen_image(name: &str) -> Result<Option<String>, OrderError> {
-    let usual = USUAL_IMAGES.contains(&name) || name.starts_with(USUAL_IMAGE_FAMILY);
-    if name.is_empty() || usual {
-        return Ok(None);
-    }
+/// The image, and whether it was chosen: 1.9.0's own programs name one that they do not get either.
+fn image(name: &str) -> Result<ImageWish, OrderError> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "._-/:@".contains(c);
     if name.len() > IMAGE_CHARS_MAX || !name.chars().all(plain) {
         return Err(OrderError::Image);
     }
-    Ok(Some(name.to_owned()))
+    let is_usual = USUAL_IMAGES.contains(&name) || name.starts_with(USUAL_IMAGE_FAMILY);
+    let name = name.to_owned();
+    Ok(if name.is_empty() || is_usual { ImageWish::Hinted(name) } else { ImageWish::Named(name) })
 }
 
 #[cfg(test)]
@@ -253,7 +260,8 @@ mod tests {
             "docker_requirement": {"base_image": "pytorch/pytorch:2.7.0-cuda12.6-cudnn9-runtime"},
         });
         let Ok(Order::Create(wish)) = order(proof) else { panic!("no order") };
-        assert_eq!((wish.purpose, wish.days, wish.image), (Purpose::Proof, 1, None));
+        assert_eq!((wish.purpose, wish.days), (Purpose::Proof, 1));
+        assert!(matches!(wish.image, ImageWish::Hinted(_)), "{wish:?}");
         assert_eq!((wish.ssh_key, wish.requirement.gpu.unwrap().count), (None, 1));
         let by_hotkey = create(&json!({
             "base_image": "pytorch/pytorch:2.5.1-cuda12.4-cudnn9-runtime", "ssh_key": SSH,
@@ -261,7 +269,8 @@ mod tests {
         }))
         .unwrap();
         assert_eq!((by_hotkey.purpose, by_hotkey.days), (Purpose::Rental, 30));
-        assert_eq!((by_hotkey.ssh_key.as_deref(), by_hotkey.image), (Some(SSH), None));
+        assert_eq!(by_hotkey.ssh_key.as_deref(), Some(SSH));
+        assert!(matches!(by_hotkey.image, ImageWish::Hinted(_)), "{by_hotkey:?}");
         let by_specification = json!({
             "timeline": 90, "checking": true,
             "device_requirement": {
@@ -355,11 +364,12 @@ mod tests {
     #[test]
     fn images_and_volumes_are_taken_or_refused() {
         for usual in ["", "ubuntu", "ubuntu:latest", "pytorch/pytorch:9"] {
-            assert_eq!(create(&json!({"base_image": usual})).unwrap().image, None);
+            let image = create(&json!({"base_image": usual})).unwrap().image;
+            assert_eq!(image, ImageWish::Hinted(usual.to_owned()));
         }
         let named = "example.org/a/b@sha256:00";
         let image = create(&json!({"base_image": named})).unwrap().image;
-        assert_eq!(image.as_deref(), Some(named));
+        assert_eq!(image, ImageWish::Named(named.to_owned()));
         for bad in ["a b", "a\nb", "$(id)", "ä", &"x".repeat(256)] {
             let refused = create(&json!({"base_image": bad})).unwrap_err();
             assert_eq!(refused, OrderError::Image, "{bad}");

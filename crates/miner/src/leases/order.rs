@@ -221,7 +221,9 @@ fn check_conditions(
 ) -> Result<(), Denied> {
     let options = &order.options;
     if order.purpose == Purpose::Rental {
-        let (shortest, longest) = (conditions.duration_millis_min, conditions.duration_millis_max);
+        // The v1.9.0 door stores its leases for a moment first, and holds them to the offer itself.
+        let shortest = if order.legacy.is_some() { 0 } else { conditions.duration_millis_min };
+        let longest = conditions.duration_millis_max;
         if !(shortest..=longest).contains(&duration_ms) {
             let problem = format!(
                 "is not between {} and {}, which the offer takes",

@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use nicompute_host::gateway::Route;
 use nicompute_market::LeaseId;
-use nicompute_miner::{AccessList, MIN_STAKE};
+use nicompute_miner::{AccessList, ApiLimits, MIN_STAKE, MinerConfig};
 use nicompute_wire::axon::{Allocate, Body as _, Received};
 use nicompute_wire::node::LeaseView;
 use rsa::pkcs8::DecodePrivateKey as _;
@@ -282,8 +282,8 @@ async fn a_lease_lasts_as_long_as_was_asked_within_limits() {
     let cases = [
         (json!({"timeline": 1}), DAY_MS, None),
         (json!({"timeline": 31}), 31 * DAY_MS, None),
-        (json!({"timeline": 60}), 31 * DAY_MS, Some("this node gives 31 days at most")),
-        (json!({"timeline": i64::MAX}), 31 * DAY_MS, Some("this node gives 31 days at most")),
+        (json!({"timeline": 60}), 31 * DAY_MS, Some("the lease ends after 31 days")),
+        (json!({"timeline": i64::MAX}), 31 * DAY_MS, Some("the lease ends after 31 days")),
         (json!({"timeline": 1, "device_requirement": {"testing": true}}), 600_000, None),
     ];
     for (fields, lasts_ms, message) in cases {
@@ -297,6 +297,58 @@ async fn a_lease_lasts_as_long_as_was_asked_within_limits() {
         assert_eq!(view.expires_at_unix_ms, START_MS + lasts_ms, "{fields}");
         assert!(is_so(&ask(&node, ME, &destroy(PEM)).await));
         until_clear(&node).await;
+    }
+}
+
+/// An offer's own terms hold for callers of this door too: a lease that is longer, or of another image, is one that its
+/// owner did not put up.
+#[tokio::test]
+async fn the_offers_terms_hold() {
+    let world = World::new();
+    world.machine.set_images(&["debian:12", "pytorch/pytorch:2.7.0"]);
+    let file = world.dir.path().join("offers.toml");
+    let small = "[[offer]]\nid = \"small\"\ncores = 1\nmemory = \"64MiB\"\ndisk = \"64MiB\"\n\
+                 price_micro_usd_per_hour = 1\nmin_duration = \"2d\"\nmax_duration = \"10d\"\n\
+                 images = [\"debian:12\"]\n";
+    let large = "[[offer]]\nid = \"large\"\ncores = 1\nmemory = \"128MiB\"\ndisk = \"64MiB\"\n\
+                 price_micro_usd_per_hour = 1\n";
+    std::fs::write(&file, format!("{small}{large}")).unwrap();
+    let config = MinerConfig {
+        axon: Some(AccessList::new(MIN_STAKE)),
+        offers: Some(file),
+        ..world.config()
+    };
+    let node = world.start_with(config, ApiLimits::standard()).await.unwrap();
+    let order = |days: u64, memory: u64, image: &str| {
+        let mut order = create(PEM);
+        order["timeline"] = json!(days);
+        order["device_requirement"] = json!({"ram": {"capacity": memory}});
+        order["docker_requirement"] = json!({"base_image": image});
+        order
+    };
+    for refused in [order(1, 1, ""), order(5, 1, "pytorch"), order(5, 1 << 40, "")] {
+        let answer = ask(&node, ME, &refused).await;
+        assert!(!is_so(&answer), "{refused}: {answer:?}");
+    }
+    let cases = [
+        (order(5, 1, "ubuntu"), "small", "debian:12", 5),
+        (order(60, 1, "pytorch/pytorch:2.7.0"), "small", "debian:12", 10),
+        (order(5, 100 << 20, "pytorch/pytorch:2.7.0"), "large", "pytorch/pytorch:2.7.0", 5),
+        (order(60, 100 << 20, "debian:12"), "large", "debian:12", 31),
+    ];
+    for (order, offer, image, days) in cases {
+        let answer = ask(&node, ME, &order).await;
+        assert!(is_so(&answer), "{order}: {answer:?}");
+        let view: LeaseView = node.get(ME, &format!("/v1/leases/{}", only(&node))).await.json();
+        let expected = (offer, image, START_MS + days * DAY_MS);
+        assert_eq!((view.offer.as_str(), &*view.image, view.expires_at_unix_ms), expected);
+        assert!(is_so(&ask(&node, ME, &destroy(PEM)).await));
+        let gone = async {
+            while !world.machine.containers().is_empty() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, gone).await.expect("the lease goes");
     }
 }
 

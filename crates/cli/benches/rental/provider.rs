@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nicompute_client::{HeldLease, Node, NodeClient, NodeDialer};
@@ -37,7 +36,6 @@ pub(crate) struct Provider {
     key: PathBuf,
     public: String,
     folder: tempfile::TempDir,
-    drawn: AtomicU64,
 }
 
 /// A running lease, given back when it is dropped.
@@ -90,7 +88,7 @@ impl Provider {
             .unwrap();
         let node = dialer.node(address, world.miner.hotkey());
         let known = runtime.block_on(node.node(BUDGET)).unwrap();
-        Self { daemon, node, known, runtime, key, public, folder, drawn: AtomicU64::new(1) }
+        Self { daemon, node, known, runtime, key, public, folder }
     }
 
     /// From the request to the first output of a command, in seconds. The lease is given back afterwards, and its end is
@@ -131,8 +129,7 @@ impl Provider {
 
     /// A lease of one offer.
     pub(crate) fn lease_of(&self, offer: &str) -> Leased<'_> {
-        let drawn = u128::from(self.drawn.fetch_add(1, Ordering::Relaxed));
-        let id = LeaseId::from_random_bytes(drawn.to_be_bytes());
+        let id = LeaseId::from_random_bytes(uuid::Uuid::new_v4().into_bytes());
         // From its JSON: what a request leaves out has the node's defaults.
         let request: LeaseRequest = serde_json::from_value(json!({
             "id": id, "offer": offer, "purpose": "rental", "ssh_keys": [self.public],

@@ -9,7 +9,7 @@ use nicompute_market::{LeaseId, LeaseState};
 use nicompute_wire::btauth::AnswerError;
 use nicompute_wire::codes::{Code, Problem};
 use nicompute_wire::hostkey;
-use nicompute_wire::node::{BODY_BYTES_MAX, LeaseRequest, OptionsView};
+use nicompute_wire::node::{BODY_BYTES_MAX, LeaseRequest, OFFERS_MAX, OptionsView};
 use serde_json::{Value, json};
 
 use crate::fake_node::{BUDGET, FakeNode, Reply, provider_key, validator_key};
@@ -149,7 +149,7 @@ async fn answers_are_bounded_in_size_and_time() {
 /// Signed nonsense is still nonsense: a provider may sign whatever it likes.
 #[tokio::test]
 async fn signed_nonsense_is_refused() {
-    let many: Vec<_> = (0..65).map(|n| offer(&format!("o-{n}"))).collect();
+    let many: Vec<_> = (0..=OFFERS_MAX).map(|n| offer(&format!("o-{n}"))).collect();
     let control = {
         let mut offer = offer("one");
         offer["machine"]["cpu_model"] = json!("a\u{1b}[31m");

@@ -13,8 +13,6 @@ use nicompute_market::LeaseId;
 
 /// The file of a lease's directory that names its first id.
 pub(super) const FILE: &str = "sandbox.ids";
-/// The file beside the leases' directories under whose lock ids are chosen.
-const LOCK: &str = "ids.lock";
 const FILE_NEW: &str = "sandbox.ids.new";
 /// Ids of one container.
 pub(super) const IDS: u32 = 65_536;
@@ -52,9 +50,9 @@ fn free(taken: &HashSet<u32>, drawn: u32) -> Option<u32> {
 
 fn lock_beside(dir: &Path) -> io::Result<Option<fs::File>> {
     let Some(leases) = dir.parent() else { return Ok(None) };
-    let mut options = fs::OpenOptions::new();
-    options.write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW);
-    let file = options.open(leases.join(LOCK))?;
+    // The folder itself is locked: a file for it would lie among the leases.
+    let folder = libc::O_DIRECTORY | libc::O_NOFOLLOW;
+    let file = fs::OpenOptions::new().read(true).custom_flags(folder).open(leases)?;
     file.lock()?;
     Ok(Some(file))
 }

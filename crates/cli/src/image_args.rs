@@ -52,6 +52,14 @@ impl ImageArgs {
         config.classes.clone_from(&self.classes);
     }
 
+    /// What the runtime fetches of what tenants ask for.
+    pub(crate) fn fetched_by(&self, runtime: &dyn Runtime) -> Vec<ImagePattern> {
+        match runtime.kind() {
+            RuntimeKind::Docker => self.allow.clone(),
+            RuntimeKind::SandboxRoot | RuntimeKind::SandboxUser | RuntimeKind::Fake => Vec::new(),
+        }
+    }
+
     /// Refuses a node on which nothing could ever be leased.
     pub(crate) fn check(&self, runtime: &dyn Runtime) -> anyhow::Result<()> {
         if runtime.kind() != RuntimeKind::Docker

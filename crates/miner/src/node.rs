@@ -1,7 +1,7 @@
 //! One node from its start to its end: what is opened in which order, and closed in the other.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use nicompute_host::gateway::{
 };
 use nicompute_host::inventory::{self, Inventory, InventoryError};
 use nicompute_host::telemetry::Answer;
-use nicompute_market::{EndReason, Hotkey, LeaseEvent, LeaseNetwork, Netuid, UnixMillis};
+use nicompute_market::{EndReason, Hotkey, Lease, LeaseEvent, LeaseNetwork, Netuid, UnixMillis};
 use nicompute_wire::node::FETCHES_MAX;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -26,7 +26,7 @@ use crate::fuse::Fuse;
 use crate::gpus::GpuWatch;
 use crate::leases::Leases;
 use crate::node_api::{self, Api, ApiError, ApiLimits, ApiParts};
-use crate::offers::{self, Facilities, LoadError, Offers, OffersError};
+use crate::offers::{self, Facilities, Offers, OffersError};
 use crate::reconciler::{Memory, Places, Pulls, Reconciler};
 use crate::routes::Routes;
 use crate::store::{Store, StoreError};
@@ -162,15 +162,6 @@ impl StartError {
     }
 }
 
-impl From<LoadError> for StartError {
-    fn from(error: LoadError) -> Self {
-        match error {
-            LoadError::Store(error) => Self::Store(error),
-            LoadError::File(error) => Self::Offers(error),
-        }
-    }
-}
-
 impl From<ApiError> for StartError {
     fn from(error: ApiError) -> Self {
         match error {
@@ -274,6 +265,7 @@ impl Miner {
                 masked_host_paths: config.masked_host_paths,
             },
             memory: Memory::default(),
+            sweeping: Arc::default(),
         };
         let miner = Self {
             addresses,
@@ -390,9 +382,9 @@ impl Miner {
         });
         let Some(file) = offers_file else { return };
         let (stop, clock) = (self.stop_api.clone(), Arc::clone(&self.clock));
-        let (offers, store) = (Arc::clone(&self.trade.offers), Arc::clone(&self.trade.store));
+        let offers = Arc::clone(&self.trade.offers);
         tasks.spawn("offers file", OnError::Log, async move {
-            Ok(offers::watch(&offers, &store, &clock, &file, stop).await?)
+            Ok(offers::watch(&offers, &clock, &file, stop).await?)
         });
     }
 }
@@ -420,17 +412,20 @@ impl Trade {
             None => LeaseNetwork::None,
         };
         let fetches = config.fetches.iter().take(FETCHES_MAX).map(ToString::to_string).collect();
-        let facilities = Facilities { network, ports_max: 0, fetches };
-        let offers = Offers::new(&inventory, price, facilities, runtime, Arc::clone(clock));
-        if let Some(file) = &config.offers {
-            offers.load(file, &store).await?;
-        }
-        let offers = Arc::new(offers);
+        let disk_bytes = disk_bytes(&config.state_dir)?;
+        let facilities = Facilities { network, ports_max: 0, fetches, disk_bytes };
+        let mut offers = Offers::new(&inventory, price, facilities, runtime, Arc::clone(clock));
         // Leases of a version that stored no shares go on with what they had.
         let old = store.share_with_old(&offers.whole()).await?;
         if old > 0 {
             tracing::info!(leases = old, "leases of an older version keep the whole machine");
         }
+        let open = store.open_leases().await?;
+        offers.begin_with(&open);
+        if let Some(file) = &config.offers {
+            first_load(&offers, file, &open)?;
+        }
+        let offers = Arc::new(offers);
         let leases = Arc::new(Leases::new(
             Arc::clone(&store),
             Arc::clone(&offers),
@@ -446,6 +441,31 @@ impl Trade {
         });
         Ok(Self { store, offers, permits, leases, watch })
     }
+}
+
+/// Reads the offers file at the start. A wrong one stops a node that serves nobody; where tenants are, nothing is offered
+/// until it is right, and they go on.
+fn first_load(offers: &Offers, file: &Path, open: &[Lease]) -> Result<(), OffersError> {
+    match offers.load(file) {
+        Ok(_) => Ok(()),
+        Err(error) if open.is_empty() => Err(error),
+        Err(error) => {
+            tracing::error!(
+                error = %ErrorChain(&error),
+                leases = open.len(),
+                "nothing is offered until the offers file is right; the leases that are open go on"
+            );
+            offers.clear();
+            Ok(())
+        }
+    }
+}
+
+/// Of the file system that holds the node's state.
+fn disk_bytes(state_dir: &Path) -> Result<u64, InventoryError> {
+    let disk = rustix::fs::statvfs(state_dir)
+        .map_err(|e| InventoryError::Read { path: state_dir.to_owned(), source: e.into() })?;
+    Ok(disk.f_blocks.saturating_mul(disk.f_frsize))
 }
 
 async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {

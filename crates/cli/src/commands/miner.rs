@@ -124,7 +124,7 @@ async fn start(
         hotkey,
         price_per_hour: MicroUsd(args.price_per_hour),
         offers: args.offers.clone(),
-        fetches: runtime_config.image_policy.allow.clone(),
+        fetches: args.images.fetched_by(&*runtime),
         runtime,
         network: network.map(|network| Arc::new(network) as Arc<dyn Network>),
         agent: programs.agent,

@@ -193,6 +193,21 @@ impl ImagePattern {
                 }
             }
     }
+
+    /// Whether it covers every image that another pattern covers.
+    #[must_use]
+    pub fn includes(&self, other: &Self) -> bool {
+        self.registry == other.registry
+            && match (&self.what, &other.what) {
+                (Below::Folder(all), Below::Folder(some) | Below::Repository(some, _)) => {
+                    some.starts_with(all.as_str())
+                }
+                (Below::Repository(..), Below::Folder(_)) => false,
+                (Below::Repository(all, any), Below::Repository(some, one)) => {
+                    all == some && (any.is_none() || any == one)
+                }
+            }
+    }
 }
 
 impl fmt::Display for ImagePattern {
@@ -417,6 +432,27 @@ mod tests {
             ("127.0.0.1:5000/*", "127.0.0.1:5001/x", false),
         ] {
             assert_eq!(covers(pattern, image), covered, "{pattern} {image}");
+        }
+    }
+
+    /// An offer that says more than its node fetches takes rentals that cannot begin.
+    #[test]
+    fn patterns_include_patterns() {
+        let includes = |all: &str, some: &str| {
+            let read = |text: &str| text.parse::<ImagePattern>().expect("pattern");
+            read(all).includes(&read(some))
+        };
+        for (all, some, is_so) in [
+            ("docker.io/*", "pytorch/*", true),
+            ("pytorch/*", "docker.io/*", false),
+            ("pytorch/*", "pytorch/pytorch:2", true),
+            ("pytorch/*", "ghcr.io/pytorch/pytorch", false),
+            ("pytorch/pytorch", "pytorch/pytorch:2", true),
+            ("pytorch/pytorch:2", "pytorch/pytorch", false),
+            ("pytorch/pytorch:2", "pytorch/pytorch:2", true),
+            ("pytorch/pytorch", "pytorch/*", false),
+        ] {
+            assert_eq!(includes(all, some), is_so, "{all} {some}");
         }
     }
 

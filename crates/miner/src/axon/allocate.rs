@@ -146,10 +146,11 @@ impl Door {
             Some(field) => return Err(No::Missing(field)),
             None => None,
         };
+        let free = self.leases.free().await?;
         for (offer, machine) in self.offers.machines() {
             match requirement.missing(&machine) {
                 Some(field) => no = no.or(Some(No::Missing(field))),
-                None if self.leases.is_free(&offer).await? => return Ok(offer),
+                None if free.contains(&offer) => return Ok(offer),
                 None => no = Some(No::Occupied),
             }
         }
@@ -184,6 +185,7 @@ impl Door {
             keys: LeaseKeys::of_user(wish.ssh_key.into_iter().collect()),
             image,
             duration_seconds: PROVISIONAL_SECONDS,
+            full_seconds: Some(full_seconds),
             // What the offer gives: callers of this door cannot choose.
             options: LeaseOptions {
                 class: sold.conditions.classes.first().copied().unwrap_or_default(),

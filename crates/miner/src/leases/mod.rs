@@ -16,6 +16,7 @@ mod denied;
 mod order;
 mod queue;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use nicompute_daemon::SharedClock;
@@ -96,7 +97,14 @@ impl Leases {
     /// # Errors
     /// See [`Denied`]; nothing has changed then.
     pub async fn create(&self, order: Order) -> Result<Created, Denied> {
-        let (lease, words) = order.check(&self.offers, self.now()).await?;
+        let (keys, words) = order.read()?;
+        // First: an order whose answer was lost comes again, and what is offered may have changed meanwhile.
+        match self.store.known(order.id, words).await? {
+            Some(Asked::Same(lease)) => return Ok(Created::Same(lease)),
+            Some(Asked::OtherWords) => return Err(Denied::OtherWords),
+            Some(Asked::New(_) | Asked::Occupied) | None => {}
+        }
+        let lease = order.check(keys, &self.offers, self.now()).await?;
         match self.store.ask(&lease, words, WAITING_MAX).await? {
             Asked::New(lease) => self.first_grant(lease).await.map(Created::New),
             Asked::Same(lease) => Ok(Created::Same(lease)),
@@ -139,8 +147,13 @@ impl Leases {
     /// # Errors
     /// See [`Denied`]; nothing has changed then.
     pub async fn is_free(&self, offer: &OfferId) -> Result<bool, Denied> {
-        let is_known = self.offers.sold(offer).is_some();
-        Ok(is_known && self.store.holder_of(offer).await?.is_none())
+        Ok(self.free().await?.contains(offer))
+    }
+
+    /// The offers of which that is so: whatever is listed as available.
+    pub(crate) async fn free(&self) -> Result<BTreeSet<OfferId>, Denied> {
+        let offers = self.offers.current(&self.store).await?;
+        Ok(offers.into_iter().filter(|offer| offer.available).map(|offer| offer.id).collect())
     }
 
     /// Waits until a lease is on its way up no more: it can be entered, or it is over. The caller bounds the wait.

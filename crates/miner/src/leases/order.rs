@@ -36,6 +36,8 @@ pub struct Order {
     pub image: Option<String>,
     /// How long.
     pub duration_seconds: u64,
+    /// How long in all, where it is to be extended as soon as it runs. The offer's conditions are held against this.
+    pub full_seconds: Option<u64>,
     /// What is asked for beyond the offer's share.
     pub options: LeaseOptions,
     /// For an order that came through the v1.9.0 door: it may have no key, for it has a password.
@@ -43,19 +45,9 @@ pub struct Order {
 }
 
 impl Order {
-    /// The lease that is asked for, and the words in which it is asked.
-    pub(super) async fn check(
-        self,
-        offers: &Offers,
-        now: UnixMillis,
-    ) -> Result<(Lease, Words), Denied> {
-        let sold =
-            offers.sold(&self.offer).ok_or_else(|| Denied::NoSuchOffer(self.offer.clone()))?;
-        if let Some(uuid) = offers.absent().first_of(sold.share.gpus.iter()) {
-            return Err(Denied::GpuMissing(uuid));
-        }
-        let duration_ms = duration_ms(self.duration_seconds, self.purpose)?;
-        check_conditions(&self, &sold.conditions, duration_ms, now)?;
+    /// The keys as they are understood, and the words in which the lease is asked for. Neither depends on what the node
+    /// offers by now, so that the same order again is known whatever has changed since.
+    pub(super) fn read(&self) -> Result<(LeaseKeys, Words), Denied> {
         let keys = LeaseKeys {
             user: keys(KeySlot::User, &self.keys.user)?,
             terminal: keys(KeySlot::Terminal, self.keys.terminal.as_slice())?.pop(),
@@ -63,8 +55,29 @@ impl Order {
         if keys.all().is_empty() && self.legacy.is_none() {
             return Err(Denied::BadKey("field ssh_keys is empty: nobody could enter".to_owned()));
         }
-        check_options(&self, &sold.share)?;
         let words = self.words(&keys);
+        Ok((keys, words))
+    }
+
+    /// The lease that is asked for.
+    pub(super) async fn check(
+        self,
+        keys: LeaseKeys,
+        offers: &Offers,
+        now: UnixMillis,
+    ) -> Result<Lease, Denied> {
+        let sold =
+            offers.sold(&self.offer).ok_or_else(|| Denied::NoSuchOffer(self.offer.clone()))?;
+        if let Some(uuid) = offers.absent().first_of(sold.share.gpus.iter()) {
+            return Err(Denied::GpuMissing(uuid));
+        }
+        let duration_ms = duration_ms(self.duration_seconds, self.purpose)?;
+        let full_ms = match self.full_seconds {
+            Some(seconds) => self::duration_ms(seconds, self.purpose)?.max(duration_ms),
+            None => duration_ms,
+        };
+        check_conditions(&self, &sold.conditions, full_ms, now)?;
+        check_options(&self, &sold.share)?;
         let image = image(offers, &sold, self.purpose, self.image).await?;
         let terms = Terms {
             id: self.id,
@@ -78,7 +91,7 @@ impl Order {
             options: self.options,
             legacy: self.legacy,
         };
-        Ok((Lease::requested(terms, now, duration_ms), words))
+        Ok(Lease::requested(terms, now, duration_ms))
     }
 
     /// One text for everything that was said, with the keys as they are understood. What was not said leaves no trace, so
@@ -123,6 +136,7 @@ pub(super) fn new_end(
         && until > lease.expires_at
     {
         check_end(&sold.conditions, until, now)?;
+        check_longest(&sold.conditions, lease, until)?;
     }
     Ok(until)
 }
@@ -247,6 +261,17 @@ fn check_conditions(
     }
     if options.network > conditions.network {
         return Err(Denied::field("options.network", "is not given with this offer"));
+    }
+    Ok(())
+}
+
+/// Where the offer's owner bounds rentals, extending one does not take it over the bound.
+fn check_longest(conditions: &Conditions, lease: &Lease, until: UnixMillis) -> Result<(), Denied> {
+    let longest = conditions.duration_millis_max;
+    let is_bounded = lease.terms.purpose == Purpose::Rental && longest < LEASE_MILLIS_MAX;
+    if is_bounded && until.millis_since(lease.requested_at) > longest {
+        let problem = format!("is too long: the offer takes {} in all", longest / MILLIS);
+        return Err(Denied::field("duration_seconds", problem));
     }
     Ok(())
 }

@@ -26,6 +26,7 @@ pub(super) fn order(holder: Hotkey, request: LeaseRequest) -> Result<Order, Refu
         keys: LeaseKeys { user: request.ssh_keys, terminal: request.terminal_key },
         image: request.image,
         duration_seconds: request.duration_seconds,
+        full_seconds: None,
         options,
         legacy: None,
     })

@@ -31,8 +31,8 @@ pub(super) struct Ground {
     pub(super) ports_max: u16,
     /// What an offer that names nothing else is fetched for.
     pub(super) fetches: Vec<String>,
-    /// Disk that leases hold already; it is missing from what is free.
-    pub(super) held_disk_bytes: u64,
+    /// Disk of all offers together: what is free, and what leases have written since it was.
+    pub(super) disk_bytes: u64,
 }
 
 /// One offer as its owner defined it.
@@ -436,12 +436,27 @@ impl Check<'_> {
             self.say(&given.span(), "fetch", "has more than 64 entries", "use patterns");
         }
         for pattern in given.get_ref() {
-            if let Err(error) = pattern.parse::<ImagePattern>() {
-                let problem = format!("has {pattern:?}: {error}");
-                self.say(&given.span(), "fetch", &problem, "such as \"pytorch/*\" or a digest");
+            match pattern.parse::<ImagePattern>() {
+                Err(error) => {
+                    let problem = format!("has {pattern:?}: {error}");
+                    let remedy = "such as \"pytorch/*\" or a digest";
+                    self.say(&given.span(), "fetch", &problem, remedy);
+                }
+                Ok(wanted) if !self.is_fetched(&wanted) => {
+                    let problem = format!("has {pattern:?}, which this node does not fetch");
+                    let remedy = "start the node with --image.allow for it, or leave it out";
+                    self.say(&given.span(), "fetch", &problem, remedy);
+                }
+                Ok(_) => {}
             }
         }
         given.get_ref().clone()
+    }
+
+    /// Whether the node fetches whatever a pattern names.
+    fn is_fetched(&self, wanted: &ImagePattern) -> bool {
+        let allowed = self.ground.fetches.iter().flat_map(|text| text.parse::<ImagePattern>());
+        allowed.into_iter().any(|allowed| allowed.includes(wanted))
     }
 
     fn ports(&mut self, given: Option<&Spanned<u16>>) -> u16 {
@@ -494,7 +509,7 @@ impl Check<'_> {
     fn together(&mut self, all: &[(Range<usize>, Defined)]) {
         const REMEDY: &str = "give each offer what no other one has";
         let whole = &self.ground.machine;
-        let disk_all = whole.disk_bytes.saturating_add(self.ground.held_disk_bytes);
+        let disk_all = self.ground.disk_bytes;
         let cores_all = u64::from(whole.cores).saturating_mul(u64::from(THOUSANDTHS));
         let memory_all = whole.memory_bytes;
         let (mut cores, mut memory, mut disk) = (0_u64, 0_u64, 0_u64);

@@ -51,6 +51,8 @@ pub(crate) struct Facilities {
     pub(crate) ports_max: u16,
     /// Patterns of images that are fetched.
     pub(crate) fetches: Vec<String>,
+    /// Of the whole file system, free or not.
+    pub(crate) disk_bytes: u64,
 }
 
 /// The node's offers.
@@ -58,6 +60,7 @@ pub(crate) struct Facilities {
 pub(crate) struct Offers {
     list: RwLock<Arc<Vec<Defined>>>,
     ground: Ground,
+    disk_bytes_max: u64,
     kind: RuntimeKind,
     runtime: Arc<dyn Runtime>,
     /// Written by the watch over the GPUs.
@@ -97,6 +100,7 @@ struct Held {
     gpus: BTreeSet<String>,
     cores_milli: u64,
     memory_bytes: u64,
+    disk_bytes: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -114,16 +118,18 @@ impl Offers {
         runtime: Arc<dyn Runtime>,
         clock: SharedClock,
     ) -> Self {
+        let machine = offered(inventory, &*runtime);
         let ground = Ground {
-            machine: offered(inventory, &*runtime),
+            disk_bytes: machine.disk_bytes,
+            machine,
             classes: runtime.classes(),
             limits: runtime.limits(),
             network: facilities.network,
             ports_max: facilities.ports_max,
             fetches: facilities.fetches,
-            held_disk_bytes: 0,
         };
         Self {
+            disk_bytes_max: facilities.disk_bytes / 4 * DISK_OFFERED_QUARTERS,
             list: RwLock::new(Arc::new(vec![whole(&ground, price_per_hour)])),
             kind: market_kind(&*runtime),
             ground,
@@ -135,15 +141,26 @@ impl Offers {
         }
     }
 
+    /// Counts with the leases that were open when the free disk was read: what they wrote is missing from it. More than the
+    /// disk can hold it never gets.
+    pub(crate) fn begin_with(&mut self, open: &[Lease]) {
+        let free = self.ground.machine.disk_bytes;
+        let disks = open.iter().map(|lease| lease.terms.share.disk_bytes);
+        let all = disks.fold(free, u64::saturating_add);
+        self.ground.disk_bytes = all.min(self.disk_bytes_max).max(free);
+    }
+
     /// Offers what a file says from now on. Where it is wrong, what was offered before stays offered.
-    pub(crate) async fn load(&self, path: &Path, store: &Store) -> Result<usize, LoadError> {
-        let open = store.open_leases().await?;
-        let held_disk_bytes = open.iter().map(|lease| lease.terms.share.disk_bytes).sum();
-        let ground = Ground { held_disk_bytes, ..self.ground.clone() };
-        let defined = file::read(path, &ground)?;
+    pub(crate) fn load(&self, path: &Path) -> Result<usize, OffersError> {
+        let defined = file::read(path, &self.ground)?;
         let count = defined.len();
-        *self.list.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(defined);
+        self.replace(defined);
         Ok(count)
+    }
+
+    /// Offers nothing until a file is loaded.
+    pub(crate) fn clear(&self) {
+        self.replace(Vec::new());
     }
 
     /// What a lease of this offer is given, if there is such an offer.
@@ -176,7 +193,8 @@ impl Offers {
     pub(crate) fn capacity(&self) -> Capacity {
         let whole = self.whole();
         let cores_milli = u64::from(whole.cores_milli);
-        Capacity { cores_milli, memory_bytes: whole.memory_bytes }
+        let disk_bytes = self.ground.disk_bytes;
+        Capacity { cores_milli, memory_bytes: whole.memory_bytes, disk_bytes }
     }
 
     /// The GPUs that cannot be given to anybody now.
@@ -251,6 +269,10 @@ impl Offers {
             .collect())
     }
 
+    fn replace(&self, defined: Vec<Defined>) {
+        *self.list.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(defined);
+    }
+
     fn list(&self) -> Arc<Vec<Defined>> {
         Arc::clone(&self.list.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -293,15 +315,6 @@ impl Offers {
     }
 }
 
-/// Why the offers were not replaced.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum LoadError {
-    #[error("the store failed")]
-    Store(#[from] StoreError),
-    #[error(transparent)]
-    File(#[from] OffersError),
-}
-
 // === impl Held ===
 
 impl Held {
@@ -313,6 +326,7 @@ impl Held {
             held.gpus.extend(share.gpus.iter().cloned());
             held.cores_milli = held.cores_milli.saturating_add(u64::from(share.cores_milli));
             held.memory_bytes = held.memory_bytes.saturating_add(share.memory_bytes);
+            held.disk_bytes = held.disk_bytes.saturating_add(share.disk_bytes);
         }
         held
     }
@@ -322,10 +336,12 @@ impl Held {
         let share = &offer.share;
         let cores = self.cores_milli.saturating_add(u64::from(share.cores_milli));
         let memory = self.memory_bytes.saturating_add(share.memory_bytes);
+        let disk = self.disk_bytes.saturating_add(share.disk_bytes);
         !self.offers.contains(&offer.id)
             && !share.gpus.iter().any(|gpu| self.gpus.contains(gpu))
             && cores <= capacity.cores_milli
             && memory <= capacity.memory_bytes
+            && disk <= capacity.disk_bytes
     }
 }
 
@@ -455,8 +471,12 @@ mod tests {
                 classes: Vec::new(),
             };
             let runtime = Arc::new(FakeRuntime::new(config, machine.clone()));
-            let facilities =
-                Facilities { network: LeaseNetwork::None, ports_max: 0, fetches: Vec::new() };
+            let facilities = Facilities {
+                network: LeaseNetwork::None,
+                ports_max: 0,
+                fetches: Vec::new(),
+                disk_bytes: 1 << 30,
+            };
             let clock = ManualClock::at_unix_ms(1);
             let offers = Offers::new(&inventory, MicroUsd(1), facilities, runtime, clock);
             offers.machine().clone()

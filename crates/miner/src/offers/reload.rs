@@ -7,8 +7,7 @@ use std::time::Duration;
 use nicompute_daemon::{CancellationToken, ErrorChain, SharedClock};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::Offers;
-use crate::store::Store;
+use super::{Offers, OffersError};
 
 /// How often the file is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -19,7 +18,6 @@ type Stamp = Option<(u64, u64, i64, i64)>;
 /// Loads the file again whenever it changes, and at SIGHUP. A wrong file changes nothing and is said in the log.
 pub(crate) async fn watch(
     offers: &Offers,
-    store: &Store,
     clock: &SharedClock,
     path: &Path,
     stop: CancellationToken,
@@ -36,8 +34,12 @@ pub(crate) async fn watch(
         if now == seen && !is_asked {
             continue;
         }
-        seen = now;
-        match offers.load(path, store).await {
+        let loaded = offers.load(path);
+        // What could not be read may be readable at the next look; what is wrong stays wrong until it is changed.
+        if now.is_none() || !matches!(loaded, Err(OffersError::Read { .. })) {
+            seen = now;
+        }
+        match loaded {
             Ok(count) => tracing::info!(count, "the offers file is used from now on"),
             Err(error) => tracing::error!(
                 error = %ErrorChain(&error), "the offers stay as they are: the new file is not used"

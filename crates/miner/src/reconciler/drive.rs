@@ -13,6 +13,7 @@ use nicompute_market::{EndReason, FailReason, Lease, LeaseEvent, LeaseId, LeaseS
 
 use super::greeting::greeting;
 use super::pulls::Fetch;
+use super::wire::is_wired;
 use super::{DriveError, Places, Reconciler};
 use crate::fuse::KillPoint;
 use crate::leases::{Grant, host_options};
@@ -45,8 +46,8 @@ pub(crate) struct Memory(Mutex<BTreeMap<LeaseId, Done>>);
 #[derive(Debug, Default)]
 struct Done {
     route: Option<Route>,
-    /// How long after the request its image had come.
-    fetched_after_ms: Option<u64>,
+    /// Since when its preparation is tried: by this process, and with its image there.
+    prepared_since: Option<UnixMillis>,
     restarts: u32,
     restarted_at: Duration,
     /// The first process whose network is wired.
@@ -92,14 +93,15 @@ impl Memory {
         self.lock().get(&lease).is_some_and(|done| done.wired == Some(init_pid))
     }
 
-    fn fetched(&self, lease: LeaseId, after_ms: u64) {
-        self.lock().entry(lease).or_default().fetched_after_ms = Some(after_ms);
+    /// Since when a lease's preparation is tried: not from its request, since it may have waited for its turn, and an
+    /// engine that comes up after the machine needs its time as well.
+    fn prepared_since(&self, lease: LeaseId, now: UnixMillis) -> UnixMillis {
+        *self.lock().entry(lease).or_default().prepared_since.get_or_insert(now)
     }
 
-    /// How long after its request a lease may still be prepared: from when its image was there.
-    fn prepare_limit(&self, lease: LeaseId) -> u64 {
-        let fetched = self.lock().get(&lease).and_then(|done| done.fetched_after_ms);
-        fetched.unwrap_or_default().saturating_add(PREPARE_MILLIS_MAX)
+    /// Its image is on its way, or there, so that the time begins now.
+    fn prepares_anew(&self, lease: LeaseId, now: UnixMillis) {
+        self.lock().entry(lease).or_default().prepared_since = Some(now);
     }
 
     fn forget(&self, lease: LeaseId) {
@@ -143,11 +145,14 @@ impl Reconciler {
                     self.warn(&lease, left);
                     Some(LeaseEvent::ExpiryWarned(left).into())
                 }
-                Act::Restart => Some(self.restart(&lease).await?),
+                Act::Restart => match self.restart(&lease).await? {
+                    Some(change) => Some(change),
+                    None => continue,
+                },
                 Act::KeepRunning => self.keep_running(&lease).await?,
                 Act::KeepPaused => self.keep_paused(&lease).await?,
                 Act::TakeDown => {
-                    self.take_down(id).await?;
+                    self.take_down(&lease).await?;
                     self.store.fuse().reached(KillPoint::Removed).await;
                     Some(LeaseEvent::Swept.into())
                 }
@@ -159,11 +164,19 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Removes everything that belongs to a lease: way in, container, data.
-    pub(super) async fn take_down(&self, id: LeaseId) -> Result<(), DriveError> {
+    /// Removes everything that belongs to a lease: way in, container, data, way out. A network that fails keeps no
+    /// container alive.
+    async fn take_down(&self, lease: &Lease) -> Result<(), DriveError> {
+        let id = lease.terms.id;
+        let removed = self.remove(id).await;
+        let unwired = if is_wired(lease) { self.unwire(id).await } else { Ok(()) };
+        removed.and(unwired)
+    }
+
+    /// All of it but the way out.
+    pub(super) async fn remove(&self, id: LeaseId) -> Result<(), DriveError> {
         self.routes.close(id);
         self.memory.forget(id);
-        self.unwire(id).await?;
         self.runtime.remove(id).await?;
         let path = self.places.lease_dir(id);
         match tokio::fs::remove_dir_all(&path).await {
@@ -192,25 +205,27 @@ impl Reconciler {
 
     /// Makes container and route, or cleans up after what cannot be made. Nothing is to be stored while an image comes.
     async fn bring_up(&self, lease: &Lease) -> Result<Option<Change>, DriveError> {
+        let since = self.memory.prepared_since(lease.terms.id, self.unix_now());
         let error = match self.image_is_there(lease).await {
             Ok(None) => match self.try_bring_up(lease).await {
                 Ok(()) => return Ok(Some(LeaseEvent::Prepared.into())),
                 Err(error) => error,
             },
-            Ok(Some(told)) if lease.detail.as_ref() == Some(&told) => return Ok(None),
             Ok(Some(told)) => {
-                return Ok(Some(Change::from(LeaseEvent::Progressed).because(told)));
+                self.memory.prepares_anew(lease.terms.id, self.unix_now());
+                let is_news = lease.detail.as_ref() != Some(&told);
+                let progressed = || Change::from(LeaseEvent::Progressed).because(told);
+                return Ok(is_news.then(progressed));
             }
             Err(error) => error,
         };
-        let waited_ms = self.unix_now().millis_since(lease.requested_at);
-        if !error.is_for_good() && waited_ms < self.memory.prepare_limit(lease.terms.id) {
+        if !error.is_for_good() && self.unix_now().millis_since(since) < PREPARE_MILLIS_MAX {
             return Err(error);
         }
         let id = lease.terms.id;
         tracing::warn!(lease = %id, error = %ErrorChain(&error), "a lease cannot be prepared");
         // The offer is free again only when nothing of the failed lease is left.
-        self.take_down(id).await?;
+        self.take_down(lease).await?;
         let failed = Change::from(LeaseEvent::PrepareFailed(error.fail_reason()));
         Ok(Some(match error.shown() {
             Some(why) => failed.because(why),
@@ -238,8 +253,6 @@ impl Reconciler {
             Fetch::UnderWay(told) => Ok(Some(told)),
             Fetch::Over(Ok(())) => {
                 self.offers.forget_images().await;
-                let waited_ms = self.unix_now().millis_since(lease.requested_at);
-                self.memory.fetched(id, waited_ms);
                 Ok(None)
             }
             Fetch::Over(Err(error)) => Err(DriveError::Image(error)),
@@ -247,11 +260,12 @@ impl Reconciler {
     }
 
     /// Ends the container's processes and starts it anew. One that is gone with its disk has lost its lease; a runtime that
-    /// cannot restart leaves it as it is.
-    async fn restart(&self, lease: &Lease) -> Result<Change, DriveError> {
+    /// cannot restart leaves it as it is. One that was restarted is stored as such before anything else is tried: what
+    /// fails after it must not end the processes a second time.
+    async fn restart(&self, lease: &Lease) -> Result<Option<Change>, DriveError> {
         let id = lease.terms.id;
         let restarted = match self.runtime.inspect(id).await? {
-            Presence::Absent => return Ok(LeaseEvent::EndAsked(EndReason::Lost).into()),
+            Presence::Absent => return Ok(Some(LeaseEvent::EndAsked(EndReason::Lost).into())),
             Presence::Exited => self.runtime.ensure(&self.spec(lease)).await,
             Presence::Running { .. } | Presence::Paused { .. } => {
                 self.runtime.restart(&self.spec(lease)).await
@@ -261,15 +275,19 @@ impl Reconciler {
             Ok(running) => running,
             Err(error) if error.kind() == Kind::Caller => {
                 tracing::warn!(lease = %id, error = %ErrorChain(&error), "a lease cannot be restarted");
-                return Ok(Change::from(LeaseEvent::RestartRefused).because(error.to_string()));
+                let refused = Change::from(LeaseEvent::RestartRefused).because(error.to_string());
+                return Ok(Some(refused));
             }
             Err(error) => return Err(error.into()),
         };
         self.store.fuse().reached(KillPoint::ContainerUp).await;
-        self.wire(lease, running.init_pid).await?;
-        self.open_route(lease, Some(running.init_pid))?;
-        self.agent_reports(lease).await?;
-        Ok(LeaseEvent::Restarted.into())
+        self.settle(lease, LeaseEvent::Restarted.into()).await?;
+        let Some(lease) = self.store.get(id).await? else { return Ok(None) };
+        if matches!(lease.state, LeaseState::Running | LeaseState::Paused) {
+            self.keep_ways(&lease, running.init_pid).await?;
+            self.agent_reports(&lease).await?;
+        }
+        Ok(None)
     }
 
     /// Tells whoever is in the lease how long it has.

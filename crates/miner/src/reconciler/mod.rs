@@ -16,12 +16,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::{StreamExt as _, stream};
 use nicompute_daemon::{Backoff, CancellationToken, ErrorChain, OnError, SharedClock, Tasks};
 use nicompute_host::net::{NetError, Network};
 use nicompute_host::runtime::{Runtime, RuntimeError};
 use nicompute_market::{Lease, LeaseId, LeaseState, UnixMillis};
 
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
 
 use crate::leases::{Leases, wait_millis_max};
 use crate::offers::Offers;
@@ -35,6 +36,8 @@ pub(crate) use pulls::Pulls;
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// Leases whose effects run at the same time.
 const DRIVES_MAX: usize = 8;
+/// Orphans that are removed at the same time.
+const REMOVALS_MAX: usize = 4;
 /// How long a stopping node waits for effects that are under way. The next start repeats what was cut off.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 /// Between tries of effects that fail.
@@ -57,6 +60,8 @@ pub(crate) struct Reconciler {
     pub(crate) clock: SharedClock,
     pub(crate) places: Places,
     pub(crate) memory: Memory,
+    /// Held by the sweep that is under way.
+    pub(crate) sweeping: Arc<Mutex<()>>,
 }
 
 /// Where things lie on this machine.
@@ -145,7 +150,7 @@ impl Reconciler {
             if now >= next_sweep {
                 next_sweep = now.saturating_add(LOOK_EVERY);
                 look = true;
-                self.sweep_and_forget().await;
+                self.start_sweep(&tasks, stop.clone());
             }
             if look {
                 look = !self.look(&mut agenda, now).await;
@@ -179,35 +184,55 @@ impl Reconciler {
         }
     }
 
-    /// Removes what lies on the machine and belongs to no open lease. Gives the number of things removed.
+    /// Removes what lies on the machine and belongs to no open lease, and puts the network right. Gives the number of things
+    /// removed. Whatever of this fails, the rest is done.
     pub(crate) async fn sweep(&self) -> Result<usize, DriveError> {
         // Whatever the runtime says: rules that somebody removed must not wait for an engine that is down.
         let mended = self.mend_network().await;
-        let removed = self.sweep_leases().await?;
+        let removed = self.sweep_orphans().await?;
         mended?;
         Ok(removed)
     }
 
-    async fn sweep_leases(&self) -> Result<usize, DriveError> {
+    async fn sweep_orphans(&self) -> Result<usize, DriveError> {
         // In this order: what is found now belongs to a lease that was stored before it.
-        let mut found: BTreeSet<LeaseId> = self.runtime.list().await?.into_iter().collect();
-        found.extend(drive::lease_dirs(&self.places).await?);
-        found.extend(self.wired().await?);
+        let listed = self.runtime.list().await.map_err(DriveError::from);
+        let dirs = drive::lease_dirs(&self.places).await;
+        let wired = self.wired().await.map_err(DriveError::from);
         let open = self.store.open_leases().await?;
-        let mut removed = 0;
-        for id in found {
-            if open.iter().any(|lease| lease.terms.id == id) {
-                continue;
-            }
-            tracing::info!(lease = %id, "removing what belongs to no open lease");
-            match self.take_down(id).await {
-                Ok(()) => removed += 1,
-                Err(error) => tracing::error!(
-                    lease = %id, error = %ErrorChain(&error), "cannot remove what belongs to no lease"
-                ),
-            }
+        let found = [listed.as_ref(), dirs.as_ref(), wired.as_ref()].into_iter().flatten();
+        let mut orphans: BTreeSet<LeaseId> = found.flatten().copied().collect();
+        for lease in &open {
+            orphans.remove(&lease.terms.id);
+        }
+        let wires = wired.as_deref().unwrap_or_default();
+        let removals = orphans.into_iter().map(|id| {
+            let wire = wires.iter().find(|wire| **wire == id).copied();
+            self.remove_orphan(id, wire)
+        });
+        let outcomes = stream::iter(removals).buffer_unordered(REMOVALS_MAX);
+        let removed = outcomes.filter(|is_gone| std::future::ready(*is_gone)).count().await;
+        for found in [listed, dirs, wired] {
+            found?;
         }
         Ok(removed)
+    }
+
+    /// Gives whether nothing is left of it.
+    async fn remove_orphan(&self, id: LeaseId, wire: Option<LeaseId>) -> bool {
+        tracing::info!(lease = %id, "removing what belongs to no open lease");
+        let removed = self.remove(id).await;
+        let unwired = match wire {
+            Some(id) => self.unwire(id).await,
+            None => Ok(()),
+        };
+        removed
+            .and(unwired)
+            .inspect_err(|error| {
+                let error = ErrorChain(error);
+                tracing::error!(lease = %id, %error, "cannot remove what belongs to no lease");
+            })
+            .is_ok()
     }
 
     pub(crate) fn unix_now(&self) -> UnixMillis {
@@ -224,6 +249,21 @@ impl Reconciler {
         tasks.spawn("lease", OnError::Log, async move {
             let mut report = Report { id, outcome: Err(DriveError::CutOff), to };
             report.outcome = this.drive(id).await;
+            Ok(())
+        });
+    }
+
+    /// Sweeps in a task of its own, unless one is at it: what cannot be removed, or slowly, keeps no lease waiting.
+    fn start_sweep(self: &Arc<Self>, tasks: &Tasks, stop: CancellationToken) {
+        let Ok(turn) = Arc::clone(&self.sweeping).try_lock_owned() else { return };
+        let this = Arc::clone(self);
+        tasks.spawn("sweep", OnError::Log, async move {
+            let _turn = turn;
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {}
+                () = this.sweep_and_forget() => {}
+            }
             Ok(())
         });
     }

@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::sync::atomic::AtomicU32;
 
+use faults::FlakyNetwork;
 use nicompute_daemon::{Kind, ManualClock};
 use nicompute_host::gateway::Route;
 use nicompute_host::inventory::Inventory;
-use nicompute_host::net::FakeNetwork;
 use nicompute_host::runtime::{
     FakeMachine, FakeRuntime, ImagePolicy, Presence, RuntimeConfig, SandboxProgram,
 };
@@ -15,6 +15,8 @@ use nicompute_market::{
     Purpose, Rao, Share, Terms, Wanted,
 };
 use proptest::prelude::*;
+
+mod faults;
 
 use super::drive::{RESTART_PAUSE, RESTARTS_MAX};
 use super::*;
@@ -26,8 +28,12 @@ use crate::store::{Asked, Words};
 
 const START: u64 = 1_700_000_000_000;
 const NODE: &str = "node";
-const FACILITIES: Facilities =
-    Facilities { network: LeaseNetwork::Egress, ports_max: 0, fetches: Vec::new() };
+const FACILITIES: Facilities = Facilities {
+    network: LeaseNetwork::Egress,
+    ports_max: 0,
+    fetches: Vec::new(),
+    disk_bytes: 1 << 30,
+};
 
 /// Routes that only remember. The machine's, not the process's: a test says when the process forgets them.
 #[derive(Debug, Default)]
@@ -87,7 +93,7 @@ struct World {
     tasks: Tasks,
     dir: tempfile::TempDir,
     machine: FakeMachine,
-    network: FakeNetwork,
+    network: FlakyNetwork,
     clock: Arc<ManualClock>,
 }
 
@@ -102,7 +108,7 @@ impl World {
     fn new() -> Self {
         let clock = ManualClock::at_unix_ms(START);
         let (dir, network, tasks) =
-            (tempfile::tempdir().unwrap(), FakeNetwork::default(), Tasks::new());
+            (tempfile::tempdir().unwrap(), FlakyNetwork::default(), Tasks::new());
         Self { tasks, dir, machine: FakeMachine::new(), network, clock }
     }
 
@@ -160,6 +166,7 @@ impl World {
             clock,
             places,
             memory: Memory::default(),
+            sweeping: Arc::default(),
         };
         Process { reconciler, routes, halted }
     }
@@ -299,8 +306,13 @@ async fn trouble_elsewhere_is_tried_again_for_a_while() {
     process.apply(1, LeaseEvent::EndAsked(EndReason::Released)).await;
     process.look().await;
     process.ask(2, 600_000).await;
+    // It waited, so its time begins with the first try.
     world.clock.advance(Duration::from_millis(drive::PREPARE_MILLIS_MAX));
     // Once for the list of images, once for the container.
+    world.machine.fail_next(2);
+    drop(process.reconciler.drive(terms(2).id).await);
+    assert_eq!(process.state(2).await, LeaseState::Preparing);
+    world.clock.advance(Duration::from_millis(drive::PREPARE_MILLIS_MAX));
     world.machine.fail_next(2);
     drop(process.reconciler.drive(terms(2).id).await);
     assert_eq!(process.state(2).await, LeaseState::Failed(FailReason::Runtime));

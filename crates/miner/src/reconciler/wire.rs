@@ -1,4 +1,4 @@
-//! A lease's way to the internet, where it was sold one: laid when its container runs, and gone before the container is.
+//! A lease's way to the internet, where it was sold one: laid when its container runs, and removed after it.
 
 use nicompute_host::net::NetError;
 use nicompute_host::runtime::Network as Wanted;
@@ -71,6 +71,7 @@ impl Reconciler {
     }
 }
 
-fn is_wired(lease: &Lease) -> bool {
+/// Whether it was sold one.
+pub(super) fn is_wired(lease: &Lease) -> bool {
     host_options(&lease.terms.options).network == Wanted::Egress
 }

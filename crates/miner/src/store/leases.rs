@@ -55,6 +55,7 @@ pub(crate) struct Change {
 pub(crate) struct Capacity {
     pub(crate) cores_milli: u64,
     pub(crate) memory_bytes: u64,
+    pub(crate) disk_bytes: u64,
 }
 
 /// The lease that holds an offer.
@@ -139,14 +140,8 @@ impl Store {
         waiting_max: u32,
     ) -> Result<Asked, StoreError> {
         let mut tx = self.begin().await?;
-        let sql = format!("SELECT {LEASE_COLUMNS}, words FROM lease WHERE id = ?");
-        let known = sqlx::query(&sql).bind(lease.terms.id.to_string()).fetch_optional(&mut *tx);
-        if let Some(row) = known.await.map_err(query("look for the lease"))? {
-            let stored: Vec<u8> = row.try_get("words").map_err(query("read the lease's words"))?;
-            if stored != words.0 {
-                return Ok(Asked::OtherWords);
-            }
-            return Ok(Asked::Same(lease_from_row(&row)?));
+        if let Some(asked) = known(&mut tx, lease.terms.id, words).await? {
+            return Ok(asked);
         }
         if !may_ask(&mut tx, lease, waiting_max).await? {
             return Ok(Asked::Occupied);
@@ -156,6 +151,16 @@ impl Store {
         self.commit(tx).await?;
         self.reached(lease).await;
         Ok(Asked::New(lease.clone()))
+    }
+
+    /// What became of an order that was stored before: the same, or one in other words.
+    pub(crate) async fn known(
+        &self,
+        id: LeaseId,
+        words: Words,
+    ) -> Result<Option<Asked>, StoreError> {
+        let mut connection = self.pool.acquire().await.map_err(query("reach the store"))?;
+        known(&mut connection, id, words).await
     }
 
     /// Applies an event to the lease as the caller read it, and stores the result.
@@ -366,6 +371,18 @@ fn is_unique_violation(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some_and(sqlx::error::DatabaseError::is_unique_violation)
 }
 
+async fn known(
+    connection: &mut SqliteConnection,
+    id: LeaseId,
+    words: Words,
+) -> Result<Option<Asked>, StoreError> {
+    let sql = format!("SELECT {LEASE_COLUMNS}, words FROM lease WHERE id = ?");
+    let known = sqlx::query(&sql).bind(id.to_string()).fetch_optional(connection);
+    let Some(row) = known.await.map_err(query("look for the lease"))? else { return Ok(None) };
+    let stored: Vec<u8> = row.try_get("words").map_err(query("read the lease's words"))?;
+    Ok(Some(if stored == words.0 { Asked::Same(lease_from_row(&row)?) } else { Asked::OtherWords }))
+}
+
 /// Whether a request may be stored: its offer is free, or it may wait for it.
 async fn may_ask(tx: &mut Tx, lease: &Lease, waiting_max: u32) -> Result<bool, StoreError> {
     let terms = &lease.terms;
@@ -393,7 +410,8 @@ async fn may_ask(tx: &mut Tx, lease: &Lease, waiting_max: u32) -> Result<bool, S
 async fn has_room(tx: &mut Tx, share: &Share, capacity: Capacity) -> Result<bool, StoreError> {
     let act = "add up what is held";
     let sql = format!(
-        "SELECT coalesce(sum(cores_milli), 0) AS cores, coalesce(sum(memory_bytes), 0) AS memory
+        "SELECT coalesce(sum(cores_milli), 0) AS cores, coalesce(sum(memory_bytes), 0) AS memory,
+                coalesce(sum(disk_bytes), 0) AS disk
          FROM lease WHERE state IN {HELD}"
     );
     let row = sqlx::query(&sql).fetch_one(&mut **tx).await.map_err(query(act))?;
@@ -403,7 +421,10 @@ async fn has_room(tx: &mut Tx, share: &Share, capacity: Capacity) -> Result<bool
     };
     let cores = held("cores")?.saturating_add(u64::from(share.cores_milli));
     let memory = held("memory")?.saturating_add(share.memory_bytes);
-    Ok(cores <= capacity.cores_milli && memory <= capacity.memory_bytes)
+    let disk = held("disk")?.saturating_add(share.disk_bytes);
+    Ok(cores <= capacity.cores_milli
+        && memory <= capacity.memory_bytes
+        && disk <= capacity.disk_bytes)
 }
 
 async fn holder(

@@ -38,7 +38,7 @@ async fn open(dir: &Path, hotkey: &Hotkey) -> Result<Store, StoreError> {
 }
 
 /// A machine with room for four of these leases.
-const ROOM: Capacity = Capacity { cores_milli: 4000, memory_bytes: 4 << 30 };
+const ROOM: Capacity = Capacity { cores_milli: 4000, memory_bytes: 4 << 30, disk_bytes: 4 << 30 };
 
 async fn apply(store: &Store, lease: &Lease, event: LeaseEvent) -> Applied {
     match event {

@@ -405,3 +405,21 @@ async fn hostile_orders_change_nothing() {
     assert!(world.machine.containers().is_empty());
     assert_eq!(Allocate::NAME, "Allocate");
 }
+
+/// An owner who lets in nobody for less than an hour, or for more than a week, must not be closed to peers of 1.9.0, which
+/// ask for days; and they must be told how long they have.
+#[tokio::test]
+async fn an_owners_shortest_and_longest_time_hold_for_the_whole_lease() {
+    let world = World::new();
+    let file = world.dir.path().join("offers.toml");
+    let text = "[[offer]]\nid = \"a\"\nprice_micro_usd_per_hour = 1\ncores = 1\nmemory = \"64 MiB\"\n\
+                disk = \"64 MiB\"\nmin_duration = \"1h\"\nmax_duration = \"7d\"\n";
+    std::fs::write(&file, text).unwrap();
+    let list = AccessList::new(MIN_STAKE);
+    let config = MinerConfig { axon: Some(list), offers: Some(file), ..world.config() };
+    let node = world.start_with(config, ApiLimits::standard()).await.unwrap();
+    let answer = ask(&node, ME, &create(PEM)).await;
+    assert!(is_so(&answer), "{answer:?}");
+    assert!(answer["message"].as_str().unwrap().contains("7 days"), "{answer:?}");
+    assert!(is_so(&ask(&node, ME, &destroy(PEM)).await));
+}

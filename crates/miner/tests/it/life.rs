@@ -224,6 +224,7 @@ async fn a_lease_with_an_owner_key_answers_to_it() {
         keys: LeaseKeys::default(),
         image: None,
         duration_seconds: 3600,
+        full_seconds: None,
         options: LeaseOptions::default(),
         legacy: Some(LegacyAccess {
             owner_key_sha256: [7; 32],

@@ -95,6 +95,8 @@ async fn a_changed_file_is_used_and_a_wrong_one_is_not() {
     let still = node.lease(1).await;
     assert_eq!((&still.state, &still.share), (&sold.state, &sold.share));
     assert_eq!(still.price_micro_usd_per_hour, Some(7), "as it was sold");
+    let again = node.post("//Validator", "/v1/leases", &ask_for(1, "old")).await;
+    assert_eq!(again.status, 200, "its answer may have been lost: {again:?}");
 
     std::fs::write(&file, "[[offer]]\nid = \"broken\"\n").unwrap();
     world.clock.advance(LOOK);
@@ -169,4 +171,87 @@ async fn an_offers_conditions_are_kept() {
     assert_eq!(extended.code(), Some(Code::BadRequest));
     let lease: LeaseView = node.lease(2).await;
     assert_eq!(lease.holder, key("//Validator").hotkey());
+}
+
+/// A GPU that is gone at a reboot, or a disk that filled up, makes a file wrong; a node that did not start for it would leave
+/// every tenant without a way in.
+#[tokio::test]
+async fn a_wrong_file_does_not_lock_tenants_out() {
+    let world = World::new();
+    let good = slice("a", "");
+    let node = world.start_with(config(&world, &good), ApiLimits::standard()).await.unwrap();
+    let asked = ask_for(1, "a");
+    assert_eq!(node.post("//Validator", "/v1/leases", &asked).await.status, 201);
+    node.until(1, "running").await;
+    node.kill().await;
+    let wrong = config(&world, &slice("a", "gpus = [\"GPU-gone\"]"));
+    let file = wrong.offers.clone().unwrap();
+    let node = world.start_with(wrong, ApiLimits::standard()).await.unwrap();
+    assert_eq!(node.lease(1).await.state, "running");
+    assert!(offers(&node).await.is_empty());
+    std::fs::write(&file, good).unwrap();
+    let offered = async {
+        while offers(&node).await.is_empty() {
+            world.clock.advance(LOOK);
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, offered).await.unwrap();
+    node.send("//Validator", "DELETE", &path(1), b"").await;
+    node.until(1, "ended").await;
+}
+
+/// The longest time that an owner gives must not be had twice by extending a lease.
+#[tokio::test]
+async fn extending_keeps_to_the_longest_time() {
+    let world = World::new();
+    let text = slice("a", "max_duration = \"2h\"");
+    let node = world.start_with(config(&world, &text), ApiLimits::standard()).await.unwrap();
+    let asked = ask_for(1, "a");
+    assert_eq!(node.post("//Validator", "/v1/leases", &asked).await.status, 201);
+    node.until(1, "running").await;
+    let extend = async |seconds: u64| {
+        let body = json!({ "duration_seconds": seconds });
+        node.post("//Validator", &format!("{}/extend", path(1)), &body).await.status
+    };
+    assert_eq!(extend(7201).await, 400);
+    assert_eq!(extend(7200).await, 200);
+}
+
+/// What an offer says is fetched must be fetched when a renter asks for it, and a disk that is sold must not be sold again
+/// under another name.
+#[tokio::test]
+async fn images_are_fetched_and_a_disk_is_sold_once() {
+    let world = World::new();
+    world.machine.set_registry(&["docker.io/big/x:1"]);
+    let whole = world.start().await;
+    let disk = whole.get("//Validator", "/v1/offers").await.json::<OffersView>().offers[0]
+        .machine
+        .disk_bytes;
+    whole.kill().await;
+    let most = disk / 4 * 3;
+    let sold = |name: &str| slice(name, "").replace("\"64 MiB\"\nprice", &format!("{most}\nprice"));
+    let fetches = vec!["docker.io/big/*".parse().unwrap()];
+    let first = MinerConfig { fetches, ..config(&world, &sold("old")) };
+    let file = first.offers.clone().unwrap();
+    let node = world.start_with(first, ApiLimits::standard()).await.unwrap();
+    let mut asked = ask_for(1, "old");
+    asked["image"] = json!("docker.io/big/x:1");
+    assert_eq!(node.post("//Validator", "/v1/leases", &asked).await.status, 201);
+    node.until(1, "running").await;
+    std::fs::write(&file, sold("new")).unwrap();
+    let listed = async {
+        loop {
+            world.clock.advance(LOOK);
+            tokio::task::yield_now().await;
+            let listed = offers(&node).await;
+            if listed[0].id.as_str() == "new" {
+                break listed;
+            }
+        }
+    };
+    let listed = tokio::time::timeout(PATIENCE, listed).await.unwrap();
+    assert!(!listed[0].available, "the disk is leased");
+    let taken = node.post("//Validator", "/v1/leases", &ask_for(2, "new")).await;
+    assert_eq!(taken.code(), Some(Code::Occupied));
 }

@@ -21,8 +21,8 @@ fn ground() -> Ground {
         limits: Limits::AllButDisk,
         network: LeaseNetwork::Egress,
         ports_max: 16,
-        fetches: Vec::new(),
-        held_disk_bytes: 0,
+        fetches: vec!["docker.io/pytorch/*".to_owned()],
+        disk_bytes: 1024 * GIB,
     }
 }
 
@@ -115,6 +115,8 @@ fn mistakes_are_named_with_their_line() {
         ("memory = 1.5", "memory"),
         ("fetch = [\"*\"]", "fetch"),
         ("fetch = [\"$(x)\"]", "fetch"),
+        ("fetch = [\"docker.io/*\"]", "fetch"),
+        ("fetch = [\"nvcr.io/pytorch/x\"]", "fetch"),
         ("maintenance = [{ from = 2030-01-01, until = 2030-01-02 }]", "maintenance"),
         (
             "maintenance = [{ from = 2030-01-02T00:00:00Z, until = 2030-01-01T00:00:00Z }]",
@@ -169,9 +171,9 @@ fn disk_that_is_held_counts_as_there() {
     let text =
         "[[offer]]\nid = \"a\"\ngpus = \"all\"\ndisk = \"1 TiB\"\nprice_micro_usd_per_hour = 1\n";
     let mut ground = ground();
-    ground.machine.disk_bytes = 100 * GIB;
+    (ground.machine.disk_bytes, ground.disk_bytes) = (100 * GIB, 100 * GIB);
     assert!(parse(text, &ground).is_err());
-    ground.held_disk_bytes = 1024 * GIB;
+    ground.disk_bytes = 1024 * GIB;
     assert!(parse(text, &ground).is_ok());
 }
 

@@ -19,6 +19,10 @@ impl FlakyNetwork {
         self.inner.wires()
     }
 
+    pub(super) fn mended(&self) -> u32 {
+        self.inner.mended()
+    }
+
     fn breaks(&self) {
         self.is_broken.store(true, Ordering::SeqCst);
     }
@@ -53,7 +57,8 @@ impl Network for FlakyNetwork {
     }
 
     async fn mend(&self) -> Result<(), NetError> {
-        self.works()
+        self.works()?;
+        self.inner.mend().await
     }
 
     fn resolv_conf(&self) -> String {

@@ -301,6 +301,10 @@ impl Leases {
     pub(crate) async fn grant(&self, lease: &Lease) -> Result<Grant, StoreError> {
         let (offer, now) = (&lease.terms.offer, self.now());
         let waiting = self.store.waiting(offer).await?;
+        // The request and the reconciler both ask; the other one was faster.
+        if waiting.iter().all(|other| other.id != lease.terms.id) {
+            return Ok(Grant::Changed);
+        }
         if queue::first(&waiting, &*self.stakes) == Some(lease.terms.id) {
             // Its time begins now where it had to wait; at once it is the time that it has.
             let event = match now.millis_since(lease.requested_at) {
@@ -334,9 +338,9 @@ impl Leases {
     async fn first_grant(&self, lease: Lease) -> Result<Lease, Denied> {
         match self.grant(&lease).await? {
             Grant::Held(lease) => Ok(lease),
-            Grant::Waits => Ok(lease),
             Grant::Failed => Err(Denied::Occupied),
-            Grant::Changed => {
+            // The reconciler may have held it meanwhile.
+            Grant::Waits | Grant::Changed => {
                 let lease = self.store.get(lease.terms.id).await?.ok_or(Denied::NoSuchLease)?;
                 match lease.state {
                     LeaseState::Failed(FailReason::Occupied) => Err(Denied::Occupied),

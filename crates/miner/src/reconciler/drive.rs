@@ -128,10 +128,15 @@ impl Memory {
 // === impl Reconciler ===
 
 impl Reconciler {
-    /// Drives a lease until the machine is as it should be for it.
-    pub(crate) async fn drive(&self, id: LeaseId) -> Result<(), DriveError> {
+    /// Drives a lease until the machine is as it should be for it, and notes the generation that it worked on last.
+    pub(crate) async fn drive(
+        &self,
+        id: LeaseId,
+        generation: &mut Option<u64>,
+    ) -> Result<(), DriveError> {
         for _ in 0..ACTS_MAX {
             let Some(lease) = self.store.get(id).await? else { return Ok(()) };
+            *generation = Some(lease.generation);
             let change: Option<Change> = match next_act(&lease, self.unix_now()) {
                 Act::Nothing => return Ok(()),
                 Act::Store(event) => Some(event.into()),

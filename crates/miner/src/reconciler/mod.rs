@@ -107,8 +107,15 @@ pub(crate) enum DriveError {
 #[derive(Debug)]
 struct Report {
     id: LeaseId,
-    outcome: Result<(), DriveError>,
-    to: mpsc::Sender<(LeaseId, Result<(), DriveError>)>,
+    outcome: Outcome,
+    to: mpsc::Sender<(LeaseId, Outcome)>,
+}
+
+#[derive(Debug)]
+struct Outcome {
+    /// The generation of the lease that was read last.
+    generation: Option<u64>,
+    result: Result<(), DriveError>,
 }
 
 /// What the loop knows between two looks.
@@ -127,7 +134,7 @@ struct Agenda {
 #[derive(Debug, Clone, Copy)]
 struct Failed {
     times: u32,
-    /// The generation that was worked on; another one is tried at once.
+    /// The generation that was worked on, if it came to that; another one is tried at once.
     generation: Option<u64>,
     /// On the monotonic clock.
     again_at: Duration,
@@ -168,7 +175,7 @@ impl Reconciler {
                 // The loop holds the store, so the channel is open.
                 _ = changes.changed() => look = true,
                 Some((id, outcome)) = reports.recv() => {
-                    self.driven(&mut agenda, id, outcome).await;
+                    self.driven(&mut agenda, id, outcome);
                 }
                 () = self.pulls.moved() => look = true,
                 () = self.clock.sleep(wake) => look = true,
@@ -243,12 +250,13 @@ impl Reconciler {
         self: &Arc<Self>,
         tasks: &Tasks,
         id: LeaseId,
-        to: mpsc::Sender<(LeaseId, Result<(), DriveError>)>,
+        to: mpsc::Sender<(LeaseId, Outcome)>,
     ) {
         let this = Arc::clone(self);
         tasks.spawn("lease", OnError::Log, async move {
-            let mut report = Report { id, outcome: Err(DriveError::CutOff), to };
-            report.outcome = this.drive(id).await;
+            let mut report = Report { id, outcome: Outcome::cut_off(None), to };
+            let outcome = &mut report.outcome;
+            outcome.result = this.drive(id, &mut outcome.generation).await;
             Ok(())
         });
     }
@@ -299,20 +307,26 @@ impl Reconciler {
         }
     }
 
-    async fn driven(&self, agenda: &mut Agenda, id: LeaseId, outcome: Result<(), DriveError>) {
+    fn driven(&self, agenda: &mut Agenda, id: LeaseId, outcome: Outcome) {
         agenda.busy.remove(&id);
-        let Err(error) = outcome else {
+        let Err(error) = outcome.result else {
             agenda.failed.remove(&id);
             return;
         };
         tracing::warn!(lease = %id, error = %ErrorChain(&error), "a lease is not yet where it should be");
-        let generation = match self.store.get(id).await {
-            Ok(lease) => lease.map(|lease| lease.generation),
-            Err(_) => None,
-        };
         let times = agenda.failed.get(&id).map_or(1, |failed| failed.times.saturating_add(1));
         let again_at = self.clock.monotonic().saturating_add(BACKOFF.delay(times));
+        // What changed while it failed was not tried yet.
+        let generation = outcome.generation;
         agenda.failed.insert(id, Failed { times, generation, again_at });
+    }
+}
+
+// === impl Outcome ===
+
+impl Outcome {
+    fn cut_off(generation: Option<u64>) -> Self {
+        Self { generation, result: Err(DriveError::CutOff) }
     }
 }
 
@@ -320,7 +334,8 @@ impl Reconciler {
 
 impl Drop for Report {
     fn drop(&mut self) {
-        let outcome = std::mem::replace(&mut self.outcome, Err(DriveError::CutOff));
+        let cut_off = Outcome::cut_off(self.outcome.generation);
+        let outcome = std::mem::replace(&mut self.outcome, cut_off);
         // Fails only when the loop is over and nobody asks.
         drop(self.to.try_send((self.id, outcome)));
     }
@@ -333,7 +348,8 @@ impl Agenda {
         self.failed.retain(|id, _| open.iter().any(|lease| lease.terms.id == *id));
         let waits = |lease: &&Lease| {
             self.failed.get(&lease.terms.id).is_some_and(|failed| {
-                failed.again_at > now && failed.generation == Some(lease.generation)
+                let is_same = failed.generation.is_none_or(|worked| worked == lease.generation);
+                failed.again_at > now && is_same
             })
         };
         self.due = open.iter().filter(|lease| !waits(lease)).map(|lease| lease.terms.id).collect();

@@ -209,7 +209,7 @@ impl Process {
     async fn look(&self) {
         drop(self.reconciler.sweep().await);
         for lease in self.store().open_leases().await.unwrap() {
-            drop(self.reconciler.drive(lease.terms.id).await);
+            drop(self.reconciler.drive(lease.terms.id, &mut None).await);
         }
     }
 
@@ -298,7 +298,7 @@ async fn trouble_elsewhere_is_tried_again_for_a_while() {
     let process = world.start(FOR_EVER).await;
     process.ask(1, 600_000).await;
     world.machine.fail_next(3);
-    assert!(process.reconciler.drive(terms(1).id).await.is_err());
+    assert!(process.reconciler.drive(terms(1).id, &mut None).await.is_err());
     assert_eq!(process.state(1).await, LeaseState::Preparing);
     world.machine.fail_next(0);
     process.look().await;
@@ -310,11 +310,11 @@ async fn trouble_elsewhere_is_tried_again_for_a_while() {
     world.clock.advance(Duration::from_millis(drive::PREPARE_MILLIS_MAX));
     // Once for the list of images, once for the container.
     world.machine.fail_next(2);
-    drop(process.reconciler.drive(terms(2).id).await);
+    drop(process.reconciler.drive(terms(2).id, &mut None).await);
     assert_eq!(process.state(2).await, LeaseState::Preparing);
     world.clock.advance(Duration::from_millis(drive::PREPARE_MILLIS_MAX));
     world.machine.fail_next(2);
-    drop(process.reconciler.drive(terms(2).id).await);
+    drop(process.reconciler.drive(terms(2).id, &mut None).await);
     assert_eq!(process.state(2).await, LeaseState::Failed(FailReason::Runtime));
 }
 

@@ -91,10 +91,21 @@ fn only(node: &Node<'_>) -> LeaseId {
     containers[0].0
 }
 
-/// Waits until everything is given back and nothing is left.
+/// From now on the machine fails at whatever it is asked for. What it has is known by then.
+async fn starts_nothing(node: &Node<'_>) {
+    assert!(node.is_available().await);
+    node.world.machine.fail_next(u32::MAX);
+}
+
+/// Waits until everything is given back and nothing is left. What failed meanwhile is tried again after a pause; the time
+/// that passes is too short for a lease to end by itself.
 async fn until_clear(node: &Node<'_>) {
     let clear = async {
+        let mut pauses = 0..40;
         while !node.is_available().await || !node.world.machine.containers().is_empty() {
+            if pauses.next().is_some() {
+                node.world.clock.advance(Duration::from_millis(250));
+            }
             tokio::task::yield_now().await;
         }
     };
@@ -206,7 +217,7 @@ async fn two_orders_at_once_make_one_lease() {
 async fn a_caller_who_hangs_up_leaves_nothing() {
     let world = World::new();
     let node = open(&world).await;
-    world.machine.fail_next(u32::MAX);
+    starts_nothing(&node).await;
     let asking = asking(&world, ME, &create(PEM));
     tokio::select! {
         answer = asking.send(&node) => panic!("{answer:?}"),
@@ -222,7 +233,7 @@ async fn a_caller_who_hangs_up_leaves_nothing() {
 async fn what_does_not_come_up_in_time_is_refused_and_gone() {
     let world = World::new();
     let node = open(&world).await;
-    world.machine.fail_next(u32::MAX);
+    starts_nothing(&node).await;
     let asking = asking(&world, ME, &create(PEM));
     let late = async {
         while node.is_available().await {}
@@ -243,7 +254,7 @@ async fn what_does_not_come_up_in_time_is_refused_and_gone() {
 async fn a_killed_node_keeps_what_it_has_answered() {
     let world = World::new();
     let node = open(&world).await;
-    world.machine.fail_next(u32::MAX);
+    starts_nothing(&node).await;
     let order = asking(&world, ME, &create(PEM));
     let mut waiting = TcpStream::connect(node.at()).await.unwrap();
     waiting.write_all(&request("POST", "/Allocate", &order.lines(), &order.body)).await.unwrap();

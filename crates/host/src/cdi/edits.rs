@@ -1,6 +1,7 @@
 //! What a spec may do to a tenant's container: driver's nodes under `/dev`, driver's files read-only, a few variables, and
 //! hooks that are replaced by what they do.
 
+use std::io;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Component, Path, PathBuf};
 
@@ -29,6 +30,9 @@ const HOST_PLACES_REFUSED: [&str; 8] =
 const HOST_PLACES_LEFT_OUT: [&str; 3] = ["/run", "/var/run", "/tmp"];
 /// Where a driver lies that came in a container of its own.
 const DRIVER_ROOTS: [&str; 2] = ["/run/nvidia/driver", "/var/run/nvidia/driver"];
+
+/// The number by which the kernel knows the driver's nodes of GPUs. The second number of such a node is the GPU's own.
+const DRIVER_MAJOR: u32 = 195;
 
 /// The nodes of the display interface. They are numbered apart from the driver's, and anew at each start of the machine.
 const DISPLAY: &str = "/dev/dri";
@@ -108,7 +112,33 @@ impl DeviceNode {
         if !is_device {
             return Err(CdiError::NotADevice { path: self.host.clone() });
         }
-        Ok((rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)))
+        let (major, minor) = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
+        if major == DRIVER_MAJOR && self.gpu_minor().is_some_and(|number| number != minor) {
+            return Err(CdiError::Number { path: self.host.clone() });
+        }
+        Ok((major, minor))
+    }
+}
+
+// === impl Mount ===
+
+impl Mount {
+    /// What is at the host's path, after all links: a file or a folder in no place that is refused.
+    ///
+    /// # Errors
+    /// When it is not there, or leads to something that a tenant must not see.
+    pub fn source(host: &Path) -> Result<PathBuf, CdiError> {
+        let gone = |source: io::Error| CdiError::Stale { path: host.to_owned(), source };
+        let target = std::fs::canonicalize(host).map_err(gone)?;
+        let kind = std::fs::symlink_metadata(&target).map_err(gone)?.file_type();
+        let is_hidden = lies_in(&target, &HOST_PLACES_REFUSED)
+            || (lies_in(&target, &HOST_PLACES_LEFT_OUT) && !lies_in(&target, &DRIVER_ROOTS))
+            || target == Path::new("/etc")
+            || target.components().count() < 3;
+        if is_hidden || !(kind.is_file() || kind.is_dir()) {
+            return Err(CdiError::Leads { path: host.to_owned(), target });
+        }
+        Ok(target)
     }
 }
 

@@ -12,9 +12,9 @@ mod spec;
 mod tests;
 mod yaml;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use edits::Edits;
 pub use edits::{DeviceNode, Hook, Link, Mount};
@@ -24,6 +24,10 @@ use spec::Spec;
 pub const DIRS: [&str; 2] = ["/etc/cdi", "/var/run/cdi"];
 /// GPUs of one injection.
 pub const GPUS_MAX: usize = 64;
+/// Longest GPU identifier; a MIG slice's UUID has 40 letters.
+const UUID_LEN_MAX: usize = 64;
+/// Links that lead to links: `libcuda.so` to `libcuda.so.1`, and that to the library.
+const LINK_DEPTH: usize = 2;
 /// The kind of device that is read; others stay where they are.
 const KIND: &str = "nvidia.com/gpu";
 
@@ -195,6 +199,20 @@ pub enum CdiError {
         /// What the system said.
         #[source]
         source: io::Error,
+    },
+    /// A path of the machine that is a link to something else than a driver's file.
+    #[error("{} of the CDI spec leads to {}, which is nothing that a tenant may see", path.display(), target.display())]
+    Leads {
+        /// The path on the host.
+        path: PathBuf,
+        /// Where it leads.
+        target: PathBuf,
+    },
+    /// A GPU's node that has the number of another one.
+    #[error("{} has the number of another GPU", path.display())]
+    Number {
+        /// The path on the host.
+        path: PathBuf,
     },
     /// A device node that is none.
     #[error("{} is not a character device", path.display())]
@@ -387,6 +405,53 @@ impl Injection {
             .map(PathBuf::as_path)
     }
 
+    /// Every file and folder of the container that comes from the host: its place, and what is there. A link becomes another
+    /// place of what it leads to, since nothing of ours is written into an image; so do the names by which programs ask for
+    /// the driver's libraries, `libcuda.so.1` for `libcuda.so.550.54.14`, which the loader's cache would make: they are read
+    /// from the links beside the machine's own libraries.
+    #[must_use]
+    pub fn files(&self) -> BTreeMap<PathBuf, &Path> {
+        let mut files: BTreeMap<PathBuf, &Path> = BTreeMap::new();
+        for mount in &self.mounts {
+            files.insert(mount.container.clone(), &mount.host);
+        }
+        for (link, host) in self.links_beside() {
+            files.entry(link).or_insert(host);
+        }
+        for _ in 0..LINK_DEPTH {
+            for link in self.links() {
+                let folder = link.place.parent().unwrap_or_else(|| Path::new("/"));
+                if let Some(host) = files.get(&plain(&folder.join(&link.target))).copied() {
+                    files.entry(link.place.clone()).or_insert(host);
+                }
+            }
+        }
+        files
+    }
+
+    fn links_beside(&self) -> Vec<(PathBuf, &Path)> {
+        let mut links = Vec::new();
+        for mount in &self.mounts {
+            let (Some(folder), Some(name), Some(inside)) =
+                (mount.host.parent(), mount.host.file_name(), mount.container.parent())
+            else {
+                continue;
+            };
+            let Some((stem, _)) = name.to_str().and_then(|name| name.split_once(".so.")) else {
+                continue;
+            };
+            for number in ["1", "2", "0"] {
+                let link = format!("{stem}.so.{number}");
+                let leads_here = std::fs::read_link(folder.join(&link))
+                    .is_ok_and(|target| target.file_name() == Some(name));
+                if leads_here {
+                    links.push((inside.join(link), &*mount.host));
+                }
+            }
+        }
+        links
+    }
+
     /// Whether everything is on the machine: a spec that is older than the driver names files that are gone.
     ///
     /// # Errors
@@ -417,10 +482,12 @@ impl CdiError {
             | Self::OtherGpu { .. }
             | Self::NodeCount { .. }
             | Self::Stale { .. }
+            | Self::Number { .. }
             | Self::NotADevice { .. } => {
                 "the spec is older than the driver or the GPUs: nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml"
             }
             Self::SharedNode { .. }
+            | Self::Leads { .. }
             | Self::Place { .. }
             | Self::Hook { .. }
             | Self::Variable { .. }
@@ -453,6 +520,35 @@ impl Clone for UnreadSpec {
     fn clone(&self) -> Self {
         Self { file: self.file.clone(), problem: self.problem.again() }
     }
+}
+
+/// Refuses what is not a list of different GPUs by their UUIDs: `all`, an index, or one GPU twice.
+pub(crate) fn are_uuids(uuids: &[String]) -> bool {
+    let distinct: BTreeSet<&String> = uuids.iter().collect();
+    distinct.len() == uuids.len() && uuids.iter().all(|uuid| is_uuid(uuid))
+}
+
+pub(crate) fn is_uuid(uuid: &str) -> bool {
+    let rest = uuid.strip_prefix("GPU-").or_else(|| uuid.strip_prefix("MIG-"));
+    uuid.len() <= UUID_LEN_MAX
+        && rest.is_some_and(|rest| {
+            !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+        })
+}
+
+/// The path without `.` and `..`, as if there were no links.
+fn plain(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::from("/");
+    for part in path.components() {
+        match part {
+            Component::Normal(name) => plain.push(name),
+            Component::ParentDir => {
+                plain.pop();
+            }
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    plain
 }
 
 fn merge<T: PartialEq>(

@@ -395,3 +395,63 @@ fn an_injection_is_bounded() {
     assert!(nodes(edits::DEVICES_MAX - 1).is_ok());
     assert!(matches!(nodes(edits::DEVICES_MAX), Err(CdiError::TooMany { .. })));
 }
+
+/// A tenant would be given another tenant's GPU, all of them, or one more than it rented.
+#[test]
+fn only_uuids_are_asked_for() {
+    let uuids =
+        |names: &[&str]| -> Vec<String> { names.iter().map(|name| (*name).to_owned()).collect() };
+    assert!(are_uuids(&uuids(&["GPU-1", "MIG-0a-1"])));
+    assert!(are_uuids(&[]));
+    let long = format!("GPU-{}", "a".repeat(UUID_LEN_MAX));
+    for bad in ["all", "0", "0:1", "", "GPU-", "GPU-1,GPU-2", "GPU-1=x", "GPU-1\n", "none", &long] {
+        assert!(!are_uuids(&uuids(&[bad])), "{bad:?}");
+    }
+    assert!(!are_uuids(&uuids(&["GPU-1", "GPU-1"])));
+}
+
+/// Programs ask for `libcuda.so` and `libcuda.so.1`, and would find neither in the container.
+#[test]
+fn links_become_places_of_what_they_lead_to() {
+    let dir = tempfile::tempdir().expect("dir");
+    std::os::unix::fs::symlink("libcuda.so.550.1", dir.path().join("libcuda.so.1")).expect("link");
+    let library = dir.path().join("libcuda.so.550.1");
+    let lib = PathBuf::from("/usr/lib/gpu");
+    let link = |target: &str, place: &str| Link { target: target.to_owned(), place: place.into() };
+    let injection = Injection {
+        mounts: vec![Mount { host: library.clone(), container: lib.join("libcuda.so.550.1") }],
+        hooks: vec![Hook::Symlinks(vec![
+            link("libcuda_x.so", "/usr/lib/gpu/libcuda_y.so"),
+            link("../gpu/./libcuda.so.1", "/usr/lib/gpu/libcuda_x.so"),
+            link("libnowhere.so.1", "/usr/lib/gpu/libnowhere.so"),
+        ])],
+        ..Injection::default()
+    };
+    let names = ["libcuda.so.1", "libcuda.so.550.1", "libcuda_x.so", "libcuda_y.so"];
+    let expected: BTreeMap<PathBuf, &Path> =
+        names.into_iter().map(|name| (lib.join(name), &*library)).collect();
+    assert_eq!(injection.files(), expected);
+}
+
+/// A link that took the place of a driver's file would show a tenant the machine's secrets, or a socket to its services.
+#[test]
+fn links_on_the_host_lead_to_drivers_files() {
+    let dir = tempfile::tempdir_in("/var/tmp").expect("dir");
+    let at = |name: &str| dir.path().join(name);
+    std::fs::write(at("lib.so.1"), "x").expect("write");
+    let link = |name: &str, target: &str| {
+        std::os::unix::fs::symlink(target, at(name)).expect("link");
+        Mount::source(&at(name))
+    };
+    assert_eq!(link("good", "lib.so.1").expect("a file"), at("lib.so.1"));
+    for (name, target) in
+        [("null", "/dev/null"), ("proc", "/proc/self/status"), ("etc", "/etc"), ("all", "/usr")]
+    {
+        let error = link(name, target).expect_err(target);
+        assert!(matches!(error, CdiError::Leads { .. }), "{error}");
+    }
+    let error = link("gone", "nowhere").expect_err("nothing there");
+    assert!(matches!(error, CdiError::Stale { .. }), "{error}");
+    let _socket = std::os::unix::net::UnixListener::bind(at("socket")).expect("bind");
+    assert!(matches!(Mount::source(&at("socket")), Err(CdiError::Leads { .. })));
+}

@@ -32,6 +32,7 @@ mod gpus;
 mod net;
 mod net_world;
 mod sandbox_crash;
+mod sandbox_gpus;
 mod sandbox_inside;
 mod sandbox_limits;
 mod support;

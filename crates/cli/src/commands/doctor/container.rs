@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nicompute_daemon::ErrorChain;
-use nicompute_host::runtime::{ContainerSpec, MEMORY_BYTES_MIN, Options, Runtime};
+use nicompute_host::runtime::{ContainerSpec, MEMORY_BYTES_MIN, Options, Runtime, RuntimeKind};
 use nicompute_host::telemetry::{GpuSample, Gpus};
 use nicompute_market::LeaseId;
 
@@ -32,8 +32,16 @@ pub(super) async fn gpus(
     let Some(runtime) = runtime else { return skipped("no runtime works") };
     if !runtime.gives_gpus() {
         let what = "the runtime cannot give GPUs to containers: none would be offered";
-        let remedy = "install the NVIDIA Container Toolkit, then: nvidia-ctk runtime configure --runtime=docker, \
-                      systemctl restart docker, nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml";
+        let remedy = match runtime.kind() {
+            RuntimeKind::SandboxRoot | RuntimeKind::SandboxUser => {
+                "install the NVIDIA Container Toolkit, then: nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml; \
+                 it must name every GPU"
+            }
+            RuntimeKind::Docker | RuntimeKind::Fake => {
+                "install the NVIDIA Container Toolkit, then: nvidia-ctk runtime configure --runtime=docker, \
+                 systemctl restart docker, nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml"
+            }
+        };
         return vec![Finding::error(CHECK, what).remedy(remedy)];
     }
     let image = match tokio::time::timeout(LIMIT, runtime.images()).await {
@@ -68,14 +76,14 @@ async fn look(
     let made = tokio::time::timeout(LIMIT, runtime.ensure(&spec)).await;
     let finding = match made {
         Err(_) => Finding::error(CHECK, "no container with a GPU came up in time")
-            .remedy("the engine's own words are in its log: journalctl -u docker"),
+            .remedy(cause(runtime.kind())),
         Ok(Ok(running)) => {
             let root = format!("/proc/{}/root/dev", running.init_pid);
             judge(&nodes(Path::new(&root)), sample)
         }
         Ok(Err(error)) => {
             Finding::error(CHECK, format!("no container with a GPU: {}", ErrorChain(&error)))
-                .remedy("the engine's own words are in its log: journalctl -u docker")
+                .remedy(error.remedy().unwrap_or_else(|| cause(runtime.kind())))
         }
     };
     match tokio::time::timeout(LIMIT, runtime.remove(spec.lease)).await {
@@ -83,6 +91,18 @@ async fn look(
         Err(_) => Finding::error(CHECK, "a container of the doctor's could not be removed in time")
             .remedy("nicompute doctor once more removes it"),
         Ok(Err(error)) => Finding::error(CHECK, format!("it stays behind: {}", ErrorChain(&error))),
+    }
+}
+
+/// Where to look for the cause.
+const fn cause(kind: RuntimeKind) -> &'static str {
+    match kind {
+        RuntimeKind::Docker | RuntimeKind::Fake => {
+            "the engine's own words are in its log: journalctl -u docker"
+        }
+        RuntimeKind::SandboxRoot | RuntimeKind::SandboxUser => {
+            "nvidia-smi must work first, then: nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml"
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 //! injection of our own from the machine's CDI specs. Which of them work is found out by a trial at the start; a request
 //! takes the first that knows its GPUs. Environment variables, which an image or a tenant may set, never give a GPU.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::ffi::CStr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -16,7 +16,7 @@ use rustix::fs::{Dir, Mode, OFlags};
 use super::super::{ContainerSpec, RuntimeError};
 use super::request::read_only;
 use super::{EngineFacts, files};
-use crate::cdi::{self, Hook, Injection, Registry};
+use crate::cdi::{self, Injection, Registry};
 
 /// The kind of CDI device that NVIDIA's tools write.
 const KIND: &str = "nvidia.com/gpu";
@@ -29,8 +29,6 @@ const TOOLKIT_PLACES: [&str; 6] = [
     "/usr/sbin/nvidia-container-runtime-hook",
     "/run/current-system/sw/bin/nvidia-container-runtime-hook",
 ];
-/// Longest GPU identifier; a MIG slice's UUID has 40 letters.
-const UUID_LEN_MAX: usize = 64;
 /// What an engine says when it cannot give a GPU.
 const REFUSALS: [&str; 6] = [
     "could not select device driver",
@@ -162,19 +160,6 @@ impl Gpus {
     }
 }
 
-/// Refuses what is not a list of different GPUs by their UUIDs: `all`, an index, or one GPU twice.
-pub(super) fn are_uuids(uuids: &[String]) -> bool {
-    let is_uuid = |uuid: &String| {
-        let rest = uuid.strip_prefix("GPU-").or_else(|| uuid.strip_prefix("MIG-"));
-        uuid.len() <= UUID_LEN_MAX
-            && rest.is_some_and(|rest| {
-                !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
-            })
-    };
-    let distinct: BTreeSet<&String> = uuids.iter().collect();
-    distinct.len() == uuids.len() && uuids.iter().all(is_uuid)
-}
-
 /// Whether the engine refused because of a GPU.
 pub(super) fn is_refusal(error: &RuntimeError) -> bool {
     REFUSALS.iter().any(|phrase| super::engine::says(error, phrase))
@@ -210,66 +195,16 @@ fn injected(injection: &Injection) -> GpuRequest {
         path_in_container: Some(device.container.display().to_string()),
         cgroup_permissions: Some(device.permissions.clone()),
     });
-    let mut targets: HashMap<String, &Path> = HashMap::new();
-    for mount in &injection.mounts {
-        targets.insert(mount.container.display().to_string(), &mount.host);
-    }
-    let mut libraries = Vec::new();
-    for hook in &injection.hooks {
-        match hook {
-            Hook::Symlinks(links) => {
-                for link in links {
-                    let folder = link.place.parent().unwrap_or_else(|| Path::new("/"));
-                    let target = folder.join(&link.target).display().to_string();
-                    if let Some(host) = targets.get(&target).copied() {
-                        targets.entry(link.place.display().to_string()).or_insert(host);
-                    }
-                }
-            }
-            Hook::LibraryCache(folders) => {
-                libraries.extend(folders.iter().map(|folder| folder.display().to_string()));
-            }
-            Hook::NotNeeded(_) => {}
-        }
-    }
-    for (link, host) in links_beside(injection) {
-        targets.entry(link).or_insert(host);
-    }
-    let mut mounts: Vec<Mount> =
-        targets.iter().map(|(target, host)| read_only(host, target)).collect();
-    mounts.sort_by(|a, b| a.target.cmp(&b.target));
+    let libraries = injection.library_folders().map(|folder| folder.display().to_string());
+    let files = injection.files();
+    let mounts = files.iter().map(|(place, host)| read_only(host, &place.display().to_string()));
     GpuRequest {
         requests: None,
         devices: Some(devices.collect()),
-        mounts,
+        mounts: mounts.collect(),
         environment: injection.environment.clone(),
-        libraries,
+        libraries: libraries.collect(),
     }
-}
-
-/// The names by which programs ask for the driver's libraries, `libcuda.so.1` for `libcuda.so.550.54.14`. The loader's cache
-/// would make them in a container; here they are read from the links beside the machine's own libraries.
-fn links_beside(injection: &Injection) -> Vec<(String, &Path)> {
-    let mut links = Vec::new();
-    for mount in &injection.mounts {
-        let (Some(folder), Some(name), Some(inside)) =
-            (mount.host.parent(), mount.host.file_name(), mount.container.parent())
-        else {
-            continue;
-        };
-        let Some((stem, _)) = name.to_str().and_then(|name| name.split_once(".so.")) else {
-            continue;
-        };
-        for number in ["1", "2", "0"] {
-            let link = format!("{stem}.so.{number}");
-            let leads_here = std::fs::read_link(folder.join(&link))
-                .is_ok_and(|target| target.file_name() == Some(name));
-            if leads_here {
-                links.push((inside.join(link).display().to_string(), &*mount.host));
-            }
-        }
-    }
-    links
 }
 
 /// Counts the GPUs that the container has been given. Too many are another tenant's; none may be lacking. Where its `/dev`
@@ -348,20 +283,6 @@ mod tests {
 
     fn json(request: &GpuRequest) -> serde_json::Value {
         serde_json::to_value(&request.requests).expect("json")
-    }
-
-    /// A tenant would be given another tenant's GPU, all of them, or one more than it rented.
-    #[test]
-    fn only_uuids_are_asked_for() {
-        assert!(are_uuids(&uuids(&["GPU-1", "MIG-0a-1"])));
-        assert!(are_uuids(&[]));
-        let long = format!("GPU-{}", "a".repeat(UUID_LEN_MAX));
-        for bad in
-            ["all", "0", "0:1", "", "GPU-", "GPU-1,GPU-2", "GPU-1=x", "GPU-1\n", "none", &long]
-        {
-            assert!(!are_uuids(&uuids(&[bad])), "{bad:?}");
-        }
-        assert!(!are_uuids(&uuids(&["GPU-1", "GPU-1"])));
     }
 
     /// An engine that reads CDI would be asked in a way that needs the toolkit, or with names that it does not have.

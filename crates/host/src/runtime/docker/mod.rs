@@ -40,6 +40,8 @@ use super::{
     ContainerSpec, ImageName, Limits, NotAnImage, Presence, PullProgress, Running, Runtime,
     RuntimeConfig, RuntimeError, RuntimeKind,
 };
+use crate::cdi;
+
 use cache::Cache;
 use classes::Classes;
 use engine::{ACT, ASK, Engine, says_full, status};
@@ -232,7 +234,7 @@ impl Docker {
     /// Refuses what this engine cannot do before anything is made.
     fn check(&self, spec: &ContainerSpec) -> Result<(), RuntimeError> {
         spec.check()?;
-        if !gpus::are_uuids(&spec.gpus) {
+        if !cdi::are_uuids(&spec.gpus) {
             let rule = "must be different GPUs by their UUIDs";
             return Err(RuntimeError::InvalidSpec { lease: spec.lease, field: "gpus", rule });
         }

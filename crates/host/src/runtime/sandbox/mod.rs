@@ -9,6 +9,7 @@
 //! disk of the leased size and control groups with the leased processor, memory and process limits.
 
 mod cgroup;
+mod gpus;
 mod helper;
 mod ids;
 mod image;
@@ -32,6 +33,7 @@ use nicompute_daemon::SharedClock;
 use nicompute_market::{LeaseId, RuntimeClass};
 
 use self::cgroup::Motion;
+use self::gpus::{Given, Gpus, Maker};
 use self::machine::Root;
 use self::process::ProcessId;
 use self::protocol::{
@@ -43,7 +45,9 @@ use super::{
     ContainerSpec, Limits, NamedImage, Network, Options, Presence, RootAccess, Rootfs, Running,
     Runtime, RuntimeConfig, RuntimeError, RuntimeKind, Tmpfs, Volume, disk,
 };
+use crate::cdi;
 
+pub use self::gpus::GpuSource;
 pub use self::helper::sandbox_main;
 pub use self::image::{ImageError, LayerError};
 
@@ -75,6 +79,7 @@ pub struct Sandbox {
     clock: SharedClock,
     images: Vec<Shown>,
     root: Option<Root>,
+    gpus: Gpus,
 }
 
 /// An image by the name under which it is offered.
@@ -151,12 +156,37 @@ impl Sandbox {
     /// # Errors
     /// Why it does not, with a remedy.
     pub async fn detect(config: RuntimeConfig, clock: SharedClock) -> Result<Self, SandboxError> {
-        let made = tokio::task::spawn_blocking(move || Self::without_trial(config, clock)).await;
-        let sandbox = match made {
+        Self::detect_with(config, clock, GpuSource::default()).await
+    }
+
+    /// The same, with GPUs as other specs and another library than the machine's tell of them.
+    ///
+    /// # Errors
+    /// See [`Self::detect`].
+    pub async fn detect_with(
+        config: RuntimeConfig,
+        clock: SharedClock,
+        source: GpuSource,
+    ) -> Result<Self, SandboxError> {
+        let made =
+            tokio::task::spawn_blocking(move || Self::make_with(config, clock, source)).await;
+        let mut sandbox = match made {
             Ok(made) => made?,
             Err(error) => return Err(SandboxError::Trial(Box::new(helper_error(error)))),
         };
-        sandbox.try_out().await.map_err(|error| SandboxError::Trial(Box::new(error)))?;
+        let tried = sandbox.try_out(Vec::new()).await;
+        tried.map_err(|error| SandboxError::Trial(Box::new(error)))?;
+        let given = std::mem::take(&mut sandbox.gpus.given);
+        if !given.is_empty() {
+            match sandbox.try_out(given.clone()).await {
+                Ok(()) => sandbox.gpus.given = given,
+                Err(error) => {
+                    let remedy = error.remedy();
+                    let error = nicompute_daemon::ErrorChain(&error).to_string();
+                    tracing::warn!(error, remedy, "the sandbox cannot give GPUs");
+                }
+            }
+        }
         Ok(sandbox)
     }
 
@@ -166,15 +196,24 @@ impl Sandbox {
     /// # Errors
     /// What can be seen to be missing without making a container.
     pub fn without_trial(config: RuntimeConfig, clock: SharedClock) -> Result<Self, SandboxError> {
+        Self::make_with(config, clock, GpuSource::default())
+    }
+
+    fn make_with(
+        config: RuntimeConfig,
+        clock: SharedClock,
+        source: GpuSource,
+    ) -> Result<Self, SandboxError> {
         let rootfs = config.rootfs.as_ref().ok_or(SandboxError::NoImage)?;
         let root =
             if rustix::process::geteuid().is_root() { Some(machine::find_root()?) } else { None };
         machine::userns_allowed(root.as_ref())?;
         let images = images(rootfs, &config.state_dir.join(IMAGES))?;
-        Ok(Self { config, clock, images, root })
+        let gpus = Gpus::find(source, maker(root.as_ref()));
+        Ok(Self { config, clock, images, root, gpus })
     }
 
-    async fn try_out(&self) -> Result<(), RuntimeError> {
+    async fn try_out(&self, gpus: Vec<String>) -> Result<(), RuntimeError> {
         let mut random = [0; 16];
         getrandom::fill(&mut random).map_err(|error| RuntimeError::Step {
             step: "draw a random name".to_owned(),
@@ -189,7 +228,7 @@ impl Sandbox {
             cores_milli: 1000,
             memory_bytes: super::MEMORY_BYTES_MIN,
             disk_bytes: super::DISK_BYTES_MIN,
-            gpus: Vec::new(),
+            gpus,
             image: self.images.first().map(|image| image.name.clone()).unwrap_or_default(),
             dir: dir.clone(),
             // Any file that everybody may execute will do: it is mounted and never started.
@@ -211,13 +250,11 @@ impl Sandbox {
     /// Refuses what this machine or this profile cannot give.
     fn check(&self, spec: &ContainerSpec) -> Result<(), RuntimeError> {
         spec.check()?;
-        if !spec.gpus.is_empty() {
-            return Err(RuntimeError::Unsupported {
-                what: "the sandbox does not give GPUs to containers".to_owned(),
-                remedy: "use --runtime docker with the NVIDIA container toolkit",
-            });
+        if !cdi::are_uuids(&spec.gpus) {
+            let rule = "must be different GPUs by their UUIDs";
+            return Err(RuntimeError::InvalidSpec { lease: spec.lease, field: "gpus", rule });
         }
-        self.image(&spec.image)?;
+        let shown = self.image(&spec.image)?;
         if spec.dir != self.config.lease_dir(spec.lease) {
             let rule = "must be the lease's directory below the node's state directory";
             return Err(RuntimeError::InvalidSpec { lease: spec.lease, field: "dir", rule });
@@ -236,7 +273,22 @@ impl Sandbox {
         if spec.options.network != Network::None {
             return cannot("a plain user's sandbox has no network", RUN_AS_ROOT);
         }
+        if !spec.gpus.is_empty() && !matches!(shown.files, Image::Host) {
+            let what = "a plain user's sandbox cannot show the driver's files in an image";
+            return cannot(what, RUN_AS_ROOT);
+        }
         Ok(())
+    }
+
+    /// The container that runs already. What a spec of the machine's GPUs says by now does not concern it.
+    async fn adopted(&self, spec: &ContainerSpec) -> Result<Option<Running>, RuntimeError> {
+        let Some(_lock) = self.lock(&spec.dir).await? else { return Ok(None) };
+        let Some(record) = self.record(spec.lease)? else { return Ok(None) };
+        if record.generation > spec.generation {
+            let (lease, asked, current) = (spec.lease, spec.generation, record.generation);
+            return Err(RuntimeError::Superseded { lease, asked, current });
+        }
+        Ok(self.living(&record)?.map(|init| Running { init_pid: init.pid }))
     }
 
     /// Runs the helper and waits for its answer.
@@ -259,6 +311,7 @@ impl Sandbox {
 
     fn order(&self, spec: &ContainerSpec, end: End) -> Result<Order, RuntimeError> {
         let shown = self.image(&spec.image)?;
+        let gpus = self.gpus.order(&spec.gpus, maker(self.root.as_ref()))?;
         let image = match &shown.files {
             Image::Host => Image::Host,
             Image::Directory(dir) => {
@@ -293,7 +346,8 @@ impl Sandbox {
             image,
             masked,
             memory_bytes: spec.memory_bytes,
-            extras: extras(spec, &shown.environment),
+            extras: extras(spec, &shown.environment, &gpus),
+            gpus: gpus.order,
             profile,
             end,
         })
@@ -538,7 +592,7 @@ impl Runtime for Sandbox {
     }
 
     fn gives_gpus(&self) -> bool {
-        false
+        !self.gpus.given.is_empty()
     }
 
     async fn images(&self) -> Result<Vec<String>, RuntimeError> {
@@ -547,6 +601,11 @@ impl Runtime for Sandbox {
 
     async fn ensure(&self, spec: &ContainerSpec) -> Result<Running, RuntimeError> {
         self.check(spec)?;
+        if !spec.gpus.is_empty()
+            && let Some(running) = self.adopted(spec).await?
+        {
+            return Ok(running);
+        }
         self.make(spec, End::Started).await
     }
 
@@ -624,6 +683,10 @@ impl Runtime for Sandbox {
     }
 }
 
+const fn maker(root: Option<&Root>) -> Maker {
+    if root.is_some() { Maker::Root } else { Maker::User }
+}
+
 /// Makes every image ready.
 fn images(rootfs: &Rootfs, store: &Path) -> Result<Vec<Shown>, SandboxError> {
     let shown = |name: &str, files| Shown { name: name.to_owned(), files, environment: Vec::new() };
@@ -654,7 +717,7 @@ fn images(rootfs: &Rootfs, store: &Path) -> Result<Vec<Shown>, SandboxError> {
 }
 
 /// What the helper is told of the lease's wishes.
-fn extras(spec: &ContainerSpec, image: &[(String, String)]) -> Extras {
+fn extras(spec: &ContainerSpec, image: &[(String, String)], gpus: &Given) -> Extras {
     let options = &spec.options;
     let volume = |volume: &Volume| VolumeOrder {
         name: volume.name.clone(),
@@ -662,6 +725,8 @@ fn extras(spec: &ContainerSpec, image: &[(String, String)]) -> Extras {
         bytes: volume.bytes,
     };
     let tmpfs = |tmpfs: &Tmpfs| TmpfsOrder { target: tmpfs.target.clone(), bytes: tmpfs.bytes };
+    let mut environment: Vec<_> = image.iter().chain(&options.environment).cloned().collect();
+    gpus.add_to(&mut environment);
     Extras {
         shm_bytes: options.shm_bytes.unwrap_or(spec.memory_bytes / 2),
         root: match options.root {
@@ -670,7 +735,7 @@ fn extras(spec: &ContainerSpec, image: &[(String, String)]) -> Extras {
         },
         volumes: options.volumes.iter().map(volume).collect(),
         tmpfs: options.tmpfs.iter().map(tmpfs).collect(),
-        environment: image.iter().chain(&options.environment).cloned().collect(),
+        environment,
         resolver: match options.network {
             Network::None => Resolver::Image,
             Network::Egress => Resolver::Lease,

@@ -27,6 +27,7 @@ pub(super) struct Order {
     pub(super) masked: Vec<PathBuf>,
     pub(super) memory_bytes: u64,
     pub(super) extras: Extras,
+    pub(super) gpus: GpuOrder,
     pub(super) profile: Profile,
     pub(super) end: End,
 }
@@ -45,6 +46,38 @@ pub(super) struct Extras {
     pub(super) environment: Vec<(String, String)>,
     /// Whether `resolv.conf` of the lease's directory is shown.
     pub(super) resolver: Resolver,
+}
+
+/// The driver's nodes and files that a container with GPUs has. Without GPUs both lists are empty.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct GpuOrder {
+    pub(super) nodes: Vec<NodeOrder>,
+    /// Parents before children.
+    pub(super) files: Vec<FileOrder>,
+}
+
+/// A device node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NodeOrder {
+    /// The machine's own.
+    pub(super) host: PathBuf,
+    /// Where it is in the container, from its root on: `dev/nvidia0`.
+    pub(super) place: PathBuf,
+    pub(super) major: u32,
+    pub(super) minor: u32,
+    pub(super) mode: u32,
+}
+
+/// A file or a folder of the driver.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FileOrder {
+    /// The machine's own, after all links.
+    pub(super) host: PathBuf,
+    /// Where it is in the container, from its root on.
+    pub(super) place: PathBuf,
 }
 
 /// Whether the image's files can be changed.
@@ -147,6 +180,7 @@ pub(super) enum Remedy {
     Cgroup,
     Agent,
     Mkfs,
+    Gpu,
     /// Nobody but the renter: a target of theirs is not a place for a mount.
     Target,
 }
@@ -228,6 +262,10 @@ impl Remedy {
             }
             Self::Target => {
                 "choose a target that does not lead through a link or a file of the image"
+            }
+            Self::Gpu => {
+                "the specs must be as new as the driver (nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml), and the \
+                 image must not have links to nowhere where the driver's files belong; or use --runtime docker"
             }
             Self::Mkfs => "install mkfs.ext4 (apt-get install e2fsprogs), or use --runtime docker",
         }

@@ -47,6 +47,7 @@ pub(super) fn prepare(
 ) -> Step<()> {
     let lease = order.lease.to_string();
     let (image, holder) = (Path::new("..").join(DISK), Path::new(&lease).join(DISK));
+    super::gpus::make_nodes(&order.gpus, id_base)?;
     disk::make(&root.mkfs, &image, root.disk_bytes, id_base)?;
     disk::mount(&image, &holder, Path::new("disk"))?;
     make_disk_dirs(Path::new("disk"), Some(id_base)).step("lay out the lease's disk")?;

@@ -11,6 +11,7 @@
 //! with it, since it was mounted in namespaces of theirs alone.
 
 mod disk;
+mod gpus;
 mod init;
 mod sys;
 mod tree;

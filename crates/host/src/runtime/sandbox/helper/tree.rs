@@ -74,7 +74,7 @@ const OWN_ETC: [(&str, &str); 3] = [
 /// What of an unpacked image is replaced by our own.
 const REPLACED: [&str; 8] = ["proc", "sys", "dev", "tmp", "run", "root", "home", ".nicompute"];
 /// Devices that every program expects; none of them reaches hardware.
-const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
+pub(super) const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 /// Parts of `/proc` and `/sys` that tell about the machine.
 const MASKED: [&str; 9] = [
     "proc/acpi",
@@ -97,9 +97,9 @@ const SKELETON_BYTES: u64 = 1 << 20;
 /// Group `tty` of every distribution.
 const TTY_GID: u32 = 5;
 
-struct Tree<'a> {
-    order: &'a Order,
-    root: OwnedFd,
+pub(super) struct Tree<'a> {
+    pub(super) order: &'a Order,
+    pub(super) root: OwnedFd,
 }
 
 /// Builds the tree and makes it this process's root. The working directory is the one for mounting.
@@ -122,9 +122,12 @@ pub(super) fn enter(order: &Order) -> Step<()> {
     } else {
         tree.make_usual_dirs().step("make the usual directories")?;
     }
+    tree.bind_driver()?;
     tree.bind_ours()?;
     tree.mount_kernel()?;
     tree.mount_dev()?;
+    tree.bind_gpus()?;
+    tree.check_devices()?;
     tree.mask()?;
     tree.bind_wishes()?;
     tree.pivot()?;
@@ -421,7 +424,12 @@ impl Tree<'_> {
         sys::mount_setattr(self.root.as_fd(), change).step("protect the root")
     }
 
-    fn attach(&self, mount: &OwnedFd, path: impl AsRef<Path>, kind: FileType) -> io::Result<()> {
+    pub(super) fn attach(
+        &self,
+        mount: &OwnedFd,
+        path: impl AsRef<Path>,
+        kind: FileType,
+    ) -> io::Result<()> {
         let path = path.as_ref();
         let target = if kind == FileType::Directory {
             self.dir(path)?
@@ -455,7 +463,7 @@ impl Tree<'_> {
 
     /// Opens a path of the tree. A link on the way is refused: an image has none in the places that are ours, unless its
     /// author wants our mounts somewhere else.
-    fn open(&self, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
+    pub(super) fn open(&self, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
         let mode = if flags.contains(OFlags::CREATE) { 0o644 } else { 0 };
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
         rustix::fs::openat2(
@@ -468,13 +476,13 @@ impl Tree<'_> {
     }
 }
 
-fn attach_at(mount: &OwnedFd, target: &OwnedFd) -> io::Result<()> {
+pub(super) fn attach_at(mount: &OwnedFd, target: &OwnedFd) -> io::Result<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     Ok(move_mount(mount, c"", target, c"", flags)?)
 }
 
 /// A detached copy of what is mounted at a path.
-fn clone_of(path: impl AsRef<Path>) -> io::Result<OwnedFd> {
+pub(super) fn clone_of(path: impl AsRef<Path>) -> io::Result<OwnedFd> {
     clone_with(path.as_ref(), OpenTreeFlags::empty())
 }
 

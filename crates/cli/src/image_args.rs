@@ -104,7 +104,7 @@ impl ImageArgs {
 }
 
 /// A number with KiB, MiB, GiB or TiB, or of bytes.
-fn bytes(text: &str) -> Result<u64, SizeError> {
+pub(crate) fn bytes(text: &str) -> Result<u64, SizeError> {
     let units = [("KiB", 10), ("MiB", 20), ("GiB", 30), ("TiB", 40)];
     let found = units.iter().find_map(|(unit, bits)| Some((text.strip_suffix(unit)?, *bits)));
     let (digits, bits) = found.unwrap_or((text, 0));
@@ -116,7 +116,7 @@ fn bytes(text: &str) -> Result<u64, SizeError> {
 /// What is not a size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("expected a size such as 50GiB, at most 1024TiB")]
-struct SizeError;
+pub(crate) struct SizeError;
 
 #[cfg(test)]
 mod tests {

@@ -15,8 +15,10 @@ mod market_args;
 mod net_args;
 mod openssh;
 mod original_flags;
+mod ssh_args;
 mod text;
 mod transaction;
+mod wish_args;
 
 use std::process::ExitCode;
 
@@ -58,7 +60,7 @@ enum Command {
     /// List what can be rented.
     Offers(offers::OffersArgs),
     /// Rent a machine.
-    Rent(rent::RentArgs),
+    Rent(Box<rent::RentArgs>),
     /// Enter a rented machine.
     Ssh(ssh::SshArgs),
     /// List your leases.

@@ -21,7 +21,7 @@ pub use http::TransportError;
 pub use market::{
     ApiBase, ApiBaseError, MarketClient, MarketError, OfferQuery, TRANSCRIPT_BYTES_MAX,
 };
-pub use node::{HeldLease, Node, NodeClient, NodeDialer, NodeError};
+pub use node::{HeldLease, Node, NodeClient, NodeDialer, NodeError, ReachedPort};
 pub use reach::{NotCalled, Reach};
 pub use refusal::Refusal;
 pub use ssh::{

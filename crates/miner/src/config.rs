@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nicompute_host::net::Network;
 use nicompute_host::runtime::{ImagePattern, Runtime};
@@ -10,7 +11,7 @@ use nicompute_host::telemetry::GpuSource;
 use nicompute_keys::Keypair;
 use nicompute_market::{MicroUsd, Netuid};
 
-use crate::{AccessList, KillPoint};
+use crate::{AccessList, KillPoint, PortRange};
 
 /// Everything that a provider decides about a node.
 #[derive(Debug, Clone)]
@@ -39,6 +40,10 @@ pub struct MinerConfig {
     pub runtime: Arc<dyn Runtime>,
     /// What gives leases a way to the internet; without one they have none.
     pub network: Option<Arc<dyn Network>>,
+    /// The ports that leases may have reached at this machine, on the SSH gateway's address; without any they have none.
+    pub ports: Option<PortRange>,
+    /// How long SSH sessions may last.
+    pub sessions: SessionLimits,
     /// The agent's executable, readable by everybody.
     pub agent: PathBuf,
     /// Paths that a tenant must not see where the machine's own root is the image.
@@ -53,6 +58,15 @@ pub struct MinerConfig {
     pub on_shutdown: OnShutdown,
     /// Tests only: the process kills itself right after this step of a lease.
     pub kill_after: Option<KillPoint>,
+}
+
+/// How long SSH sessions may last; the default is as long as their lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SessionLimits {
+    /// Without a byte either way.
+    pub idle: Option<Duration>,
+    /// In all.
+    pub total: Option<Duration>,
 }
 
 /// Whether a runtime without limits may be used.

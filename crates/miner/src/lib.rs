@@ -17,6 +17,7 @@ mod leases;
 mod node;
 mod node_api;
 mod offers;
+mod ports;
 mod reconciler;
 mod routes;
 mod store;
@@ -26,7 +27,7 @@ pub use axon::{
     ALLOCATE_LIMIT, AXON_ARRIVALS_MAX, AXON_RUNNING_MAX, AXON_STRANGERS_ARRIVALS_MAX,
     AXON_WAITING_MAX, AccessList, AccessListError, BLOCKED_MAX, MIN_STAKE,
 };
-pub use config::{MinerConfig, OnShutdown, UnenforcedLimits};
+pub use config::{MinerConfig, OnShutdown, SessionLimits, UnenforcedLimits};
 pub use dir_lock::LockError;
 pub use fuse::{KillPoint, UnknownKillPoint};
 pub use leases::{Created, Denied, Leases, Order, Owner};
@@ -37,6 +38,7 @@ pub use node_api::{
     REQUEST_LIMIT, REQUESTS_MAX, WAIT_MILLIS_MAX,
 };
 pub use offers::{OFFER_ID, OFFERS_FILE_BYTES_MAX, OfferProblem, OffersError};
-pub use routes::{RouteRefused, Routes};
+pub use ports::{BadPortRange, PortRange};
+pub use routes::{PortRefused, RouteRefused, Routes};
 pub use store::{LEASES_KEPT_MAX, StoreError};
 pub use subnet::{Member, PERMITS_AGE_MAX, Subnet, SubnetError};

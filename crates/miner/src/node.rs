@@ -27,6 +27,7 @@ use crate::gpus::GpuWatch;
 use crate::leases::Leases;
 use crate::node_api::{self, Api, ApiError, ApiLimits, ApiParts};
 use crate::offers::{self, Facilities, Offers, OffersError};
+use crate::ports::{PortBoard, PortRange};
 use crate::reconciler::{Memory, Places, Pulls, Reconciler};
 use crate::routes::Routes;
 use crate::store::{Store, StoreError};
@@ -69,6 +70,7 @@ struct Trade {
     offers: Arc<Offers>,
     permits: Arc<Permits>,
     leases: Arc<Leases>,
+    ports: Arc<PortBoard>,
     watch: Option<Arc<GpuWatch>>,
 }
 
@@ -121,6 +123,18 @@ pub enum StartError {
         #[source]
         source: std::io::Error,
     },
+    /// A port that leases would be given is a door of the node itself.
+    #[error(
+        "the ports {range} for leases (--ports.range) hold the node's own port {port} ({flag})"
+    )]
+    PortRange {
+        /// What leases would be given.
+        range: PortRange,
+        /// The node's own.
+        port: u16,
+        /// The flag that says so.
+        flag: &'static str,
+    },
     /// The SSH gateway.
     #[error("cannot open the SSH gateway (--ssh.port)")]
     Gateway(#[from] GatewayError),
@@ -150,6 +164,7 @@ impl StartError {
             }
             Self::Listen { .. } => "stop what listens there, or give another --axon.port",
             Self::Gateway(_) => "stop what listens there, or give another --ssh.port",
+            Self::PortRange { .. } => "give --ports.range ports that nothing else here uses",
             Self::HostKey(_) | Self::SignHostKey(_) => {
                 "restore the file ssh_host_ed25519_key in --state-dir, or remove it to get a new host key"
             }
@@ -210,10 +225,8 @@ impl Miner {
         clock: SharedClock,
         tasks: Tasks,
     ) -> Result<Self, StartError> {
+        check(&config)?;
         let limits_enforced = config.runtime.limits_enforced();
-        if !limits_enforced && config.unenforced_limits == UnenforcedLimits::Refuse {
-            return Err(StartError::UnenforcedLimits);
-        }
         let trade = Trade::open(&config, neighbours.subnet, &clock, neighbours.api_limits).await?;
         let (listener, api_address) = bind(config.listen).await?;
         let routes = match neighbours.routes {
@@ -229,6 +242,7 @@ impl Miner {
             permits: Arc::clone(&trade.permits),
             access: config.axon.clone(),
             routes: &*routes,
+            ports: Arc::clone(&trade.ports),
             key: config.hotkey.clone(),
             clock: Arc::clone(&clock),
             limits_enforced,
@@ -258,6 +272,7 @@ impl Miner {
             leases: Arc::clone(&trade.leases),
             offers: Arc::clone(&trade.offers),
             pulls: Pulls::new(tasks.clone()),
+            ports: Arc::clone(&trade.ports),
             clock: Arc::clone(&clock),
             places: Places {
                 state_dir: config.state_dir,
@@ -413,7 +428,7 @@ impl Trade {
         };
         let fetches = config.fetches.iter().take(FETCHES_MAX).map(ToString::to_string).collect();
         let disk_bytes = disk_bytes(&config.state_dir)?;
-        let facilities = Facilities { network, ports_max: 0, fetches, disk_bytes };
+        let facilities = Facilities { network, ports: config.ports, fetches, disk_bytes };
         let mut offers = Offers::new(&inventory, price, facilities, runtime, Arc::clone(clock));
         // Leases of a version that stored no shares go on with what they had.
         let old = store.share_with_old(&offers.whole()).await?;
@@ -439,7 +454,7 @@ impl Trade {
             let leases = Arc::clone(&leases);
             Arc::new(GpuWatch::new(source, leases, absent, offered, Arc::clone(clock)))
         });
-        Ok(Self { store, offers, permits, leases, watch })
+        Ok(Self { store, offers, permits, leases, ports: Arc::default(), watch })
     }
 }
 
@@ -459,6 +474,18 @@ fn first_load(offers: &Offers, file: &Path, open: &[Lease]) -> Result<(), Offers
             Ok(())
         }
     }
+}
+
+/// Refuses a runtime without limits, and ports for leases that the node needs itself. A port 0 is one that is free by then.
+fn check(config: &MinerConfig) -> Result<(), StartError> {
+    let refuses = config.unenforced_limits == UnenforcedLimits::Refuse;
+    if refuses && !config.runtime.limits_enforced() {
+        return Err(StartError::UnenforcedLimits);
+    }
+    let Some(range) = config.ports else { return Ok(()) };
+    let own = [(config.listen.port(), "--axon.port"), (config.ssh_listen.port(), "--ssh.port")];
+    let found = own.into_iter().find(|(port, _)| range.contains(*port));
+    found.map_or(Ok(()), |(port, flag)| Err(StartError::PortRange { range, port, flag }))
 }
 
 /// Of the file system that holds the node's state.
@@ -524,7 +551,9 @@ async fn open_gateway(
     tasks: &Tasks,
 ) -> Result<Gateway, StartError> {
     let host_key = HostKey::load_or_create(&config.state_dir.join(HOST_KEY_FILE))?;
-    let config =
-        GatewayConfig { listen: config.ssh_listen, host_key, limits: Limits::of_this_process() };
+    let mut limits = Limits::of_this_process();
+    limits.idle = config.sessions.idle;
+    limits.total = config.sessions.total;
+    let config = GatewayConfig { listen: config.ssh_listen, host_key, limits };
     Ok(Gateway::bind(config, Arc::clone(clock), tasks.clone()).await?)
 }

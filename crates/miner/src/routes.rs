@@ -1,10 +1,12 @@
 //! The way into a lease, as the node needs it: opened, closed, and whether the lease's agent has reported.
 
 use std::fmt;
+use std::io;
+use std::net::SocketAddr;
 
 use nicompute_daemon::{BoxError, Kind};
-use nicompute_host::gateway::{Gateway, Route, RouteError};
-use nicompute_market::LeaseId;
+use nicompute_host::gateway::{Gateway, PublishError, Route, RouteError};
+use nicompute_market::{LeaseId, PublishedPort};
 
 /// Opens and closes ways into leases. [`Gateway`] is the real one.
 pub trait Routes: Send + Sync + fmt::Debug + 'static {
@@ -19,6 +21,12 @@ pub trait Routes: Send + Sync + fmt::Debug + 'static {
 
     /// Whether the lease's agent is there, so that its keys can enter.
     fn connected(&self, lease: LeaseId) -> bool;
+
+    /// Has a port of an open lease reached at a port of this machine, until the lease is closed. Again is no error.
+    ///
+    /// # Errors
+    /// When nobody can listen there; nothing has changed then.
+    fn publish(&self, lease: LeaseId, port: PublishedPort) -> Result<(), PortRefused>;
 
     /// Says something to whoever is in the lease, where the door can.
     fn notice(&self, lease: LeaseId, text: &str) {
@@ -43,6 +51,39 @@ pub struct RouteRefused {
     pub source: BoxError,
 }
 
+/// Why a port of a lease is not reached.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot publish a port of the lease")]
+pub struct PortRefused {
+    /// What its holder is told.
+    pub shown: &'static str,
+    /// Whether this one port of the machine is the trouble.
+    pub other_port_may_do: bool,
+    /// The cause.
+    #[source]
+    pub source: BoxError,
+}
+
+// === impl PortRefused ===
+
+impl From<PublishError> for PortRefused {
+    fn from(error: PublishError) -> Self {
+        let (shown, other_port_may_do) = match &error {
+            PublishError::Listen { source, .. } => match source.kind() {
+                io::ErrorKind::AddrInUse => {
+                    ("another program of the provider's machine listens there", true)
+                }
+                io::ErrorKind::PermissionDenied => {
+                    ("the provider's node may not listen there", true)
+                }
+                _ => ("the provider's node cannot listen there", false),
+            },
+            _ => ("the provider's node cannot listen there", false),
+        };
+        Self { shown, other_port_may_do, source: error.into() }
+    }
+}
+
 impl Routes for Gateway {
     fn open(&self, route: &Route) -> Result<(), RouteRefused> {
         Self::open(self, route).map_err(|error| {
@@ -62,6 +103,12 @@ impl Routes for Gateway {
 
     fn connected(&self, lease: LeaseId) -> bool {
         Self::connected(self, lease)
+    }
+
+    fn publish(&self, lease: LeaseId, port: PublishedPort) -> Result<(), PortRefused> {
+        // Where the SSH door is, ports are too.
+        let listen = SocketAddr::new(self.local_addr().ip(), port.port);
+        Ok(Self::publish(self, lease, port.container_port, listen).map(drop)?)
     }
 
     fn notice(&self, lease: LeaseId, text: &str) {

@@ -3,7 +3,7 @@
 use nicompute_market::{Hotkey, LeaseId, OfferId};
 use serde::{Deserialize, Serialize};
 
-use crate::node::{ConditionsView, MachineView, OptionsView, SshAccessView};
+use crate::node::{ConditionsView, MachineView, OptionsView, PublishedPortView, SshAccessView};
 
 /// `GET /v1/offers` of the market.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -159,6 +159,9 @@ pub struct RentalView {
     /// How to enter, while that is possible.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ssh: Option<SshAccessView>,
+    /// Where the ports that it asked for are reached, while it can be entered.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<PublishedPortView>,
 }
 
 /// `GET /v1/status` of the market.

@@ -38,6 +38,7 @@ fn rental() -> RentalView {
         price_micro_usd_per_hour: 3,
         detail: None,
         ssh: None,
+        ports: Vec::new(),
     }
 }
 

@@ -23,6 +23,7 @@ use crate::embedded;
 use crate::exit::{Exit, Failure};
 use crate::image_args::ImageArgs;
 use crate::net_args::NetArgs;
+use crate::ssh_args::SshArgs;
 
 /// Options of `nicompute miner`.
 #[derive(Debug, Clone, Args)]
@@ -45,9 +46,8 @@ pub(crate) struct MinerArgs {
     /// The port that others reach the node API under, when it is another one.
     #[arg(long = "axon.external_port", value_name = "PORT")]
     external_port: Option<u16>,
-    /// The port of the SSH gateway; 0 takes a free one.
-    #[arg(long = "ssh.port", default_value_t = 4444, value_name = "PORT")]
-    ssh_port: u16,
+    #[command(flatten)]
+    ssh: SshArgs,
     /// The asking price of the whole machine, in millionths of a US dollar an hour.
     #[arg(long, default_value_t = 0, value_name = "MICRO_USD")]
     price_per_hour: u64,
@@ -118,7 +118,7 @@ async fn start(
         state_dir: setting.folder,
         netuid: Netuid(args.subtensor.netuid),
         listen: SocketAddr::new(args.axon_ip, args.axon_port),
-        ssh_listen: SocketAddr::new(args.axon_ip, args.ssh_port),
+        ssh_listen: SocketAddr::new(args.axon_ip, args.ssh.port),
         announce_ip,
         announce_port: args.external_port,
         hotkey,
@@ -127,6 +127,8 @@ async fn start(
         fetches: args.images.fetched_by(&*runtime),
         runtime,
         network: network.map(|network| Arc::new(network) as Arc<dyn Network>),
+        ports: args.ssh.ports,
+        sessions: args.ssh.sessions(),
         agent: programs.agent,
         masked_host_paths,
         unenforced_limits: if args.devnet {

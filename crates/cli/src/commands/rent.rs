@@ -9,15 +9,16 @@ use clap::Args;
 use nicompute_client::{MarketClient, SshAccess};
 use nicompute_market::{Hotkey, LeaseId, OfferId};
 use nicompute_wire::market_api::{MarketOfferView, RentRequest, RentalView};
-use nicompute_wire::node::OptionsView;
 
 use crate::args::parse_span;
 use crate::commands::offers::Filters;
+use crate::commands::ps::ports;
 use crate::commands::rent_acts::{self, RentAct};
 use crate::daemons::{create_private, write_atomically};
 use crate::exit::{Exit, Failure};
 use crate::market_args::{MarketArgs, block_on, failed, key_pointer, print, public_half};
 use crate::openssh;
+use crate::wish_args::WishArgs;
 
 /// How often a lease that is coming up is looked at.
 const POLL: Duration = Duration::from_millis(100);
@@ -46,6 +47,8 @@ pub(crate) struct RentArgs {
     /// The image; the offer's first one otherwise.
     #[arg(long)]
     image: Option<String>,
+    #[command(flatten)]
+    pub(crate) wishes: WishArgs,
     /// The lease's id, to ask again for a lease whose answer was lost.
     #[arg(long, value_name = "UUID")]
     id: Option<LeaseId>,
@@ -60,6 +63,7 @@ pub(crate) fn run(args: &RentArgs, out: &mut dyn Write) -> anyhow::Result<()> {
         return rent_acts::run(act, out);
     }
     let api = args.market.client()?;
+    let options = args.wishes.options()?;
     block_on(async {
         let offer = choose(args, &api).await?;
         let id = args.id.map_or_else(fresh_id, Ok)?;
@@ -73,14 +77,15 @@ pub(crate) fn run(args: &RentArgs, out: &mut dyn Write) -> anyhow::Result<()> {
             image: args.image.clone(),
             duration_seconds: args.duration.as_secs(),
             price_micro_usd_per_hour_max: Some(offer.price_micro_usd_per_hour),
-            terminal_key: None,
-            options: OptionsView::default(),
+            terminal_key: args.wishes.terminal_key()?,
+            options,
         };
         let lease = wait_until_running(&api, &request).await?;
         let access = lease.ssh.as_ref().context("a running lease can be entered")?;
         let words = openssh::arguments(&folder, &key, &SshAccess::check(access)?)?;
         print(out, args.json.then_some(&lease), || {
-            format!("lease {id} is running; enter it with\n  ssh {}\n", words.join(" "))
+            let ssh = words.join(" ");
+            format!("lease {id} is running; enter it with\n  ssh {ssh}\n{}", ports(&lease))
         })
     })?
 }

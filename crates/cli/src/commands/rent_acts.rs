@@ -1,4 +1,4 @@
-//! `nicompute rent extend|pause|resume|restart|keys`: what can be done to a lease that runs.
+//! `nicompute rent list|show|extend|pause|resume|restart|keys`: what can be seen of leases, and done to one that runs.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -6,16 +6,20 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use nicompute_client::MarketClient;
-use nicompute_market::LeaseId;
 use nicompute_wire::market_api::RentalView;
 use nicompute_wire::node::{ExtendRequest, KeysRequest};
 
 use crate::args::parse_span;
+use crate::commands::ps::{self, PsArgs};
 use crate::market_args::{MarketArgs, block_on, failed, find, print, public_half};
 
 /// Something done to a lease.
 #[derive(Debug, Subcommand)]
 pub(crate) enum RentAct {
+    /// List your leases; the same as `nicompute ps`.
+    List(PsArgs),
+    /// Show one lease: where it stands, how it is entered, where its ports are reached.
+    Show(LeaseArgs),
     /// Move a lease's end to a span from now; never back.
     Extend(ExtendArgs),
     /// Freeze a lease: its processes stop, its data stays, its time goes on.
@@ -65,17 +69,33 @@ pub(crate) struct KeysArgs {
 
 /// Does it, and says where the lease stands.
 pub(crate) fn run(act: &RentAct, out: &mut dyn Write) -> anyhow::Result<()> {
-    let of = act.of();
+    let of = match act {
+        RentAct::List(args) => return ps::run(args, out),
+        RentAct::Show(of) | RentAct::Pause(of) | RentAct::Resume(of) | RentAct::Restart(of) => of,
+        RentAct::Extend(args) => &args.of,
+        RentAct::Keys(args) => &args.of,
+    };
     let api = of.market.client()?;
     let lease = block_on(async {
-        let id = find(&api, &of.lease).await?.id;
-        carry_out(act, &api, id).await
+        let found = find(&api, &of.lease).await?;
+        carry_out(act, &api, found).await
     })??;
-    print(out, of.json.then_some(&lease), || format!("lease {} is {}\n", lease.id, lease.state))
+    print(out, of.json.then_some(&lease), || match act {
+        RentAct::Show(_) => ps::whole(&lease),
+        _ => format!("lease {} is {}\n", lease.id, lease.state),
+    })
 }
 
-async fn carry_out(act: &RentAct, api: &MarketClient, id: LeaseId) -> anyhow::Result<RentalView> {
+async fn carry_out(
+    act: &RentAct,
+    api: &MarketClient,
+    found: RentalView,
+) -> anyhow::Result<RentalView> {
+    let id = found.id;
     let done = match act {
+        RentAct::List(_) => return Ok(found),
+        // By its id it was asked for just now; by a part of it the list was read, which may be older.
+        RentAct::Show(_) => api.lease(id).await,
         RentAct::Extend(args) => {
             let request = ExtendRequest { duration_seconds: args.duration.as_secs() };
             api.extend(id, &request).await
@@ -90,14 +110,4 @@ async fn carry_out(act: &RentAct, api: &MarketClient, id: LeaseId) -> anyhow::Re
         }
     };
     done.map_err(failed)
-}
-
-impl RentAct {
-    const fn of(&self) -> &LeaseArgs {
-        match self {
-            Self::Extend(args) => &args.of,
-            Self::Pause(args) | Self::Resume(args) | Self::Restart(args) => args,
-            Self::Keys(args) => &args.of,
-        }
-    }
 }

@@ -17,8 +17,8 @@ use nicompute_host::runtime::{
 use nicompute_keys::{Keypair, Scheme};
 use nicompute_market::{MicroUsd, Netuid, Rao};
 use nicompute_miner::{
-    AccessList, ApiLimits, MIN_STAKE, Member, Miner, MinerConfig, Neighbours, OnShutdown, Subnet,
-    SubnetError, UnenforcedLimits,
+    AccessList, ApiLimits, MIN_STAKE, Member, Miner, MinerConfig, Neighbours, OnShutdown,
+    SessionLimits, Subnet, SubnetError, UnenforcedLimits,
 };
 use nicompute_wire::axon::{Allocate, Body, Challenge, Ping, Specs};
 use serde::{Deserialize, Serialize};
@@ -101,6 +101,8 @@ async fn node() -> Node {
         fetches: Vec::new(),
         runtime: Arc::new(FakeRuntime::new(runtime, FakeMachine::new())),
         network: None,
+        ports: None,
+        sessions: SessionLimits::default(),
         agent: "/agent".into(),
         masked_host_paths: Vec::new(),
         unenforced_limits: UnenforcedLimits::Refuse,

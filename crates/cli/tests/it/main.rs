@@ -34,6 +34,8 @@ mod kill_anywhere;
 #[cfg(test)]
 mod original_flags;
 #[cfg(test)]
+mod ports;
+#[cfg(test)]
 mod proving;
 #[cfg(test)]
 mod renting;

@@ -23,7 +23,7 @@ use crate::http::{Answer, Http, TransportError, exchange};
 use crate::refusal::Refusal;
 
 pub use error::NodeError;
-pub use views::{HeldLease, Node};
+pub use views::{HeldLease, Node, ReachedPort};
 
 /// How long a node is asked to wait for a change of a lease before it answers; nodes take up to 10 s.
 const SETTLE_WAIT: Duration = Duration::from_secs(5);
@@ -236,7 +236,7 @@ impl NodeClient {
     }
 
     fn held(&self, view: LeaseView, asked: LeaseId) -> Result<HeldLease, NodeError> {
-        HeldLease::check(view, asked, &self.dialer.key.hotkey())
+        HeldLease::check(view, asked, &self.dialer.key.hotkey(), self.address.ip())
     }
 
     async fn get<T: DeserializeOwned>(

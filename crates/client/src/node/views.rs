@@ -1,15 +1,15 @@
 //! Received views become values, or errors: nothing below this point checks them again.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use nicompute_market::{
     Hotkey, LeaseId, LeaseState, Machine, Offer, OfferId, Purpose, RuntimeKind, UnixMillis,
 };
 use nicompute_wire::hostkey;
 use nicompute_wire::node::{
-    LeaseView, NodeView, OFFERS_MAX, OffersView, SshAccessView, SshDoorView, TEXT_CHARS_MAX,
-    ViewError,
+    LeaseView, NodeView, OFFERS_MAX, OffersView, PORTS_MAX, PublishedPortView, SshAccessView,
+    SshDoorView, TEXT_CHARS_MAX, ViewError,
 };
 
 use crate::access::{AccessError, SshAccess, parse_host_key};
@@ -52,7 +52,20 @@ pub struct HeldLease {
     pub detail: Option<String>,
     /// Whether a restart was asked for and is not done yet.
     pub restart_pending: bool,
+    /// Where its ports are reached.
+    pub ports: Vec<ReachedPort>,
     ssh: Option<SshAccessView>,
+}
+
+/// A port of a lease and where it is reached, as its provider says; always at the provider's own address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReachedPort {
+    /// The port inside.
+    pub container_port: u16,
+    /// Where it is reached.
+    pub at: SocketAddr,
+    /// Why nobody gets through now.
+    pub problem: Option<String>,
 }
 
 // === impl Node ===
@@ -105,7 +118,12 @@ impl Node {
 // === impl HeldLease ===
 
 impl HeldLease {
-    pub(super) fn check(view: LeaseView, asked: LeaseId, me: &Hotkey) -> Result<Self, NodeError> {
+    pub(super) fn check(
+        view: LeaseView,
+        asked: LeaseId,
+        me: &Hotkey,
+        ip: IpAddr,
+    ) -> Result<Self, NodeError> {
         if view.id != asked {
             return Err(NodeError::Other("lease"));
         }
@@ -122,9 +140,49 @@ impl HeldLease {
             image: text("image", view.image)?,
             detail: view.detail.map(|detail| text("detail", detail)).transpose()?,
             restart_pending: view.restart_pending,
+            ports: ports(view.ports, ip)?,
             ssh: view.ssh,
         })
     }
+}
+
+// === impl ReachedPort ===
+
+impl ReachedPort {
+    /// The view of this, for an answer of our own.
+    #[must_use]
+    pub fn view(&self) -> PublishedPortView {
+        PublishedPortView {
+            container_port: self.container_port,
+            host: self.at.ip().to_string(),
+            port: self.at.port(),
+            problem: self.problem.clone(),
+        }
+    }
+}
+
+/// Whatever address the provider writes: a renter is sent to the machine that the validator speaks to, and nowhere else.
+fn ports(views: Vec<PublishedPortView>, ip: IpAddr) -> Result<Vec<ReachedPort>, ViewError> {
+    let wrong = |problem| ViewError { field: "ports", problem };
+    if views.len() > PORTS_MAX {
+        return Err(wrong("lists more than 16"));
+    }
+    let inside: BTreeSet<u16> = views.iter().map(|view| view.container_port).collect();
+    let outside: BTreeSet<u16> = views.iter().map(|view| view.port).collect();
+    if inside.len() != views.len() || outside.len() != views.len() {
+        return Err(wrong("lists a port twice"));
+    }
+    if inside.contains(&0) || outside.contains(&0) {
+        return Err(wrong("lists port 0"));
+    }
+    let port = |view: PublishedPortView| {
+        Ok(ReachedPort {
+            container_port: view.container_port,
+            at: SocketAddr::new(ip, view.port),
+            problem: view.problem.map(|problem| text("problem", problem)).transpose()?,
+        })
+    };
+    views.into_iter().map(port).collect()
 }
 
 pub(super) fn offers(view: OffersView) -> Result<Vec<Offer>, NodeError> {
@@ -158,7 +216,7 @@ mod tests {
     const SEEDS: [&str; 3] = [
         r#"{"offers":[{"id":"a","machine":{"cpu_model":"c","cores":4,"memory_bytes":8,"disk_bytes":9,"gpus":[{"uuid":"GPU-1","name":"n","memory_bytes":5}]},"price_micro_usd_per_hour":1,"images":["i"],"runtime":"docker","limits":"enforced","available":true}]}"#,
         r#"{"hotkey":"5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY","version":"1","runtime":"sandbox","limits_enforced":true,"machine":{"cpu_model":"c","cores":4,"memory_bytes":8,"disk_bytes":9,"gpus":[]},"ssh":{"port":4444,"host_key":"ssh-ed25519 AAAA","host_key_signature":"0x00"}}"#,
-        r#"{"id":"6f9619ff-8b86-4011-b42d-00c04fc964ff","offer":"a","purpose":"proof","holder":"5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY","state":"ended","reason":"lost","generation":1,"requested_at_unix_ms":1,"expires_at_unix_ms":2,"image":"i","ssh":{"host":"h","port":1,"user":"u","host_key":"k"}}"#,
+        r#"{"id":"6f9619ff-8b86-4011-b42d-00c04fc964ff","offer":"a","purpose":"proof","holder":"5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY","state":"ended","reason":"lost","generation":1,"requested_at_unix_ms":1,"expires_at_unix_ms":2,"image":"i","ssh":{"host":"h","port":1,"user":"u","host_key":"k"},"ports":[{"container_port":80,"host":"203.0.113.7","port":20001,"problem":"p"},{"container_port":81,"host":"h","port":20002}]}"#,
     ];
     const PIECES: [&str; 12] = [
         "\"",
@@ -189,8 +247,11 @@ mod tests {
             assert!(Node::check(view, &me, ip).is_err(), "nobody signed this host key");
         }
         if let Ok(view) = serde_json::from_str::<LeaseView>(text) {
-            let me = view.holder;
-            drop(HeldLease::check(view, id, &me));
+            let (me, id) = (view.holder, if view.generation == 1 { view.id } else { id });
+            if let Ok(held) = HeldLease::check(view, id, &me, ip) {
+                assert!(held.ports.len() <= PORTS_MAX);
+                assert!(held.ports.iter().all(|port| port.at.ip() == ip && port.at.port() != 0));
+            }
         }
     }
 
@@ -227,6 +288,36 @@ mod tests {
         serde_json::from_str::<NodeView>(node).unwrap();
         let view: LeaseView = serde_json::from_str(lease).unwrap();
         let (id, holder) = (view.id, view.holder);
-        HeldLease::check(view, id, &holder).unwrap();
+        let ip = IpAddr::from([198, 51, 100, 7]);
+        let held = HeldLease::check(view, id, &holder, ip).unwrap();
+        assert_eq!(held.ports[0].view().host, "198.51.100.7", "not where the lease says");
+    }
+
+    /// A provider that lists ports without end, or one twice, would fill the market's store or confuse its renters.
+    #[test]
+    fn wrong_ports_are_refused() {
+        let port = |container_port, port| PublishedPortView {
+            container_port,
+            host: "h".to_owned(),
+            port,
+            problem: None,
+        };
+        let ip = IpAddr::from([198, 51, 100, 7]);
+        let many = (1..=17).map(|number| port(number, number)).collect::<Vec<_>>();
+        assert!(ports(many[..16].to_vec(), ip).is_ok());
+        let said =
+            |problem: &str| PublishedPortView { problem: Some(problem.to_owned()), ..port(1, 1) };
+        let long = "x".repeat(TEXT_CHARS_MAX + 1);
+        for wrong in [
+            many,
+            vec![port(1, 0)],
+            vec![port(0, 1)],
+            vec![port(1, 1), port(1, 2)],
+            vec![port(1, 1), port(2, 1)],
+            vec![said("\u{1b}[2J")],
+            vec![said(&long)],
+        ] {
+            assert!(ports(wrong.clone(), ip).is_err(), "{wrong:?}");
+        }
     }
 }

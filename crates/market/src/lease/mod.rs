@@ -84,6 +84,17 @@ pub struct Lease {
     /// What is known about how it came to stand where it stands: how far a fetch is, why it failed, the evidence of a GPU
     /// that is gone.
     pub detail: Option<String>,
+    /// Where the ports that it asked for are reached, from the moment at which its offer is held.
+    pub published: Vec<PublishedPort>,
+}
+
+/// A port of a lease and the provider's port that leads to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PublishedPort {
+    /// The port inside.
+    pub container_port: u16,
+    /// The port of the provider's machine.
+    pub port: u16,
 }
 
 /// An event that does not fit where the lease stands.
@@ -112,6 +123,7 @@ impl Lease {
             restart_asked: false,
             warned_millis: None,
             detail: None,
+            published: Vec::new(),
         }
     }
 

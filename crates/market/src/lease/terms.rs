@@ -90,6 +90,8 @@ pub struct LeaseOptions {
     pub ports: Vec<u16>,
     /// Whether it reaches the outside.
     pub network: LeaseNetwork,
+    /// Whether clients of the SSH gateway may lend their keys to programs inside.
+    pub agent_forwarding: bool,
 }
 
 /// A directory that outlives a restart.

@@ -10,8 +10,8 @@ use nicompute_host::runtime::{
 };
 use nicompute_market::{MicroUsd, Netuid, Rao};
 use nicompute_miner::{
-    AccessList, ApiLimits, MIN_STAKE, Member, Miner, MinerConfig, Neighbours, OnShutdown, Subnet,
-    SubnetError, UnenforcedLimits,
+    AccessList, ApiLimits, MIN_STAKE, Member, Miner, MinerConfig, Neighbours, OnShutdown,
+    SessionLimits, Subnet, SubnetError, UnenforcedLimits,
 };
 
 use crate::key;
@@ -83,6 +83,8 @@ fn config(folder: &std::path::Path) -> MinerConfig {
         fetches: Vec::new(),
         runtime: Arc::new(FakeRuntime::new(runtime, FakeMachine::new())),
         network: None,
+        ports: None,
+        sessions: SessionLimits::default(),
         agent: "/agent".into(),
         masked_host_paths: Vec::new(),
         unenforced_limits: UnenforcedLimits::Refuse,

@@ -22,11 +22,13 @@ use axum::routing::{get, post};
 use axum::{Router, middleware};
 use nicompute_daemon::{CancellationToken, SharedClock};
 use nicompute_keys::Keypair;
-use nicompute_market::Lease;
+use nicompute_market::{Lease, PublishedPort};
 use nicompute_wire::btauth::{MAX_SKEW_NS, ReplayStore};
 use nicompute_wire::codes::Code;
 use nicompute_wire::hostkey::{self, HostKeyError};
-use nicompute_wire::node::{LeaseView, NodeView, OffersView, SshAccessView, SshDoorView};
+use nicompute_wire::node::{
+    LeaseView, NodeView, OffersView, PublishedPortView, SshAccessView, SshDoorView,
+};
 use tokio::sync::Semaphore;
 
 use crate::axon::{
@@ -36,6 +38,7 @@ use crate::axon::{
 use crate::gpus::GpuWatch;
 use crate::leases::Leases;
 use crate::offers::Offers;
+use crate::ports::PortBoard;
 use crate::routes::Routes;
 use crate::store::{Store, StoreError};
 use crate::subnet::Permits;
@@ -118,6 +121,7 @@ pub(crate) struct Api {
     clock: SharedClock,
     limits_enforced: bool,
     ssh: SshDoorView,
+    ports: Arc<PortBoard>,
     announce_ip: IpAddr,
     /// Replays of those who may take leases, and of everybody else: strangers must not fill the memory of the others.
     admitted: Mutex<ReplayStore>,
@@ -137,6 +141,7 @@ pub(crate) struct ApiParts<'a> {
     pub(crate) permits: Arc<Permits>,
     pub(crate) access: Option<AccessList>,
     pub(crate) routes: &'a dyn Routes,
+    pub(crate) ports: Arc<PortBoard>,
     pub(crate) key: Keypair,
     pub(crate) clock: SharedClock,
     pub(crate) limits_enforced: bool,
@@ -205,6 +210,7 @@ impl Api {
             clock: parts.clock,
             limits_enforced: parts.limits_enforced,
             ssh,
+            ports: parts.ports,
             announce_ip: parts.announce_ip,
             admitted: Mutex::new(ReplayStore::new(start_ns)),
             strangers: Mutex::new(strangers),
@@ -223,7 +229,13 @@ impl Api {
             user: lease.terms.id.short(),
             host_key: self.ssh.host_key.clone(),
         };
-        LeaseView::new(lease, ssh)
+        let port = |port: &PublishedPort| PublishedPortView {
+            container_port: port.container_port,
+            host: self.announce_ip.to_string(),
+            port: port.port,
+            problem: self.ports.problem(lease.terms.id, port.container_port).map(str::to_owned),
+        };
+        LeaseView::new(lease, ssh, lease.published.iter().map(port).collect())
     }
 }
 

@@ -22,10 +22,11 @@ use nicompute_market::{
     Conditions, Gpu, Lease, LeaseNetwork, LimitsHeld, Machine, MicroUsd, Offer, OfferId,
     RuntimeKind, Share, UnixMillis, VolumesAllowed,
 };
-use nicompute_wire::node::IMAGES_MAX;
+use nicompute_wire::node::{IMAGES_MAX, PORTS_MAX};
 use tokio::sync::Mutex;
 
 use crate::gpus::AbsentGpus;
+use crate::ports::PortRange;
 use crate::store::{Capacity, Store, StoreError};
 use file::{Defined, Ground};
 pub use file::{OFFERS_FILE_BYTES_MAX, OfferProblem, OffersError};
@@ -47,8 +48,8 @@ const THOUSANDTHS: u32 = 1000;
 pub(crate) struct Facilities {
     /// Whether there is a tenants' network.
     pub(crate) network: LeaseNetwork,
-    /// Ports of a lease that may be reached through the node.
-    pub(crate) ports_max: u16,
+    /// Ports of this machine through which leases may be reached.
+    pub(crate) ports: Option<PortRange>,
     /// Patterns of images that are fetched.
     pub(crate) fetches: Vec<String>,
     /// Of the whole file system, free or not.
@@ -61,6 +62,7 @@ pub(crate) struct Offers {
     list: RwLock<Arc<Vec<Defined>>>,
     ground: Ground,
     disk_bytes_max: u64,
+    ports: Option<PortRange>,
     kind: RuntimeKind,
     runtime: Arc<dyn Runtime>,
     /// Written by the watch over the GPUs.
@@ -125,12 +127,13 @@ impl Offers {
             classes: runtime.classes(),
             limits: runtime.limits(),
             network: facilities.network,
-            ports_max: facilities.ports_max,
+            ports_max: facilities.ports.map_or(0, ports_of_one_lease),
             fetches: facilities.fetches,
         };
         Self {
             disk_bytes_max: facilities.disk_bytes / 4 * DISK_OFFERED_QUARTERS,
             list: RwLock::new(Arc::new(vec![whole(&ground, price_per_hour)])),
+            ports: facilities.ports,
             kind: market_kind(&*runtime),
             ground,
             runtime,
@@ -193,8 +196,8 @@ impl Offers {
     pub(crate) fn capacity(&self) -> Capacity {
         let whole = self.whole();
         let cores_milli = u64::from(whole.cores_milli);
-        let disk_bytes = self.ground.disk_bytes;
-        Capacity { cores_milli, memory_bytes: whole.memory_bytes, disk_bytes }
+        let (disk_bytes, ports) = (self.ground.disk_bytes, self.ports);
+        Capacity { cores_milli, memory_bytes: whole.memory_bytes, disk_bytes, ports }
     }
 
     /// The GPUs that cannot be given to anybody now.
@@ -366,6 +369,11 @@ fn matches(pattern: &str, image: &str) -> bool {
     pattern == image || covers()
 }
 
+/// How many ports one lease may have of those that there are.
+fn ports_of_one_lease(ports: PortRange) -> u16 {
+    u16::try_from(ports.count().min(PORTS_MAX)).unwrap_or(u16::MAX)
+}
+
 fn share_of(machine: &Machine) -> Share {
     Share {
         cores_milli: machine.cores.saturating_mul(THOUSANDTHS),
@@ -473,7 +481,7 @@ mod tests {
             let runtime = Arc::new(FakeRuntime::new(config, machine.clone()));
             let facilities = Facilities {
                 network: LeaseNetwork::None,
-                ports_max: 0,
+                ports: None,
                 fetches: Vec::new(),
                 disk_bytes: 1 << 30,
             };

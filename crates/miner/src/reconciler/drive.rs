@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nicompute_daemon::{ErrorChain, Kind};
-use nicompute_host::gateway::{PasswordHash, Route};
+use nicompute_host::gateway::{AgentForwarding, PasswordHash, Route};
 use nicompute_host::runtime::{ContainerSpec, Presence, RuntimeError};
 use nicompute_market::{EndReason, FailReason, Lease, LeaseEvent, LeaseId, LeaseState, UnixMillis};
 
@@ -182,6 +182,7 @@ impl Reconciler {
     pub(super) async fn remove(&self, id: LeaseId) -> Result<(), DriveError> {
         self.routes.close(id);
         self.memory.forget(id);
+        self.ports.forget(id);
         self.runtime.remove(id).await?;
         let path = self.places.lease_dir(id);
         match tokio::fs::remove_dir_all(&path).await {
@@ -314,7 +315,8 @@ impl Reconciler {
         self.store.fuse().reached(KillPoint::ContainerUp).await;
         self.wire(lease, running.init_pid).await?;
         self.open_route(lease, Some(running.init_pid))?;
-        self.agent_reports(lease).await
+        self.agent_reports(lease).await?;
+        Ok(self.publish(lease).await?)
     }
 
     /// Waits for the agent, unless the lease is changed meanwhile: then there may be nothing to wait for.
@@ -383,6 +385,7 @@ impl Reconciler {
     /// The way in and the way out of a container that runs. A network that fails keeps nobody out.
     async fn keep_ways(&self, lease: &Lease, init_pid: u32) -> Result<(), DriveError> {
         self.open_route(lease, Some(init_pid))?;
+        self.publish(lease).await?;
         self.keep_wired(lease, init_pid).await
     }
 
@@ -398,7 +401,9 @@ impl Reconciler {
         let plain = Route::new(terms.id, terms.keys.all(), socket_dir);
         // The hotkey that asked says nothing: a market rents for many.
         let holder = terms.legacy.as_ref().map(|legacy| legacy.owner_key_sha256);
-        let route = Route { init_pid, password, holder, greeting, ..plain };
+        let agent_forwarding =
+            if terms.options.agent_forwarding { AgentForwarding::On } else { AgentForwarding::Off };
+        let route = Route { init_pid, password, holder, agent_forwarding, greeting, ..plain };
         if !self.memory.has_route(&route) {
             self.routes.open(&route)?;
             self.memory.set_route(route);

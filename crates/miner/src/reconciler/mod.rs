@@ -6,6 +6,7 @@
 
 mod drive;
 mod greeting;
+mod ports;
 mod pulls;
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,7 @@ use tokio::sync::{Mutex, mpsc};
 
 use crate::leases::{Leases, wait_millis_max};
 use crate::offers::Offers;
+use crate::ports::PortBoard;
 use crate::routes::{RouteRefused, Routes};
 use crate::store::{LEASES_KEPT_MAX, Store, StoreError};
 use drive::AGENT_LIMIT;
@@ -57,6 +59,8 @@ pub(crate) struct Reconciler {
     pub(crate) leases: Arc<Leases>,
     pub(crate) offers: Arc<Offers>,
     pub(crate) pulls: Pulls,
+    /// Which ports of leases are reached.
+    pub(crate) ports: Arc<PortBoard>,
     pub(crate) clock: SharedClock,
     pub(crate) places: Places,
     pub(crate) memory: Memory,

@@ -4,8 +4,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicU32;
 
 use faults::FlakyNetwork;
-use nicompute_daemon::{Kind, ManualClock};
-use nicompute_host::gateway::Route;
+use nicompute_daemon::ManualClock;
 use nicompute_host::inventory::Inventory;
 use nicompute_host::runtime::{
     FakeMachine, FakeRuntime, ImagePolicy, Presence, RuntimeConfig, SandboxProgram,
@@ -17,6 +16,8 @@ use nicompute_market::{
 use proptest::prelude::*;
 
 mod faults;
+mod ports;
+mod routes;
 
 use super::drive::{RESTART_PAUSE, RESTARTS_MAX};
 use super::*;
@@ -25,57 +26,16 @@ use crate::fuse::{Fuse, HaltAfter};
 use crate::leases::Stakes;
 use crate::offers::Facilities;
 use crate::store::{Asked, Words};
+use routes::FakeRoutes;
 
 const START: u64 = 1_700_000_000_000;
 const NODE: &str = "node";
-const FACILITIES: Facilities = Facilities {
-    network: LeaseNetwork::Egress,
-    ports_max: 0,
-    fetches: Vec::new(),
-    disk_bytes: 1 << 30,
-};
-
-/// Routes that only remember. The machine's, not the process's: a test says when the process forgets them.
-#[derive(Debug, Default)]
-struct FakeRoutes {
-    open: std::sync::Mutex<BTreeMap<LeaseId, Route>>,
-    refuses_keys: bool,
-    notices: std::sync::Mutex<Vec<String>>,
-}
-
-impl FakeRoutes {
-    fn open_now(&self) -> BTreeMap<LeaseId, Route> {
-        self.open.lock().unwrap().clone()
-    }
-}
-
-impl Routes for FakeRoutes {
-    fn open(&self, route: &Route) -> Result<(), RouteRefused> {
-        if self.refuses_keys {
-            return Err(RouteRefused { kind: Kind::Caller, source: "no key".into() });
-        }
-        self.open.lock().unwrap().insert(route.lease, route.clone());
-        Ok(())
-    }
-
-    fn close(&self, lease: LeaseId) {
-        self.open.lock().unwrap().remove(&lease);
-    }
-
-    fn connected(&self, lease: LeaseId) -> bool {
-        self.open.lock().unwrap().contains_key(&lease)
-    }
-
-    fn notice(&self, _: LeaseId, text: &str) {
-        self.notices.lock().unwrap().push(text.to_owned());
-    }
-
-    fn port(&self) -> u16 {
-        4444
-    }
-
-    fn host_key(&self) -> String {
-        String::new()
+fn facilities() -> Facilities {
+    Facilities {
+        network: LeaseNetwork::Egress,
+        ports: Some("20000-20007".parse().unwrap()),
+        fetches: Vec::new(),
+        disk_bytes: 1 << 30,
     }
 }
 
@@ -141,7 +101,7 @@ impl World {
         let offers = Offers::new(
             &inventory(),
             MicroUsd(1),
-            FACILITIES,
+            facilities(),
             Arc::clone(&runtime),
             Arc::clone(&clock),
         );
@@ -163,6 +123,7 @@ impl World {
             leases: Arc::new(leases),
             offers,
             pulls: Pulls::new(self.tasks.clone()),
+            ports: Arc::default(),
             clock,
             places,
             memory: Memory::default(),
@@ -250,7 +211,11 @@ fn terms(byte: u8) -> Terms {
         price_per_hour: None,
         keys: LeaseKeys::of_user(vec!["ssh-ed25519 AAAA".to_owned()]),
         image: "fake".to_owned(),
-        options: LeaseOptions { network: network_of(byte), ..LeaseOptions::default() },
+        options: LeaseOptions {
+            network: network_of(byte),
+            ports: if byte.is_multiple_of(2) { vec![80, 8080] } else { Vec::new() },
+            ..LeaseOptions::default()
+        },
         legacy: None,
     }
 }
@@ -704,6 +669,10 @@ async fn settled(world: &World, process: &Process) -> Result<(), TestCaseError> 
     prop_assert_eq!(world.network.wires(), wires);
     let routes: BTreeSet<_> = process.routes.open_now().into_keys().collect();
     prop_assert_eq!(&routes, &wanted);
+    for lease in &open {
+        prop_assert_eq!(lease.published.len(), lease.terms.options.ports.len());
+        prop_assert_eq!(process.routes.published(lease.terms.id), lease.published.clone());
+    }
     let dirs: BTreeSet<_> = dirs(&process.reconciler.places.state_dir.join("leases"));
     prop_assert_eq!(dirs, wanted);
     Ok(())

@@ -6,9 +6,11 @@ use nicompute_market::{
 };
 use sqlx::{Row as _, SqliteConnection};
 
+use super::ports::take_ports;
 use super::rows::{self, Columns, LEASE_COLUMNS, keys_text, lease_from_row, number, options_text};
 use super::{EVENTS_SHOWN_MAX, Store, StoreError, StoredEvent, Tx, Words, query};
 use crate::fuse::KillPoint;
+use crate::ports::PortRange;
 
 /// The states in which a lease holds its offer and its GPUs.
 const HELD: &str = "('reserved', 'preparing', 'running', 'paused', 'ending')";
@@ -38,7 +40,7 @@ pub(crate) enum Applied {
     Refused(LeaseRefusal),
     /// Somebody else changed the lease since it was read. Nothing was stored.
     Superseded,
-    /// Another lease holds the offer, one of its GPUs, or what is left of the machine. Nothing was stored.
+    /// Other leases hold the offer, one of its GPUs, what is left of the machine, or the ports. Nothing was stored.
     Occupied,
 }
 
@@ -56,6 +58,8 @@ pub(crate) struct Capacity {
     pub(crate) cores_milli: u64,
     pub(crate) memory_bytes: u64,
     pub(crate) disk_bytes: u64,
+    /// Ports of the machine that lead into leases.
+    pub(crate) ports: Option<PortRange>,
 }
 
 /// The lease that holds an offer.
@@ -180,7 +184,7 @@ impl Store {
         }
     }
 
-    /// Holds the offer, its GPUs and its share for a lease that was asked for.
+    /// Holds the offer, its GPUs, its share and its ports for a lease that was asked for.
     pub(crate) async fn hold(
         &self,
         lease: &Lease,
@@ -329,7 +333,7 @@ impl Store {
 
     async fn store_after(
         &self,
-        (before, after): (&Lease, Lease),
+        (before, mut after): (&Lease, Lease),
         event: LeaseEvent,
         capacity: Option<Capacity>,
         now: UnixMillis,
@@ -347,6 +351,16 @@ impl Store {
                 return Ok(Applied::Occupied);
             }
             Err(error) => return Err(error),
+        }
+        if let Some(capacity) = capacity {
+            match take_ports(&mut tx, &after, capacity.ports).await? {
+                Some(ports) => after.published = ports,
+                None => return Ok(Applied::Occupied),
+            }
+        }
+        if after.state.is_final() {
+            // The file frees them by itself.
+            after.published.clear();
         }
         record(&mut tx, &after, event.name(), now).await?;
         self.commit(tx).await?;

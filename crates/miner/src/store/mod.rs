@@ -5,6 +5,7 @@
 //! Nothing outside of this folder knows SQL.
 
 mod leases;
+mod ports;
 mod rows;
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@
 
 use nicompute_market::{
     Hotkey, Lease, LeaseId, LeaseKeys, LeaseOptions, LeaseState, LegacyAccess, MicroUsd, OfferId,
-    Purpose, Share, Terms, UnixMillis,
+    PublishedPort, Purpose, Share, Terms, UnixMillis,
 };
 use nicompute_wire::node::OptionsView;
 use sqlx::Row as _;
@@ -14,7 +14,8 @@ use super::{StoreError, StoredEvent};
 pub(super) const LEASE_COLUMNS: &str = "id, offer, purpose, holder, ssh_keys, image, state, reason, \
      generation, requested_at_ms, expires_at_ms, cores_milli, memory_bytes, disk_bytes, gpus, \
      price_micro_usd_per_hour, terminal_key, options, owner_key, password_hash, restart_asked, \
-     warned_ms, detail";
+     warned_ms, detail, (SELECT json_group_array(json_array(container_port, port)) FROM lease_port \
+     WHERE lease_port.lease = lease.id) AS ports";
 
 /// SQLite's integers are signed.
 pub(super) fn number(value: u64, field: &'static str) -> Result<i64, StoreError> {
@@ -45,7 +46,18 @@ pub(super) fn lease_from_row(row: &SqliteRow) -> Result<Lease, StoreError> {
         restart_asked: column.get("restart_asked")?,
         warned_millis: column.optional("warned_ms")?,
         detail: column.get("detail")?,
+        published: ports_from_row(&column)?,
     })
+}
+
+fn ports_from_row(column: &Columns<'_>) -> Result<Vec<PublishedPort>, StoreError> {
+    let text: String = column.get("ports")?;
+    let pairs: Vec<(u16, u16)> =
+        serde_json::from_str(&text).map_err(|_| column.damaged("ports"))?;
+    let port = |(container_port, port)| PublishedPort { container_port, port };
+    let mut ports: Vec<_> = pairs.into_iter().map(port).collect();
+    ports.sort_unstable();
+    Ok(ports)
 }
 
 fn terms_from_row(column: &Columns<'_>) -> Result<Terms, StoreError> {

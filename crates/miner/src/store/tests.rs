@@ -38,7 +38,8 @@ async fn open(dir: &Path, hotkey: &Hotkey) -> Result<Store, StoreError> {
 }
 
 /// A machine with room for four of these leases.
-const ROOM: Capacity = Capacity { cores_milli: 4000, memory_bytes: 4 << 30, disk_bytes: 4 << 30 };
+const ROOM: Capacity =
+    Capacity { cores_milli: 4000, memory_bytes: 4 << 30, disk_bytes: 4 << 30, ports: None };
 
 async fn apply(store: &Store, lease: &Lease, event: LeaseEvent) -> Applied {
     match event {
@@ -380,4 +381,49 @@ async fn why_a_lease_ended_stays_known() {
     let events = store.events_after(swept.terms.id, None).await.unwrap();
     assert_eq!(events.last().unwrap().detail.as_ref(), Some(&detail));
     assert_eq!(events[1].detail, None);
+}
+
+/// A port that leads into two leases shows one tenant's page to the other one's visitors; one that is lost with its lease is
+/// never sold again.
+#[tokio::test]
+async fn a_port_leads_into_one_lease() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path()).await;
+    let range = Some("20000-20002".parse().unwrap());
+    let room = Capacity { ports: range, ..ROOM };
+    let mut leases = Vec::new();
+    for byte in 1..=3 {
+        let mut lease = lease(byte);
+        lease.terms.offer = format!("slice-{byte}").parse().unwrap();
+        lease.terms.options.ports = if byte == 3 { vec![80] } else { vec![80, 81] };
+        assert!(matches!(store.ask(&lease, Words([0; 32]), 0).await.unwrap(), Asked::New(_)));
+        leases.push(lease);
+    }
+    let hold = async |lease: &Lease, room| {
+        store.hold(lease, LeaseEvent::Reserved, room, NOW).await.unwrap()
+    };
+    assert_eq!(hold(&leases[0], ROOM).await, Applied::Occupied, "no range, no ports");
+    let Applied::Stored(first) = hold(&leases[0], room).await else { panic!("two are free") };
+    assert_eq!(hold(&leases[1], room).await, Applied::Occupied, "one is left");
+    assert_eq!(store.get(leases[1].terms.id).await.unwrap(), Some(leases[1].clone()));
+    let Applied::Stored(third) = hold(&leases[2], room).await else { panic!("one is free") };
+    assert_eq!(store.get(first.terms.id).await.unwrap(), Some(first.clone()));
+    let all = first.published.iter().chain(&third.published).map(|port| port.port);
+    assert_eq!(all.collect::<std::collections::BTreeSet<_>>(), (20000..=20002).collect());
+    let (id, port) = (first.terms.id, first.published[0]);
+    assert_eq!(store.move_port(id, port, range).await.unwrap(), None, "none is free");
+    let third = step(&store, &third, LeaseEvent::EndAsked(EndReason::Released)).await;
+    assert_eq!(store.move_port(id, port, range).await.unwrap(), None, "not yet");
+    let over = step(&store, &third, LeaseEvent::Swept).await;
+    assert_eq!((over.published, over.state.is_final()), (Vec::new(), true));
+    let moved = store.move_port(id, port, range).await.unwrap().unwrap();
+    assert_eq!((moved.container_port, moved.port), (80, third.published[0].port));
+    assert_eq!(store.move_port(id, port, range).await.unwrap(), None, "it is not there any more");
+    let now = store.get(id).await.unwrap().unwrap();
+    assert_eq!(now.published, [moved, first.published[1]]);
+    // Forgotten with its lease, also where a process died in between.
+    step(&store, &first, LeaseEvent::PrepareBegan).await;
+    let failed = store.get(id).await.unwrap().unwrap();
+    step(&store, &failed, LeaseEvent::PrepareFailed(FailReason::Runtime)).await;
+    assert!(matches!(hold(&leases[1], room).await, Applied::Stored(_)));
 }

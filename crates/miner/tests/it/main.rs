@@ -18,6 +18,7 @@ mod hostile;
 mod life;
 mod limits;
 mod offers;
+mod ports;
 mod probe;
 mod real;
 mod refusals;

@@ -13,10 +13,10 @@ use nicompute_host::runtime::{
     FakeMachine, FakeRuntime, ImagePolicy, RuntimeConfig, SandboxProgram,
 };
 use nicompute_keys::{Keypair, Scheme};
-use nicompute_market::{LeaseId, MicroUsd, Netuid, Rao};
+use nicompute_market::{LeaseId, MicroUsd, Netuid, PublishedPort, Rao};
 use nicompute_miner::{
-    ApiLimits, MIN_STAKE, Member, Miner, MinerConfig, Neighbours, OnShutdown, RouteRefused, Routes,
-    StartError, Subnet, SubnetError, UnenforcedLimits,
+    ApiLimits, MIN_STAKE, Member, Miner, MinerConfig, Neighbours, OnShutdown, PortRefused,
+    RouteRefused, Routes, SessionLimits, StartError, Subnet, SubnetError, UnenforcedLimits,
 };
 use nicompute_wire::btauth::{self, Headers, sign_request, verify_response};
 use nicompute_wire::node::{LeaseView, OffersView};
@@ -41,11 +41,16 @@ pub(crate) fn key(name: &str) -> Keypair {
 
 /// Ways into leases that only remember.
 #[derive(Debug, Default, Clone)]
-pub(crate) struct FakeRoutes(Arc<Mutex<BTreeMap<LeaseId, Route>>>);
+pub(crate) struct FakeRoutes(Arc<Mutex<BTreeMap<LeaseId, Route>>>, Arc<Mutex<Option<u16>>>);
 
 impl FakeRoutes {
     pub(crate) fn of(&self, lease: LeaseId) -> Option<Route> {
         self.0.lock().unwrap().get(&lease).cloned()
+    }
+
+    /// From now on somebody else listens at the outside port of this port inside.
+    pub(crate) fn take_port(&self, inside: Option<u16>) {
+        *self.1.lock().unwrap() = inside;
     }
 }
 
@@ -61,6 +66,14 @@ impl Routes for FakeRoutes {
 
     fn connected(&self, lease: LeaseId) -> bool {
         self.of(lease).is_some_and(|route| route.init_pid.is_some())
+    }
+
+    fn publish(&self, _: LeaseId, port: PublishedPort) -> Result<(), PortRefused> {
+        if *self.1.lock().unwrap() == Some(port.container_port) {
+            let (shown, source) = ("somebody else listens there", "in use".into());
+            return Err(PortRefused { shown, other_port_may_do: true, source });
+        }
+        Ok(())
     }
 
     fn port(&self) -> u16 {
@@ -214,6 +227,8 @@ impl World {
             fetches: Vec::new(),
             runtime: Arc::new(FakeRuntime::new(config, self.machine.clone())),
             network: None,
+            ports: None,
+            sessions: SessionLimits::default(),
             agent: "/agent".into(),
             masked_host_paths: vec!["/home".into()],
             unenforced_limits: UnenforcedLimits::Refuse,

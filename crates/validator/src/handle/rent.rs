@@ -69,6 +69,7 @@ pub(super) async fn rent(
         is_release_asked: false,
         is_known: true,
         ssh: None,
+        ports: Vec::new(),
         detail: None,
     };
     // Before it is stored, so that the rentals loop leaves it to this request.

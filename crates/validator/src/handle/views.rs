@@ -110,6 +110,7 @@ pub(super) fn rental(rental: &Rental) -> RentalView {
         price_micro_usd_per_hour: rental.price_per_hour.get(),
         detail: rental.detail.clone(),
         ssh: rental.ssh.clone(),
+        ports: rental.ports.clone(),
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use nicompute_client::{HeldLease, NodeClient, NodeError};
+use nicompute_client::{HeldLease, NodeClient, NodeError, ReachedPort};
 use nicompute_daemon::{ErrorChain, Kind};
 use nicompute_market::{EndReason, FailReason, LeaseId, LeaseState};
 use nicompute_wire::codes::Code;
@@ -168,7 +168,8 @@ async fn settle(
         Err(error) => match verdict(ctx, rental, &error) {
             Some(state) => {
                 let expires_at = rental.expires_at;
-                RentalUpdate { state, expires_at, is_accepted: false, ssh: None, detail: None }
+                let (is_accepted, ports) = (false, Vec::new());
+                RentalUpdate { state, expires_at, is_accepted, ssh: None, ports, detail: None }
             }
             None => {
                 let lease = rental.lease;
@@ -199,6 +200,7 @@ async fn taken(
         expires_at: rental.expires_at,
         is_accepted: true,
         ssh,
+        ports: held.ports.iter().filter(|_| can_enter).map(ReachedPort::view).collect(),
         detail: held.detail.clone(),
     }
 }

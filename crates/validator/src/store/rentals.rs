@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use nicompute_market::{Hotkey, LeaseId, LeaseState, MicroUsd, OfferId, UnixMillis};
-use nicompute_wire::node::{LeaseRequest, SshAccessView};
+use nicompute_wire::node::{LeaseRequest, PublishedPortView, SshAccessView};
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
@@ -44,6 +44,8 @@ pub(crate) struct Rental {
     /// Whether the provider could be asked the last time.
     pub(crate) is_known: bool,
     pub(crate) ssh: Option<SshAccessView>,
+    /// Where its ports are reached.
+    pub(crate) ports: Vec<PublishedPortView>,
     /// What the provider last said about how it came to stand where it stands.
     pub(crate) detail: Option<String>,
 }
@@ -69,6 +71,7 @@ pub(crate) struct RentalUpdate {
     pub(crate) expires_at: UnixMillis,
     pub(crate) is_accepted: bool,
     pub(crate) ssh: Option<SshAccessView>,
+    pub(crate) ports: Vec<PublishedPortView>,
     pub(crate) detail: Option<String>,
 }
 
@@ -176,15 +179,17 @@ impl Store {
         update: &RentalUpdate,
     ) -> Result<bool, StoreError> {
         let ssh = update.ssh.as_ref().map(serde_json::to_string).transpose();
+        let ports = serde_json::to_string(&update.ports).map_err(|_| damaged("ports"))?;
         sqlx::query(
             "UPDATE rentals SET state = ?, reason = ?, expires_at_unix_ms = max(expires_at_unix_ms, ?), \
-             ssh = ?, detail = ?, is_known = 1, is_accepted = max(is_accepted, ?) \
+             ssh = ?, ports = ?, detail = ?, is_known = 1, is_accepted = max(is_accepted, ?) \
              WHERE lease = ? AND state NOT IN ('ended', 'failed')",
         )
         .bind(update.state.name())
         .bind(update.state.reason())
         .bind(stored(update.expires_at.get()))
         .bind(ssh.map_err(|_| damaged("SSH access"))?)
+        .bind(ports)
         .bind(&update.detail)
         .bind(i64::from(update.is_accepted))
         .bind(lease.to_string())
@@ -256,6 +261,7 @@ fn rental_of(row: &SqliteRow) -> Result<Rental, StoreError> {
         is_release_asked: flag_of(row, "is_release_asked")?,
         is_known: flag_of(row, "is_known")?,
         ssh: ssh.map_err(|_| damaged("SSH access"))?,
+        ports: serde_json::from_str(&text_of(row, "ports")?).map_err(|_| damaged("ports"))?,
         detail: row.try_get("detail").map_err(|_| damaged("detail"))?,
     })
 }

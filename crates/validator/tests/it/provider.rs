@@ -191,6 +191,9 @@ fn view(inner: &Inner, lease: &Lease) -> Value {
         "requested_at_unix_ms": 1, "expires_at_unix_ms": 2, "image": "base",
         "ssh": {"host": "203.0.113.9", "port": 4444, "user": lease.request.id.short(), "host_key": host_key},
     });
+    let ports = lease.request.options.ports.iter().zip(20_000_u16..);
+    let port = |(inside, port): (&u16, u16)| json!({"container_port": inside, "host": "203.0.113.9", "port": port});
+    view["ports"] = ports.map(port).collect();
     if lease.is_over {
         view["state"] = json!("ended");
         view["reason"] = json!("released");

@@ -287,3 +287,24 @@ async fn the_lease_of_a_proof_is_no_rental() {
     assert_eq!(provider.held(), [lease]);
     world.stop().await;
 }
+
+/// A renter's visitors find his port at the machine that the market speaks to, whatever address its provider writes, and
+/// nowhere once the lease is over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ports_are_shown_to_their_renter() {
+    let dir = tempfile::tempdir().unwrap();
+    let provider = Provider::start("//Bob", Lie::None).await;
+    let world = proven(dir.path(), &provider).await;
+    let (me, _) = world.principal("me").await;
+    let options = OptionsView { ports: vec![80, 8080], ..OptionsView::default() };
+    let request = RentRequest { options, ..request(&provider, 1) };
+    let rented = world.handle.rent(&me, request).await.unwrap();
+    let seen = rented.ports.iter().map(|port| (port.container_port, &*port.host, port.port));
+    let seen: Vec<_> = seen.collect();
+    assert_eq!(seen, [(80, "127.0.0.1", 20_000), (8080, "127.0.0.1", 20_001)]);
+    assert_eq!(world.handle.lease(&me, rented.id).await.unwrap().ports, rented.ports);
+    assert_eq!(world.handle.leases(&me).await.unwrap().leases[0].ports, rented.ports);
+    let over = world.handle.release(&me, rented.id).await.unwrap();
+    assert_eq!(over.ports, []);
+    world.stop().await;
+}

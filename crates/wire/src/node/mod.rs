@@ -196,6 +196,23 @@ pub struct LeaseView {
     /// How to enter, while it is running or paused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ssh: Option<SshAccessView>,
+    /// Where the ports that it asked for are reached, while it is running or paused; at most [`PORTS_MAX`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<PublishedPortView>,
+}
+
+/// A port of a lease and where it is reached.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublishedPortView {
+    /// The port inside.
+    pub container_port: u16,
+    /// The address of the provider's machine.
+    pub host: String,
+    /// The TCP port there. It stays the same for as long as the lease lasts.
+    pub port: u16,
+    /// Why nobody gets through now; absent where the provider's node listens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 /// A part of a machine, as it was sold.
@@ -343,9 +360,9 @@ impl TryFrom<OfferView> for Offer {
 }
 
 impl LeaseView {
-    /// The view of a lease; `ssh` is shown only where the holder can enter.
+    /// The view of a lease; `ssh` and `ports` are shown only where the holder can enter.
     #[must_use]
-    pub fn new(lease: &Lease, ssh: SshAccessView) -> Self {
+    pub fn new(lease: &Lease, ssh: SshAccessView, ports: Vec<PublishedPortView>) -> Self {
         let can_enter = matches!(lease.state, LeaseState::Running | LeaseState::Paused);
         Self {
             id: lease.terms.id,
@@ -364,6 +381,7 @@ impl LeaseView {
             price_micro_usd_per_hour: lease.terms.price_per_hour.map(MicroUsd::get),
             class: OptionsView::from(&lease.terms.options).class,
             ssh: can_enter.then_some(ssh),
+            ports: if can_enter { ports } else { Vec::new() },
         }
     }
 

@@ -38,6 +38,9 @@ pub struct OptionsView {
     /// `none` or `egress`; `none` where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<String>,
+    /// Whether clients may lend their SSH keys to programs inside (`ssh -A`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub agent_forwarding: bool,
 }
 
 /// A directory that outlives a restart.
@@ -93,6 +96,7 @@ impl From<&LeaseOptions> for OptionsView {
             environment: options.environment.iter().cloned().collect(),
             ports: options.ports.clone(),
             network: (network != LeaseNetwork::default()).then(|| network.as_str().to_owned()),
+            agent_forwarding: options.agent_forwarding,
         }
     }
 }
@@ -133,6 +137,7 @@ impl TryFrom<OptionsView> for LeaseOptions {
             network: network
                 .map_err(|_| wrong("options.network", "is neither none nor egress"))?
                 .unwrap_or_default(),
+            agent_forwarding: view.agent_forwarding,
         })
     }
 }
@@ -157,6 +162,7 @@ mod tests {
             environment: vec![("A".to_owned(), "$(x)\n\"".to_owned())],
             ports: vec![80, 8080],
             network: LeaseNetwork::Egress,
+            agent_forwarding: true,
         };
         let text = serde_json::to_string(&OptionsView::from(&options)).unwrap();
         let view: OptionsView = serde_json::from_str(&text).unwrap();

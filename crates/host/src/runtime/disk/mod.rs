@@ -12,7 +12,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
@@ -36,6 +36,14 @@ const LOOP_TRIES: u32 = 64;
 const MOUNTS_MAX: usize = 64;
 /// What `mkfs.ext4` puts into every file system.
 const LOST_AND_FOUND: &str = "lost+found";
+
+/// A disk that is being made.
+#[derive(Debug)]
+pub(super) struct Making {
+    child: Option<Child>,
+    new: PathBuf,
+    image: PathBuf,
+}
 
 /// Why a disk could not be made, mounted or let go of.
 #[derive(Debug, thiserror::Error)]
@@ -99,8 +107,27 @@ pub fn find_mkfs() -> Result<PathBuf, DiskError> {
 /// # Errors
 /// When there is no room or no `mkfs.ext4`; then there is no file of that name.
 pub fn make(mkfs: &Path, image: &Path, bytes: u64, owner: u32) -> Result<(), DiskError> {
+    match begin(mkfs, image, bytes, owner)? {
+        None => Ok(()),
+        Some(making) => {
+            making.finish()?;
+            keep_name(image)
+        }
+    }
+}
+
+/// Begins to make it, unless the file is there: `mkfs.ext4` runs beside the caller until [`Making::finish`].
+///
+/// # Errors
+/// When there is no room or no `mkfs.ext4`.
+pub(super) fn begin(
+    mkfs: &Path,
+    image: &Path,
+    bytes: u64,
+    owner: u32,
+) -> Result<Option<Making>, DiskError> {
     if image.exists() {
-        return Ok(());
+        return Ok(None);
     }
     // A `mkfs.ext4` whose starter was killed goes on for a moment and must not write into the next one's file.
     let mut new = image.as_os_str().to_owned();
@@ -114,20 +141,51 @@ pub fn make(mkfs: &Path, image: &Path, bytes: u64, owner: u32) -> Result<(), Dis
         format!("lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner={owner}:{owner}");
     #[expect(clippy::disallowed_methods, reason = "the host runs programs; mkfs.ext4 is one")]
     let mut program = Command::new(mkfs);
-    program.args(["-q", "-F", "-m", "0", "-E", &features, "--"]).arg(&new).stdin(Stdio::null());
-    let made = program.output().map_err(io_error("run", mkfs))?;
-    if !made.status.success() {
-        let said = String::from_utf8_lossy(&made.stderr).trim().to_owned();
-        fs::remove_file(&new).map_err(io_error("remove", &new))?;
-        return Err(DiskError::Mkfs { said });
-    }
-    // A name that is older than what it names would be a torn disk after a power cut, and be taken for a whole one.
-    let written = File::open(&new).and_then(|file| file.sync_all());
-    written.map_err(io_error("write", &new))?;
-    fs::rename(&new, image).map_err(io_error("make", image))?;
+    program.args(["-q", "-F", "-m", "0", "-E", &features, "--"]).arg(&new);
+    program.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let child = program.spawn().map_err(io_error("run", mkfs));
+    let mut making = Making { child: None, new, image: image.to_owned() };
+    making.child = Some(child?);
+    Ok(Some(making))
+}
+
+/// Makes sure that the file's name outlives a power cut.
+pub(super) fn keep_name(image: &Path) -> Result<(), DiskError> {
     let folder = image.parent().unwrap_or(image);
     let written = File::open(folder).and_then(|folder| folder.sync_all());
     written.map_err(io_error("write", folder))
+}
+
+// === impl Making ===
+
+impl Making {
+    /// Waits for the file system and gives the file its name.
+    pub(super) fn finish(mut self) -> Result<(), DiskError> {
+        let Some(child) = self.child.take() else { return Ok(()) };
+        let made =
+            child.wait_with_output().map_err(io_error("wait for the maker of", &self.new))?;
+        if !made.status.success() {
+            let said = String::from_utf8_lossy(&made.stderr).trim().to_owned();
+            return Err(DiskError::Mkfs { said });
+        }
+        // A name that is older than what it names would be a torn disk after a power cut, and be taken for a whole one.
+        let written = File::open(&self.new).and_then(|file| file.sync_all());
+        written.map_err(io_error("write", &self.new))?;
+        fs::rename(&self.new, &self.image).map_err(io_error("make", &self.image))
+    }
+}
+
+/// What is not finished leaves no program and no file.
+impl Drop for Making {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // It may have ended by itself.
+            drop(child.kill());
+            drop(child.wait());
+        }
+        // After the end it has another name.
+        drop(fs::remove_file(&self.new));
+    }
 }
 
 /// Mounts the file's file system at a directory of this mount namespace. What is mounted there already, stays.

@@ -51,14 +51,18 @@ impl Record {
         Ok(Some(serde_json::from_str(&text)?))
     }
 
-    /// Replaces the record; a reader sees the old one or the new one.
-    pub(super) fn write(&self, dir: &Path) -> io::Result<()> {
+    /// Writes the next record beside the one that counts.
+    pub(super) fn stage(&self, dir: &Path) -> io::Result<()> {
         let new = dir.join(RECORD_NEW);
         let mut file =
             OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
         file.write_all(&serde_json::to_vec(self)?)?;
-        file.sync_all()?;
-        fs::rename(&new, dir.join(RECORD))
+        file.sync_all()
+    }
+
+    /// Lets the staged record count; a reader sees the old one or the new one.
+    pub(super) fn publish(dir: &Path) -> io::Result<()> {
+        fs::rename(dir.join(RECORD_NEW), dir.join(RECORD))
     }
 
     /// The first process, if it still lives.
@@ -155,7 +159,9 @@ mod tests {
         let dir = tempfile::tempdir().expect("dir");
         assert_eq!(Record::read(dir.path()).expect("read"), None);
         let record = record();
-        record.write(dir.path()).expect("write");
+        record.stage(dir.path()).expect("stage");
+        assert_eq!(Record::read(dir.path()).expect("read"), None, "not before it counts");
+        Record::publish(dir.path()).expect("publish");
         assert_eq!(Record::read(dir.path()).expect("read"), Some(record.clone()));
         assert_eq!(record.living().expect("living"), Some(record.init));
         let yesterday = Record { boot_id: "other".to_owned(), ..record };

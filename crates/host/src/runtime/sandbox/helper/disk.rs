@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 use rustix::fs::CWD;
 use rustix::mount::{MountFlags, MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
-use super::super::super::disk;
+use super::super::super::disk::{self, Making};
 use super::super::DISK;
 use super::super::protocol::{
-    Failure, Image, InStep as _, Order, Remedy, Resolver, RootProfile, Step, VolumeOrder,
+    Failure, Image, InStep as _, Order, Profile, Remedy, Resolver, RootProfile, Step, VolumeOrder,
 };
 use super::sys::{self, ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, MountAttributes};
 
@@ -38,18 +38,38 @@ pub(super) const DISK_DIRS: [(&str, u32); 10] = [
     ("var/tmp", 0o1777),
 ];
 
+/// Begins to make the lease's disk where there is none yet; it takes a moment, in which others can be done.
+pub(super) fn begin(order: &Order) -> Step<Option<Making>> {
+    match &order.profile {
+        Profile::User => Ok(None),
+        Profile::Root(root) => Ok(disk::begin(&root.mkfs, &own_disk(), root.disk_bytes, 0)?),
+    }
+}
+
+/// Makes sure that a new disk outlives a power cut.
+pub(super) fn keep() -> Step<()> {
+    Ok(disk::keep_name(&own_disk())?)
+}
+
+fn own_disk() -> PathBuf {
+    Path::new("..").join(DISK)
+}
+
 /// Arranges everything. The working directory is the one for mounting.
 pub(super) fn prepare(
     order: &Order,
     root: &RootProfile,
+    making: Option<Making>,
     userns: &OwnedFd,
     id_base: u32,
 ) -> Step<()> {
     let lease = order.lease.to_string();
-    let (image, holder) = (Path::new("..").join(DISK), Path::new(&lease).join(DISK));
     super::gpus::make_nodes(&order.gpus, id_base)?;
-    disk::make(&root.mkfs, &image, root.disk_bytes, id_base)?;
-    disk::mount(&image, &holder, Path::new("disk"))?;
+    if let Some(making) = making {
+        making.finish()?;
+    }
+    disk::mount(&own_disk(), &Path::new(&lease).join(DISK), Path::new("disk"))?;
+    chown("disk", Some(id_base), Some(id_base)).step("give the lease its disk")?;
     make_disk_dirs(Path::new("disk"), Some(id_base)).step("lay out the lease's disk")?;
     for volume in &order.extras.volumes {
         mount_volume(volume, &lease, root, id_base)?;

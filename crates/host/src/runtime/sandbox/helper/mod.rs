@@ -7,6 +7,8 @@
 //! 3. the *init* is the container's first process: it builds the file tree, drops what it may not keep, waits for the
 //!    helper's word, and becomes the agent.
 //!
+//! The second and the third have one thread each; the helper has a second one for a moment, after it has forked.
+//!
 //! They talk over one socket pair. An init that loses the helper before the word ends, and everything that was mounted ends
 //! with it, since it was mounted in namespaces of theirs alone.
 
@@ -29,10 +31,12 @@ use rustix::process::{Pid, WaitOptions};
 use rustix::thread::UnshareFlags;
 use serde::{Deserialize, Serialize};
 
+use super::super::disk::Making;
 use super::ids::{self, IDS};
 use super::process::{ProcessId, boot_id};
 use super::protocol::{
-    Answer, End, Failure, Image, InStep as _, MESSAGE_BYTES_MAX, Order, Profile, Remedy, Step,
+    Answer, End, Failure, Image, InStep as _, MESSAGE_BYTES_MAX, Order, Profile, Remedy,
+    RootProfile, Step,
 };
 use super::state::{self, Lock, Record};
 use sys::Fork;
@@ -109,6 +113,7 @@ fn start(order: &Order) -> Step<Answer> {
     }
     // The container's root cannot walk down to here; a working directory needs no walk.
     std::env::set_current_dir(&mnt).step("enter the directory for mounting")?;
+    let making = disk::begin(order)?;
     if matches!(order.profile, Profile::Root(_)) {
         sys::unshare(UnshareFlags::NEWNS).step("make a mount namespace")?;
         private_mounts()?;
@@ -121,7 +126,7 @@ fn start(order: &Order) -> Step<Answer> {
         }
         Fork::Parent(namer) => {
             drop(theirs);
-            lead(order, namer, &ours)
+            lead(order, namer, &ours, making)
         }
     }
 }
@@ -134,42 +139,34 @@ fn private_mounts() -> Step<()> {
 
 // === the helper's side ===
 
-fn lead(order: &Order, namer: Pid, wire: &UnixStream) -> Step<Answer> {
+fn lead(order: &Order, namer: Pid, wire: &UnixStream, making: Option<Making>) -> Step<Answer> {
     let mut events = BufReader::new(wire.take(MESSAGE_BYTES_MAX));
     let mut next = || next_event(&mut events);
     let Event::Unmapped = next()? else { return Err(out_of_turn()) };
+    let is_new = making.is_some();
     match &order.profile {
         Profile::User => {
             map_one_id(namer)?;
             make_volumes(order).step("make the volumes")?;
         }
-        Profile::Root(root) => {
-            let id_base = ids::claim(&order.dir, order.lease).step("choose the container's ids")?;
-            let pid = u32::try_from(namer.as_raw_nonzero().get()).unwrap_or(0);
-            root.cgroups.carry_out(pid).step_or("set the limits", Remedy::Cgroup)?;
-            map_ids(namer, id_base)?;
-            let userns = open_userns(namer)?;
-            disk::prepare(order, root, &userns, id_base)?;
-        }
+        Profile::Root(root) => arrange(order, root, namer, making)?,
     }
     tell(wire, MAPPED)?;
-    let init = await_init(&mut next)?;
-    rustix::process::waitpid(Some(namer), WaitOptions::empty()).step("wait for the namer")?;
-    if order.end == End::Tried {
-        return Ok(Answer::Running { init_pid: init.pid });
+    // What needs the machine's disk is done while the init builds its tree.
+    if is_new {
+        disk::keep()?;
     }
-    let record = Record {
-        node_id: order.node_id.clone(),
-        lease: order.lease,
-        generation: order.generation,
-        boot_id: boot_id().step("read the boot id")?,
-        init,
-    };
-    record.write(&order.dir).step("record the container")?;
+    let record = await_init(order, &mut next)?;
+    rustix::process::waitpid(Some(namer), WaitOptions::empty()).step("wait for the namer")?;
+    let running = Answer::Running { init_pid: record.init.pid };
+    if order.end == End::Tried {
+        return Ok(running);
+    }
+    Record::publish(&order.dir).step("record the container")?;
     tell(wire, GO)?;
     // The socket closes when the init becomes the agent; anything that is said before is why it could not.
     match next() {
-        Err(failure) if failure.step == SILENT => Ok(Answer::Running { init_pid: init.pid }),
+        Err(failure) if failure.step == SILENT => Ok(running),
         said => {
             state::forget(&order.dir).step("forget the container")?;
             Err(said.err().unwrap_or_else(out_of_turn))
@@ -177,21 +174,58 @@ fn lead(order: &Order, namer: Pid, wire: &UnixStream) -> Step<Answer> {
     }
 }
 
-/// Waits for the init's number, which the namer tells, and for its own word; either may come first.
-fn await_init(next: &mut impl FnMut() -> Step<Event>) -> Step<ProcessId> {
-    let (mut number, mut ready) = (None, false);
+/// What root arranges before the namer goes on: ids and disk, and beside them the limits, for which the kernel takes its
+/// time.
+fn arrange(order: &Order, root: &RootProfile, namer: Pid, making: Option<Making>) -> Step<()> {
+    let pid = u32::try_from(namer.as_raw_nonzero().get()).unwrap_or(0);
+    let limit = || root.cgroups.carry_out(pid).step_or("set the limits", Remedy::Cgroup);
+    std::thread::scope(|scope| {
+        let limits = std::thread::Builder::new().spawn_scoped(scope, limit);
+        let id_base = ids::claim(&order.dir, order.lease).step("choose the container's ids")?;
+        map_ids(namer, id_base)?;
+        let userns = open_userns(namer)?;
+        disk::prepare(order, root, making, &userns, id_base)?;
+        match limits {
+            Ok(limits) => limits.join().unwrap_or_else(|_| Err(out_of_turn())),
+            // The machine has no thread left; it is the same without.
+            Err(_) => limit(),
+        }
+    })
+}
+
+/// Waits for the init's number, which the namer tells, and for its own word; either may come first. The record is written
+/// meanwhile; it counts once it is published.
+fn await_init(order: &Order, next: &mut impl FnMut() -> Step<Event>) -> Step<Record> {
+    let (mut number, mut staged, mut ready) = (None, None, false);
     while number.is_none() || !ready {
         match next()? {
-            Event::Forked { pid } => number = Some(pid),
+            Event::Forked { pid } => {
+                number = u32::try_from(pid).ok();
+                staged = stage(order, number)?;
+            }
             Event::Ready => ready = true,
             Event::Unmapped | Event::Failed(_) => return Err(out_of_turn()),
         }
     }
-    let found = number.and_then(|pid| u32::try_from(pid).ok()).map(ProcessId::of).transpose();
-    found
-        .step("find the init")?
-        .flatten()
-        .ok_or_else(|| Failure::because("start", "the init ended too soon", None))
+    let record = staged.map_or_else(|| stage(order, number), |staged| Ok(Some(staged)))?;
+    record.ok_or_else(|| Failure::because("start", "the init ended too soon", None))
+}
+
+/// Writes the record of the process of that number, if it lives.
+fn stage(order: &Order, number: Option<u32>) -> Step<Option<Record>> {
+    let found = number.map(ProcessId::of).transpose().step("find the init")?.flatten();
+    let Some(init) = found else { return Ok(None) };
+    let record = Record {
+        node_id: order.node_id.clone(),
+        lease: order.lease,
+        generation: order.generation,
+        boot_id: boot_id().step("read the boot id")?,
+        init,
+    };
+    if order.end == End::Started {
+        record.stage(&order.dir).step("record the container")?;
+    }
+    Ok(Some(record))
 }
 
 /// The step that is blamed when the other side is gone without a word.

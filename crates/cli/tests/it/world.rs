@@ -59,6 +59,9 @@ pub(crate) fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// How much of a daemon's log a test that fails shows.
+const LINES_SHOWN: usize = 60;
+
 /// One daemon process.
 #[derive(Debug)]
 pub(crate) struct Daemon {
@@ -129,6 +132,12 @@ impl Drop for Daemon {
         // A test that failed must not leave a daemon behind.
         drop(self.child.kill());
         drop(self.child.wait());
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<_> = log.lines().rev().take(LINES_SHOWN).collect();
+            let lines: Vec<_> = lines.into_iter().rev().collect();
+            eprintln!("{}:\n{}", self.log.display(), lines.join("\n"));
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! `/Allocate` on the leases of this node: what is asked is told apart in `order`, done here, and answered as 1.9.0 answers.
 //!
-//! A lease that is created is provisional: it ends by itself within [`PROVISIONAL_SECONDS`] unless it came up, its caller
-//! still waits, and its time was stored right before the answer. So neither a kill of this process nor a caller who went
-//! away leaves a lease that nobody can enter. Whoever changes a lease signs with the hotkey that created it and shows its key.
+//! A lease that is created is provisional: it ends by itself within [`PROVISIONAL_SECONDS`] unless it came up and its caller
+//! still waited for the answer; its time is stored right after that. So neither a kill of this process nor a caller who went
+//! away leaves a lease that nobody can enter. A kill in the moment between the two ends a lease in which nobody was yet. Whoever changes a lease signs with the hotkey that created it and shows its key.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -35,6 +35,8 @@ const _: () =
 pub const ALLOCATE_LIMIT: Duration = Duration::from_secs(55);
 /// What is kept of the caller's patience for the answer's way.
 const ANSWER_TIME: Duration = Duration::from_millis(500);
+/// Between two tries to store the time of a lease that was answered.
+const KEEP_PAUSE: Duration = Duration::from_secs(1);
 /// How long a lease that was given back may take to be gone before that is answered. It is on its way then in any case.
 const END_LIMIT: Duration = Duration::from_secs(10);
 const SECONDS_PER_DAY: u64 = 24 * 60 * 60;
@@ -371,6 +373,28 @@ fn draw_id() -> Result<LeaseId, No> {
     Ok(LeaseId::from_random_bytes(drawn))
 }
 
+/// Gives a lease that was answered the time that was answered. What the store refuses now is asked again as long as the
+/// lease is there without it.
+async fn keep(leases: &Leases, clock: &SharedClock, lease: &Lease, full_seconds: u64) {
+    let (id, owner) = (lease.terms.id, Owner::Holder(&lease.terms.holder));
+    for _ in 0..PROVISIONAL_SECONDS {
+        // Counted from the request, which is what a proof's longest time is counted from.
+        let now = UnixMillis(clock.unix_ms());
+        let gone = now.millis_since(lease.requested_at).div_ceil(MILLIS);
+        match leases.extend(id, owner, full_seconds.saturating_sub(gone)).await {
+            Ok(_) => return,
+            Err(Denied::Store(error)) => {
+                tracing::error!(lease = %id, error = %ErrorChain(&error), "cannot store how long a lease lasts");
+            }
+            Err(denied) => {
+                tracing::warn!(lease = %id, %denied, "an answered lease was not prolonged");
+                return;
+            }
+        }
+        clock.sleep(KEEP_PAUSE).await;
+    }
+}
+
 // === impl Delivery ===
 
 impl Delivery {
@@ -378,7 +402,7 @@ impl Delivery {
     /// request may end at any moment.
     async fn run(self, stop: CancellationToken, mut give: oneshot::Sender<Result<(), No>>) {
         let (leases, clock) = (Arc::clone(&self.leases), Arc::clone(&self.clock));
-        let (id, holder) = (self.order.id, self.order.holder);
+        let (id, holder, full_seconds) = (self.order.id, self.order.holder, self.full_seconds);
         let limit = self.until.saturating_sub(clock.monotonic());
         let outcome = tokio::select! {
             biased;
@@ -387,9 +411,15 @@ impl Delivery {
             () = give.closed() => Err(No::Late),
             () = stop.cancelled() => Err(No::Late),
         };
-        let is_up = outcome.is_ok();
-        if give.send(outcome).is_ok() && is_up {
+        let (answer, up) = match outcome {
+            Ok(lease) => (Ok(()), Some(lease)),
+            Err(no) => (Err(no), None),
+        };
+        if give.send(answer).is_ok()
+            && let Some(lease) = up
+        {
             tracing::info!(lease = %id, caller = %holder, "a lease went out through the v1.9.0 door");
+            keep(&leases, &clock, &lease, full_seconds).await;
             return;
         }
         match leases.release(id, Owner::Holder(&holder)).await {
@@ -401,7 +431,7 @@ impl Delivery {
         }
     }
 
-    async fn up(self) -> Result<(), No> {
+    async fn up(self) -> Result<Lease, No> {
         let (id, holder) = (self.order.id, self.order.holder);
         let owner = Owner::Holder(&holder);
         let (Created::New(lease) | Created::Same(lease)) = self.leases.create(self.order).await?;
@@ -411,19 +441,10 @@ impl Delivery {
         }
         let lease = self.leases.settled(id, owner).await?;
         match lease.state {
-            LeaseState::Running => {}
-            LeaseState::Failed(FailReason::Occupied) => return Err(No::Occupied),
-            other => {
-                let why = other.reason().unwrap_or_else(|| other.name());
-                return Err(No::Failed(why));
-            }
+            LeaseState::Running => Ok(lease),
+            LeaseState::Failed(FailReason::Occupied) => Err(No::Occupied),
+            other => Err(No::Failed(other.reason().unwrap_or_else(|| other.name()))),
         }
-        let now = UnixMillis(self.clock.unix_ms());
-        // Counted from the request, which is what a proof's longest time is counted from.
-        let gone = now.millis_since(lease.requested_at).div_ceil(MILLIS);
-        let left = self.full_seconds.saturating_sub(gone);
-        self.leases.extend(id, owner, left).await?;
-        Ok(())
     }
 }
 

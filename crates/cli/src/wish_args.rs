@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use nicompute_market::RuntimeClass;
-use nicompute_wire::node::{OptionsView, PORTS_MAX, TmpfsView, VolumeView};
+use nicompute_wire::node::{ConditionsView, OptionsView, PORTS_MAX, TmpfsView, VolumeView};
 
 use crate::exit::{Exit, Failure};
 use crate::image_args::bytes;
@@ -72,6 +72,20 @@ impl WishArgs {
             network: (self.network != "none").then(|| self.network.clone()),
             agent_forwarding: self.forward_agent,
         })
+    }
+
+    /// Whether an offer with these conditions can have all of it. What only its machine knows, such as whether a size is
+    /// held, its provider says.
+    pub(crate) fn fit(&self, conditions: &ConditionsView) -> bool {
+        let class = self.class.as_str();
+        let has_class = conditions.classes.iter().any(|known| known == class)
+            || (conditions.classes.is_empty() && self.class == RuntimeClass::default());
+        let has_network =
+            self.network == "none" || conditions.network.as_deref() == Some(&*self.network);
+        has_class
+            && has_network
+            && self.ports.len() <= usize::from(conditions.ports_max)
+            && (self.volumes.is_empty() || conditions.volumes)
     }
 
     /// The key of the second slot.
@@ -220,6 +234,35 @@ mod tests {
         let many: Vec<String> = (1..=17).map(|port| format!("--port={port}")).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
         assert!(options(&many[..16]).is_ok() && options(&many).is_err());
+    }
+
+    /// The cheapest offer would be asked for what it does not have, and its refusal would be all that a renter gets.
+    #[test]
+    fn offers_fit_wishes() {
+        let plain = ConditionsView::default();
+        let full = ConditionsView {
+            classes: vec!["standard".to_owned(), "gvisor".to_owned()],
+            volumes: true,
+            ports_max: 2,
+            network: Some("egress".to_owned()),
+            ..ConditionsView::default()
+        };
+        let strict = ConditionsView { classes: vec!["kata".to_owned()], ..full.clone() };
+        let fit = |words: &[&str], conditions: &ConditionsView| {
+            let words = std::iter::once("rent").chain(words.iter().copied());
+            Line::try_parse_from(words).unwrap().wishes.fit(conditions)
+        };
+        assert!(fit(&[], &plain) && fit(&[], &full) && !fit(&[], &strict));
+        for words in [
+            &["--class", "gvisor"][..],
+            &["--network", "egress"],
+            &["--port", "1", "--port", "2"],
+            &["--volume", "a:/a"],
+        ] {
+            assert!(fit(words, &full) && !fit(words, &plain), "{words:?}");
+        }
+        assert!(!fit(&["--port", "1", "--port", "2", "--port", "3"], &full));
+        assert!(fit(&["--class", "kata"], &strict) && !fit(&["--class", "kata"], &full));
     }
 
     /// A secret on the command line can be read by everybody on the machine, and one in an error is in a log.

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 
 use crate::axon::{self, DoorParts};
 use crate::chain_subnet::{AXON_VERSION, ChainSubnet};
-use crate::config::{MinerConfig, OnShutdown, UnenforcedLimits};
+use crate::config::{MinerConfig, OnShutdown, SessionLimits, UnenforcedLimits};
 use crate::dir_lock::{DirLock, LockError};
 use crate::fuse::Fuse;
 use crate::gpus::GpuWatch;
@@ -551,9 +551,29 @@ async fn open_gateway(
     tasks: &Tasks,
 ) -> Result<Gateway, StartError> {
     let host_key = HostKey::load_or_create(&config.state_dir.join(HOST_KEY_FILE))?;
-    let mut limits = Limits::of_this_process();
-    limits.idle = config.sessions.idle;
-    limits.total = config.sessions.total;
+    let limits = for_sessions(Limits::of_this_process(), config.sessions);
     let config = GatewayConfig { listen: config.ssh_listen, host_key, limits };
     Ok(Gateway::bind(config, Arc::clone(clock), tasks.clone()).await?)
+}
+
+fn for_sessions(mut limits: Limits, sessions: SessionLimits) -> Limits {
+    limits.idle = sessions.idle;
+    limits.total = sessions.total;
+    limits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An operator's limit that does not reach the gateway leaves sessions there for ever; one in the other's place ends the
+    /// sessions of tenants who are at work.
+    #[test]
+    fn limits_of_sessions_reach_the_gateway() {
+        let (idle, total) = (Some(Duration::from_secs(600)), Some(Duration::from_secs(900)));
+        let limits = for_sessions(Limits::standard(), SessionLimits { idle, total });
+        assert_eq!((limits.idle, limits.total), (idle, total));
+        let none = for_sessions(Limits::standard(), SessionLimits::default());
+        assert_eq!(none, Limits::standard(), "as long as the lease without any");
+    }
 }

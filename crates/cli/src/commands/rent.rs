@@ -115,12 +115,13 @@ async fn choose(args: &RentArgs, api: &MarketClient) -> anyhow::Result<MarketOff
     let offers = api.offers(&args.filters.query()).await.map_err(failed)?.offers;
     let is_wanted = |offer: &&MarketOfferView| match &wanted {
         Some((provider, name)) => offer.provider == *provider && offer.offer == *name,
-        None => true,
+        // One that was named refuses with its own reason.
+        None => args.wishes.fit(&offer.conditions),
     };
     let free = offers.iter().filter(is_wanted).find(|offer| offer.available);
     let missing = || {
         Failure::new(Exit::NotFound, "no free offer is like that")
-            .hint("nicompute offers lists all")
+            .hint("nicompute offers lists all, with --json what each of them can have")
     };
     Ok(free.cloned().ok_or_else(missing)?)
 }

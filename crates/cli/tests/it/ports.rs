@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::renting::{On, Provider, Rental, lease_id, new_key, run, text};
 use crate::traces;
-use crate::world::{program, wait_for};
+use crate::world::{binary, program, wait_for};
 
 /// The tenant's server.
 const INSIDE: u16 = 8000;
@@ -129,6 +129,60 @@ fn refused(at: SocketAddr) {
         let error = TcpStream::connect_timeout(&at, VISIT).err()?;
         (error.kind() == std::io::ErrorKind::ConnectionRefused).then_some(())
     });
+}
+
+/// A wish that is lost between the renter's command and his machine is a machine that he did not rent.
+#[test]
+fn a_renter_gets_what_his_command_says() {
+    let Some(provider) = Provider::new(On::Sandbox) else { return };
+    let (mut miner, _) = provider.start(&["--ports.range", &range()]);
+    let mut validator = provider.world.start_validator();
+    let api = format!("http://{}", validator.ready()["api"].as_str().unwrap());
+    let dir = provider.world.dir.path();
+    let nicompute = |words: &[&str]| {
+        let mut command = binary();
+        command.args(words).args(["--api", &api, "--api-key-file"]).arg(dir.join("api-key"));
+        command.arg("--home").arg(dir.join("home")).env("TOKEN", "a secret");
+        command
+    };
+    wait_for("a proven and free machine", || {
+        let offers = binary().args(["offers", "--api", &api, "--json"]).output().unwrap();
+        let offers: Value = serde_json::from_slice(&offers.stdout).ok()?;
+        let offer = &offers["offers"][0];
+        (offer["available"] == true && offer["proof"].is_object()).then_some(())
+    });
+    let wishes = "rent --duration 1h --json --port 8000 --env A=b --env TOKEN --tmpfs /scratch:4MiB \
+                  --volume data:/data:64MiB --shm-size 16MiB";
+    let words: Vec<&str> = wishes.split_whitespace().collect();
+    let rented: Value = serde_json::from_str(&text(run(nicompute(&words), b""))).unwrap();
+    let id = rented["id"].as_str().unwrap();
+    let shown = text(run(nicompute(&["rent", "show", id]), b""));
+    let at: SocketAddr = shown.rsplit_once(" is reached at ").unwrap().1.trim().parse().unwrap();
+    assert!(shown.contains("port 8000"), "{shown}");
+    assert!(text(run(nicompute(&["rent", "list"]), b"")).contains(&at.to_string()));
+    let mut ssh = nicompute(&["ssh", id]);
+    ssh.arg("--").arg(
+        "echo $A $TOKEN; df -B1M --output=size /scratch /data /dev/shm | tail -n 3 | tr -d ' '; \
+         mkdir /root/page; cd /root/page; echo 'the page' > index.html; \
+         nohup python3 -m http.server 8000 --bind 127.0.0.1 >/dev/null 2>&1 </dev/null &",
+    );
+    let said = text(run(ssh, b""));
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!((lines[0], lines[1], lines[3]), ("b a secret", "4", "16"), "{said}");
+    assert!(lines[2].parse::<u32>().unwrap() <= 64, "{said}");
+    serves(at);
+    assert!(run(nicompute(&["release", id]), b"").status.success());
+    refused(at);
+    let offer = format!("{}/machine", provider.world.miner.hotkey());
+    let why = wait_for("a refusal by the machine itself", || {
+        let refused = run(nicompute(&["rent", "--offer", &offer, "--class", "kata"]), b"");
+        assert!(!refused.status.success());
+        let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+        (!why.contains("no free offer")).then_some(why)
+    });
+    assert!(why.contains("options.class"), "{why}");
+    validator.stop();
+    miner.stop();
 }
 
 /// A key agent with the renter's key.

@@ -20,6 +20,9 @@ const CHANNELS_PER_LEASE_MAX: usize = 256;
 const FORWARDS_PER_CONNECTION_MAX: usize = 16;
 /// Published ports of one lease.
 const PUBLISHED_PER_LEASE_MAX: usize = 32;
+/// Connections at once to published ports, of all leases together. A lease that has fewer than its reserved number gets
+/// more regardless.
+const PUBLISHED_CONNECTIONS_MAX: usize = 4096;
 /// Connections at once to the published ports of one lease.
 const PUBLISHED_CONNECTIONS_PER_LEASE_MAX: usize = 256;
 /// The same from one address, so that nobody can take them all.
@@ -29,6 +32,8 @@ const PUBLISHED_IDLE_LIMIT: Duration = Duration::from_hours(1);
 /// Of the process's descriptors the gateway's clients take this part at most; agents, ports, files and the rest of the
 /// node need the others.
 const DESCRIPTORS_PART: usize = 2;
+/// Of what the gateway's clients leave, connections to published ports take half at most.
+const PUBLISHED_PART: usize = 4;
 /// Authentication attempts on one connection. A client with a full agent tries each of its keys.
 const AUTH_ATTEMPTS_MAX: usize = 10;
 /// From the first byte to a known client.
@@ -68,6 +73,9 @@ pub struct Limits {
     pub forwards_per_connection: usize,
     /// Published ports of one lease.
     pub published_per_lease: usize,
+    /// Connections at once to published ports, of all leases together. A lease that has fewer than
+    /// `connections_reserved_per_lease` gets more regardless.
+    pub published_connections: usize,
     /// Connections at once to the published ports of one lease.
     pub published_connections_per_lease: usize,
     /// The same from one address (one network of version 6).
@@ -108,6 +116,7 @@ impl Limits {
             channels_per_lease: CHANNELS_PER_LEASE_MAX,
             forwards_per_connection: FORWARDS_PER_CONNECTION_MAX,
             published_per_lease: PUBLISHED_PER_LEASE_MAX,
+            published_connections: PUBLISHED_CONNECTIONS_MAX,
             published_connections_per_lease: PUBLISHED_CONNECTIONS_PER_LEASE_MAX,
             published_connections_per_address: PUBLISHED_CONNECTIONS_PER_ADDRESS_MAX,
             published_idle: PUBLISHED_IDLE_LIMIT,
@@ -132,11 +141,13 @@ impl Limits {
         let limits = Self::standard().within(descriptors);
         if limits != Self::standard() {
             let (inside, half_open) = (limits.connections, limits.half_open);
+            let published = limits.published_connections;
             tracing::warn!(
                 descriptors,
                 inside,
                 half_open,
-                "the SSH gateway takes fewer clients for want of descriptors"
+                published,
+                "the gateway takes fewer connections for want of descriptors"
             );
         }
         limits
@@ -146,11 +157,14 @@ impl Limits {
     #[must_use]
     pub fn within(self, descriptors: usize) -> Self {
         let (room, wanted) = (descriptors / DESCRIPTORS_PART, self.connections + self.half_open);
+        let published_connections =
+            self.published_connections.min((descriptors / PUBLISHED_PART).max(1));
         if wanted <= room {
-            return self;
+            return Self { published_connections, ..self };
         }
         let share = |limit: usize| (limit.saturating_mul(room) / wanted).max(1);
         Self {
+            published_connections,
             connections: share(self.connections),
             half_open: share(self.half_open),
             half_open_per_address: share(self.half_open_per_address),
@@ -172,10 +186,12 @@ mod tests {
     fn limits_fit_the_descriptors() {
         let standard = Limits::standard();
         assert_eq!(standard.within(1 << 20), standard);
-        assert_eq!(standard.within(2560), standard);
+        assert_eq!(Limits { published_connections: 4096, ..standard.within(2560) }, standard);
+        assert_eq!(standard.within(2560).published_connections, 640);
         for descriptors in [64, 256, 1024, 2559] {
             let limits = standard.within(descriptors);
             assert!(limits.connections + limits.half_open <= descriptors / 2, "{limits:?}");
+            assert!(limits.published_connections <= descriptors / 4, "{limits:?}");
             assert!(limits.connections >= 1 && limits.connections_reserved_per_lease >= 1);
         }
     }

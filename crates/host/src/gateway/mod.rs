@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use nicompute_daemon::{SharedClock, Tasks};
 use nicompute_market::LeaseId;
+use tokio::sync::Semaphore;
 
 mod activity;
 mod attempts;
@@ -91,6 +92,8 @@ struct Shared {
     tasks: Tasks,
     leases: Leases,
     lobby: Arc<Lobby>,
+    /// Places of connections to published ports, of all leases together.
+    published: Arc<Semaphore>,
     stats: Counters,
 }
 
@@ -111,7 +114,8 @@ impl Gateway {
         let limits = config.limits;
         let lobby = Arc::new(Lobby::new(limits.half_open, limits.half_open_per_address));
         let (leases, stats) = (Leases::default(), Counters::default());
-        let shared = Arc::new(Shared { limits, clock, tasks, leases, lobby, stats });
+        let published = Arc::new(Semaphore::new(limits.published_connections));
+        let shared = Arc::new(Shared { limits, clock, tasks, leases, lobby, published, stats });
         server::start(Arc::clone(&shared), listener, config.host_key);
         Ok(Self { shared, local_addr, host_public_key: host_public_key.into() })
     }

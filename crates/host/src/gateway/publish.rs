@@ -74,10 +74,11 @@ pub(super) struct Ports {
     room: Arc<Room>,
 }
 
-/// Places of connections, all together and for each origin.
+/// Places of connections to one lease, all together and for each origin.
 #[derive(Debug)]
 struct Room {
-    all: Arc<Semaphore>,
+    places: Arc<Semaphore>,
+    max: usize,
     origins: Mutex<BTreeMap<IpAddr, usize>>,
 }
 
@@ -86,7 +87,9 @@ struct Room {
 struct Place {
     room: Arc<Room>,
     origin: IpAddr,
-    _one_of_all: OwnedSemaphorePermit,
+    _one_of_the_lease: OwnedSemaphorePermit,
+    /// None where the lease is within its reserve and the gateway is full.
+    _one_of_all: Option<OwnedSemaphorePermit>,
 }
 
 #[derive(Debug)]
@@ -98,8 +101,9 @@ struct Port {
 
 impl Ports {
     pub(super) fn new(connections: usize) -> Self {
-        let all = Arc::new(Semaphore::new(connections));
-        Self { open: Mutex::default(), room: Arc::new(Room { all, origins: Mutex::default() }) }
+        let (places, origins) = (Arc::new(Semaphore::new(connections)), Mutex::default());
+        let room = Arc::new(Room { places, max: connections, origins });
+        Self { open: Mutex::default(), room }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u16, Port>> {
@@ -124,18 +128,25 @@ impl Room {
         self.origins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place for a connection, as long as there are some and its origin has not had its share.
-    fn enter(self: &Arc<Self>, address: IpAddr, share: usize) -> Option<Place> {
-        let one_of_all = Arc::clone(&self.all).try_acquire_owned().ok()?;
+    /// A place for a connection, as long as there are some, its origin has not had its share, and the gateway is not full;
+    /// a full one has a few for each lease, so that nobody shuts the ports of all by flooding those of some.
+    fn enter(self: &Arc<Self>, address: IpAddr, shared: &Shared) -> Option<Place> {
+        let one_of_the_lease = Arc::clone(&self.places).try_acquire_owned().ok()?;
+        let one_of_all = Arc::clone(&shared.published).try_acquire_owned().ok();
+        let inside = self.max.saturating_sub(self.places.available_permits());
+        if one_of_all.is_none() && inside > shared.limits.connections_reserved_per_lease {
+            return None;
+        }
         let origin = origin(address);
         let mut origins = self.origins();
         let held = origins.entry(origin).or_default();
-        if *held >= share {
+        if *held >= shared.limits.published_connections_per_address {
             return None;
         }
         *held += 1;
         drop(origins);
-        Some(Place { room: Arc::clone(self), origin, _one_of_all: one_of_all })
+        let room = Arc::clone(self);
+        Some(Place { room, origin, _one_of_the_lease: one_of_the_lease, _one_of_all: one_of_all })
     }
 }
 
@@ -198,14 +209,13 @@ async fn accept(
     listener: TcpListener,
     over: &CancellationToken,
 ) {
-    let share = shared.limits.published_connections_per_address;
     loop {
         let accepted = tokio::select! {
             () = over.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((socket, peer)) => match lease.ports.room.enter(peer.ip(), share) {
+            Ok((socket, peer)) => match lease.ports.room.enter(peer.ip(), shared) {
                 Some(place) => {
                     let visit = Visit {
                         shared: Arc::clone(shared),

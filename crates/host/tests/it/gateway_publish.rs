@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-use nicompute_host::gateway::{Limits, PublishError};
+use nicompute_host::gateway::{Limits, PublishError, Route};
 use nicompute_market::LeaseId;
 
 use crate::gateway_world::{PATIENCE, World, eventually, noise};
@@ -171,4 +171,39 @@ async fn connections_to_published_ports_are_limited() {
         }
     }
     assert!(again, "places are given back");
+}
+
+/// Strangers who flood the ports of some leases must not take the descriptors of the node, nor shut the ports of all.
+#[tokio::test(flavor = "multi_thread")]
+async fn published_ports_of_all_leases_have_a_limit_and_each_a_reserve() {
+    let mut limits = Limits::standard();
+    limits.published_connections = 3;
+    limits.connections_reserved_per_lease = 1;
+    let Some(world) = World::with_limits(limits).await else { return };
+    let at = world.gateway.publish(world.route.lease, service(), any()).expect("publishes");
+    let connect = |count: usize| {
+        tokio::task::spawn_blocking(move || {
+            let sockets = (0..count).map(|_| TcpStream::connect(at).expect("connects"));
+            sockets.collect::<Vec<_>>()
+        })
+    };
+    let open = connect(3).await.expect("does not panic");
+    eventually("three are served", || world.gateway.stats().published_connections == 3).await;
+    assert!(talk(at, b"x".to_vec()).await.is_err(), "the gateway is full");
+    // Of another lease, the first one gets in all the same, and waits for the agent that it does not have.
+    let other = Route {
+        lease: LeaseId::from_random_bytes([8; 16]),
+        socket_dir: world.dir.path().join("other"),
+        init_pid: None,
+        ..world.route.clone()
+    };
+    std::fs::create_dir(&other.socket_dir).expect("makes");
+    world.gateway.open(&other).expect("opens");
+    let there = world.gateway.publish(other.lease, 80, any()).expect("publishes");
+    let waits = tokio::net::TcpStream::connect(there).await.expect("connects");
+    eventually("it has a place", || world.gateway.stats().published_connections == 4).await;
+    let refused = world.gateway.stats().published_refused;
+    let more = tokio::net::TcpStream::connect(there).await;
+    eventually("no more", || world.gateway.stats().published_refused > refused).await;
+    drop((open, waits, more));
 }

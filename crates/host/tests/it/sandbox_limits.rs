@@ -2,13 +2,15 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
 
 use nicompute_host::runtime::sandbox::HOST_IMAGE;
 use nicompute_host::runtime::{
-    ContainerSpec, DISK_BYTES_MIN, Limits, PIDS_MAX, Presence, Runtime, RuntimeError,
+    ContainerSpec, DISK_BYTES_MIN, Limits, NamedImage, PIDS_MAX, Presence, Rootfs, Runtime,
+    RuntimeError,
 };
 
-use crate::support::{Inside, Node, is_root, sandbox};
+use crate::support::{Inside, Node, busybox_image, is_root, oci_layout, sandbox};
 
 /// A plain user's sandbox must not promise what it cannot keep, and root's must keep what it promises.
 #[tokio::test]
@@ -105,4 +107,37 @@ async fn processor_time_is_limited() {
         .sum();
     assert!(seconds > 0.0 && seconds < 0.8, "{times}");
     sandbox.remove(spec.lease).await.expect("remove");
+}
+
+/// Images of former configurations would fill the provider's disk, or a tenant's container lose its files when they go.
+#[tokio::test]
+async fn former_images_go_when_no_lease_has_them() {
+    let Some(files) = busybox_image() else { return };
+    let mut node = Node::new();
+    let store = node.config.state_dir.join("images");
+    let unpacked = || fs::read_dir(&store).map_or(0, Iterator::count);
+    let named = |name: &str, path: PathBuf| NamedImage { name: name.to_owned(), path };
+    let old = oci_layout(files.path(), &node.config.state_dir.join("old"));
+    node.config.rootfs = Some(Rootfs::Images(vec![named("old:1", old)]));
+    node.config.image_policy.bytes_max = 0;
+    let Some(first) = sandbox(&node).await else { return };
+    let spec = node.spec("old:1");
+    let inside = Inside::listen(&spec);
+    first.ensure(&spec).await.expect("ensure");
+    assert_eq!(unpacked(), 1, "what is offered stays, however little room there is");
+
+    fs::write(files.path().join("etc/owner"), "another\n").expect("write");
+    let new = oci_layout(files.path(), &node.config.state_dir.join("new"));
+    node.config.rootfs = Some(Rootfs::Images(vec![named("new:1", new)]));
+    let Some(second) = sandbox(&node).await else { return };
+    assert_eq!(unpacked(), 2, "a lease has the former one");
+    assert_eq!(inside.ok("cat /etc/owner").await, "image");
+    second.remove(spec.lease).await.expect("remove");
+    assert_eq!(unpacked(), 1, "nobody has it any more");
+    let spec = node.spec("new:1");
+    let inside = Inside::listen(&spec);
+    second.ensure(&spec).await.expect("ensure");
+    assert_eq!(inside.ok("cat /etc/owner").await, "another");
+    second.remove(spec.lease).await.expect("remove");
+    assert_eq!(unpacked(), 1);
 }

@@ -351,7 +351,9 @@ pub(crate) fn oci_layout(files: &Path, at: &Path) -> PathBuf {
     let layer = put(&packer.finish().expect("pack"));
     let architecture = if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" };
     let config = serde_json::json!({ "architecture": architecture, "os": "linux",
-        "config": { "Env": ["FROM_IMAGE=yes", "NICOMPUTE_LEASE=forged"] },
+        "config": { "Env": ["FROM_IMAGE=yes", "NICOMPUTE_LEASE=forged"],
+            "User": "nobody", "WorkingDir": "/etc", "Entrypoint": ["/bin/false"],
+            "Volumes": { "/etc": {} } },
         "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{}", hash(&plain))] } });
     let config = put(config.to_string().as_bytes());
     let manifest = serde_json::json!({ "schemaVersion": 2, "config": config, "layers": [layer] });

@@ -383,6 +383,7 @@ mod tests {
         assert_eq!(json["Labels"]["io.nicompute.role"], "lease");
         assert_eq!(json["Labels"]["io.nicompute.gpus"], "GPU-1");
         assert_eq!(json["Entrypoint"], serde_json::json!(["/.nicompute/agent"]));
+        assert_eq!((&json["User"], &json["WorkingDir"]), (&"0:0".into(), &"/".into()));
         assert_eq!(json["Healthcheck"]["Test"], serde_json::json!(["NONE"]));
         assert_eq!(host["NanoCpus"], 1_500_000_000_u64);
         assert_eq!(host["Memory"], host["MemorySwap"]);

@@ -13,6 +13,7 @@ mod gpus;
 mod helper;
 mod ids;
 mod image;
+mod images;
 mod machine;
 mod process;
 mod protocol;
@@ -34,6 +35,7 @@ use nicompute_market::{LeaseId, RuntimeClass};
 
 use self::cgroup::Motion;
 use self::gpus::{Given, Gpus, Maker};
+use self::images::Images;
 use self::machine::Root;
 use self::process::ProcessId;
 use self::protocol::{
@@ -42,8 +44,8 @@ use self::protocol::{
 };
 use self::state::{Lock, Record};
 use super::{
-    ContainerSpec, Limits, NamedImage, Network, Options, Presence, RootAccess, Rootfs, Running,
-    Runtime, RuntimeConfig, RuntimeError, RuntimeKind, Tmpfs, Volume, disk,
+    ContainerSpec, Limits, Network, Options, Presence, RootAccess, Running, Runtime, RuntimeConfig,
+    RuntimeError, RuntimeKind, Tmpfs, Volume, disk,
 };
 use crate::cdi;
 
@@ -56,8 +58,6 @@ pub const HOST_IMAGE: &str = "host";
 /// The name of the unpacked image in `Rootfs::Directory`.
 pub const ROOTFS_IMAGE: &str = "rootfs";
 
-/// Unpacked images, in the state directory.
-const IMAGES: &str = "images";
 /// The lease's disk, in its directory.
 const DISK: &str = "disk.img";
 /// Longest time for making a container; it takes a tenth of a second on an idle machine.
@@ -77,18 +77,9 @@ const RUN_AS_ROOT: &str = "run the node as root, or use --runtime docker";
 pub struct Sandbox {
     config: RuntimeConfig,
     clock: SharedClock,
-    images: Vec<Shown>,
+    images: Images,
     root: Option<Root>,
     gpus: Gpus,
-}
-
-/// An image by the name under which it is offered.
-#[derive(Debug, Clone)]
-struct Shown {
-    name: String,
-    files: Image,
-    /// What its author set.
-    environment: Vec<(String, String)>,
 }
 
 /// Why the embedded runtime cannot work on this machine.
@@ -204,11 +195,13 @@ impl Sandbox {
         clock: SharedClock,
         source: GpuSource,
     ) -> Result<Self, SandboxError> {
-        let rootfs = config.rootfs.as_ref().ok_or(SandboxError::NoImage)?;
+        if config.rootfs.is_none() {
+            return Err(SandboxError::NoImage);
+        }
         let root =
             if rustix::process::geteuid().is_root() { Some(machine::find_root()?) } else { None };
         machine::userns_allowed(root.as_ref())?;
-        let images = images(rootfs, &config.state_dir.join(IMAGES))?;
+        let images = Images::open(&config)?;
         let gpus = Gpus::find(source, maker(root.as_ref()));
         Ok(Self { config, clock, images, root, gpus })
     }
@@ -229,7 +222,7 @@ impl Sandbox {
             memory_bytes: super::MEMORY_BYTES_MIN,
             disk_bytes: super::DISK_BYTES_MIN,
             gpus,
-            image: self.images.first().map(|image| image.name.clone()).unwrap_or_default(),
+            image: self.images.shown.first().map(|image| image.name.clone()).unwrap_or_default(),
             dir: dir.clone(),
             // Any file that everybody may execute will do: it is mounted and never started.
             agent: PathBuf::from("/bin/sh"),
@@ -242,11 +235,6 @@ impl Sandbox {
         removed
     }
 
-    fn image(&self, name: &str) -> Result<&Shown, RuntimeError> {
-        let found = self.images.iter().find(|image| image.name == name);
-        found.ok_or_else(|| RuntimeError::ImageMissing { image: name.to_owned() })
-    }
-
     /// Refuses what this machine or this profile cannot give.
     fn check(&self, spec: &ContainerSpec) -> Result<(), RuntimeError> {
         spec.check()?;
@@ -254,7 +242,7 @@ impl Sandbox {
             let rule = "must be different GPUs by their UUIDs";
             return Err(RuntimeError::InvalidSpec { lease: spec.lease, field: "gpus", rule });
         }
-        let shown = self.image(&spec.image)?;
+        let shown = self.images.find(&spec.image)?;
         if spec.dir != self.config.lease_dir(spec.lease) {
             let rule = "must be the lease's directory below the node's state directory";
             return Err(RuntimeError::InvalidSpec { lease: spec.lease, field: "dir", rule });
@@ -310,7 +298,7 @@ impl Sandbox {
     }
 
     fn order(&self, spec: &ContainerSpec, end: End) -> Result<Order, RuntimeError> {
-        let shown = self.image(&spec.image)?;
+        let shown = self.images.find(&spec.image)?;
         let gpus = self.gpus.order(&spec.gpus, maker(self.root.as_ref()))?;
         let image = match &shown.files {
             Image::Host => Image::Host,
@@ -599,7 +587,7 @@ impl Runtime for Sandbox {
     }
 
     async fn images(&self) -> Result<Vec<String>, RuntimeError> {
-        Ok(self.images.iter().map(|image| image.name.clone()).collect())
+        Ok(self.images.shown.iter().map(|image| image.name.clone()).collect())
     }
 
     async fn ensure(&self, spec: &ContainerSpec) -> Result<Running, RuntimeError> {
@@ -657,8 +645,14 @@ impl Runtime for Sandbox {
     async fn remove(&self, lease: LeaseId) -> Result<(), RuntimeError> {
         let dir = self.config.lease_dir(lease);
         let lock = self.lock(&dir).await?;
+        let image = state::kept_image(&dir).ok().flatten();
         let removed = self.remove_locked(lease, &dir).await;
         drop(lock);
+        if removed.is_ok() && image.is_some_and(|files| self.images.is_former(&files)) {
+            let images = self.images.clone();
+            let made = tokio::task::spawn_blocking(move || images.make_room(&HashSet::new()));
+            made.await.map_err(helper_error)?;
+        }
         removed
     }
 
@@ -688,35 +682,6 @@ impl Runtime for Sandbox {
 
 const fn maker(root: Option<&Root>) -> Maker {
     if root.is_some() { Maker::Root } else { Maker::User }
-}
-
-/// Makes every image ready.
-fn images(rootfs: &Rootfs, store: &Path) -> Result<Vec<Shown>, SandboxError> {
-    let shown = |name: &str, files| Shown { name: name.to_owned(), files, environment: Vec::new() };
-    let named = match rootfs {
-        Rootfs::Host => return Ok(vec![shown(HOST_IMAGE, Image::Host)]),
-        Rootfs::Directory(dir) => {
-            return Ok(vec![shown(ROOTFS_IMAGE, Image::Directory(dir.clone()))]);
-        }
-        Rootfs::Images(named) => named,
-    };
-    let failed = |name: &str| {
-        let name = name.to_owned();
-        move |source| SandboxError::Image { name, source: Box::new(source) }
-    };
-    image::sweep(store).map_err(failed(IMAGES))?;
-    let mut images: Vec<Shown> = Vec::new();
-    for NamedImage { name, path } in named {
-        let legal = !name.is_empty() && name.len() <= super::IMAGE_NAME_LEN_MAX;
-        let taken = images.iter().any(|image| image.name == *name);
-        if !legal || taken || name.chars().any(|c| c.is_control() || c.is_whitespace()) {
-            return Err(SandboxError::ImageName { name: name.clone() });
-        }
-        let image::Unpacked { files, environment } =
-            image::open(path, store).map_err(failed(name))?;
-        images.push(Shown { name: name.clone(), files: Image::Directory(files), environment });
-    }
-    if images.is_empty() { Err(SandboxError::NoImage) } else { Ok(images) }
 }
 
 /// What the helper is told of the lease's wishes.

@@ -110,19 +110,26 @@ pub(super) fn has_traces(dir: &Path) -> bool {
 /// The image that the lease's container was made from first; `wanted` from now on, where it is the first. What is on the
 /// lease's disk fits to no other, also when its name means another one by now.
 pub(super) fn keep_image(dir: &Path, wanted: &Path) -> io::Result<PathBuf> {
-    use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
-    let file = dir.join(IMAGE);
-    match fs::read(&file) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let new = dir.join(IMAGE_NEW);
-            fs::write(&new, wanted.as_os_str().as_bytes())?;
-            fs::rename(&new, &file)?;
-            Ok(wanted.to_owned())
+    use std::os::unix::ffi::OsStrExt as _;
+    if let Some(kept) = kept_image(dir)? {
+        return Ok(if kept.is_dir() { kept } else { wanted.to_owned() });
+    }
+    let new = dir.join(IMAGE_NEW);
+    fs::write(&new, wanted.as_os_str().as_bytes())?;
+    fs::rename(&new, dir.join(IMAGE))?;
+    Ok(wanted.to_owned())
+}
+
+/// The image that the lease's container was made from first, if there is one.
+pub(super) fn kept_image(dir: &Path) -> io::Result<Option<PathBuf>> {
+    use std::os::unix::ffi::OsStringExt as _;
+    match fs::read(dir.join(IMAGE)) {
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
+        {
+            Ok(None)
         }
-        kept => {
-            let kept = PathBuf::from(std::ffi::OsString::from_vec(kept?));
-            Ok(if kept.is_dir() { kept } else { wanted.to_owned() })
-        }
+        kept => Ok(Some(PathBuf::from(std::ffi::OsString::from_vec(kept?)))),
     }
 }
 

@@ -3,8 +3,9 @@
 //! They are unpacked once, by this program alone, into `<state>/images/sha256-<id>`, which only root can enter. The id is the
 //! hash of the configuration, which names every layer by the hash of its content, and every byte is checked against it. An
 //! image has its directory only when it is whole; what a killed node left half-way is removed by the next. Nothing is ever
-//! fetched, and nothing of an image is run.
+//! fetched, and nothing of an image is run. Those that neither the operator names nor a lease has make room when it is needed.
 
+mod room;
 mod source;
 mod tar;
 mod tree;
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
+pub(super) use self::room::{Room, make_room};
 use self::source::{Blobs, Layer, Recipe};
 use self::tree::Tree;
 
@@ -30,6 +32,8 @@ const RATIO_MAX: u64 = 200;
 const RATIO_FREE_BYTES: u64 = 64 << 20;
 /// What a half-unpacked image is called.
 const NEW: &str = "new-";
+/// What a whole one is called, before its id.
+const WHOLE: &str = "sha256-";
 
 /// How much an image may take.
 #[derive(Debug, Clone, Copy)]
@@ -175,9 +179,26 @@ impl Default for Limits {
     }
 }
 
+/// Where the image at that path is in the store once it is unpacked; nothing where it lies unpacked already.
+pub(super) fn place_of(path: &Path, store: &Path) -> Result<Option<PathBuf>, ImageError> {
+    if is_unpacked(path) {
+        return Ok(None);
+    }
+    let recipe = Blobs::open(path)?.recipe()?;
+    Ok(Some(dir_of(&recipe, store)))
+}
+
+fn dir_of(recipe: &Recipe, store: &Path) -> PathBuf {
+    store.join(format!("{WHOLE}{}", recipe.id))
+}
+
+fn is_unpacked(path: &Path) -> bool {
+    path.is_dir() && !path.join("oci-layout").exists() && !path.join("index.json").exists()
+}
+
 /// Makes the image at that path ready: an unpacked directory is so already, everything else is unpacked into `store`.
 pub(super) fn open(path: &Path, store: &Path) -> Result<Unpacked, ImageError> {
-    if path.is_dir() && !path.join("oci-layout").exists() && !path.join("index.json").exists() {
+    if is_unpacked(path) {
         return Ok(Unpacked { files: path.to_owned(), environment: Vec::new() });
     }
     unpack(&Blobs::open(path)?, store, Limits::default())
@@ -203,9 +224,10 @@ pub(super) fn sweep(store: &Path) -> Result<(), ImageError> {
 
 fn unpack(blobs: &Blobs, store: &Path, limits: Limits) -> Result<Unpacked, ImageError> {
     let recipe = blobs.recipe()?;
-    let dir = store.join(format!("sha256-{}", recipe.id));
+    let dir = dir_of(&recipe, store);
     let ready = Unpacked { files: dir.join("rootfs"), environment: recipe.environment.clone() };
     if ready.files.is_dir() {
+        room::mark_used(&dir);
         return Ok(ready);
     }
     let failed = |act, path: &Path| {

@@ -11,6 +11,7 @@ use nicompute_market::LeaseState;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
+use crate::ports::{open, range};
 use crate::renting::{On, Provider, Rental, lease_id, new_key};
 use crate::traces;
 use crate::world::{Daemon, is_root, program, skip, wait_for};
@@ -23,7 +24,7 @@ const WAY_DOWN: [&str; 4] = ["ending", "unwired", "removed", "ended"];
 /// What every lease of this suite asks for: whatever can be left behind.
 fn wishes() -> Value {
     let volume = json!({ "name": "data", "target": "/data", "bytes": 64 << 20 });
-    json!({ "options": { "network": "egress", "volumes": [volume] } })
+    json!({ "options": { "network": "egress", "volumes": [volume], "ports": [8000] } })
 }
 
 /// A provider with an engine that loses power must come back with every lease alive or gone.
@@ -55,10 +56,11 @@ fn each_step(on: On) {
     let hotkey = provider.world.miner.hotkey();
     let state_dir = provider.world.dir.path().join("m");
     let dir = provider.world.dir.path().join("renter");
-    let key = new_key(&dir);
+    let (key, ports) = (new_key(&dir), range());
     for step in WAY_UP.iter().chain(&WAY_DOWN) {
         let id = lease_id();
-        let (mut doomed, node) = provider.start(&["--net", "--kill-after", step]);
+        let (mut doomed, node) =
+            provider.start(&["--net", "--ports.range", &ports, "--kill-after", step]);
         let before = provider.ask_with(&node, id, &key, &wishes());
         if WAY_DOWN.contains(step) {
             assert!(before.is_some(), "{step}: {}", doomed.log());
@@ -68,7 +70,7 @@ fn each_step(on: On) {
         let status = doomed.wait_for_end();
         assert_eq!(status.signal(), Some(SIGKILL), "{step}: {}", doomed.log());
 
-        let (mut miner, node) = provider.start(&["--net"]);
+        let (mut miner, node) = provider.start(&["--net", "--ports.range", &ports]);
         let held = wait_for("a lease that stands still", || {
             let held = provider.lease(&node, id);
             let settled =
@@ -79,6 +81,7 @@ fn each_step(on: On) {
         if held.state == LeaseState::Running {
             assert!(!WAY_DOWN.contains(step), "{step}: a released lease came back");
             works(&provider.rental(&node, &held, &dir));
+            open(&provider, &node, id);
             assert!(provider.release(&node, id).is_some());
             provider.ended(&node, id);
         } else {
@@ -102,17 +105,18 @@ fn reboot(on: On) {
     let hotkey = provider.world.miner.hotkey();
     let state_dir = provider.world.dir.path().join("m");
     let dir = provider.world.dir.path().join("renter");
-    let (key, id) = (new_key(&dir), lease_id());
-    let (mut miner, node) = provider.start(&["--net"]);
+    let (key, id, ports) = (new_key(&dir), lease_id(), range());
+    let (mut miner, node) = provider.start(&["--net", "--ports.range", &ports]);
     assert!(provider.ask_with(&node, id, &key, &wishes()).is_some(), "{}", miner.log());
     let held = provider.running(&node, id, &miner);
     let rental = provider.rental(&node, &held, &dir);
     works(&rental);
+    let port = open(&provider, &node, id);
     rental.says("echo 'on the disk' > /root/file; sync");
     miner.kill_9();
     power_off(id);
 
-    let (mut miner, node) = provider.start(&["--net"]);
+    let (mut miner, node) = provider.start(&["--net", "--ports.range", &ports]);
     let held = provider.running(&node, id, &miner);
     let rental = provider.rental(&node, &held, &dir);
     let again = wait_for("the lease's shell", || {
@@ -121,6 +125,7 @@ fn reboot(on: On) {
     });
     assert_eq!(String::from_utf8_lossy(&again), "on the disk\nkept\n", "{}", miner.log());
     works(&rental);
+    assert_eq!(open(&provider, &node, id), port);
     assert!(provider.release(&node, id).is_some());
     provider.ended(&node, id);
     traces::wait_until_gone(&state_dir, id, hotkey, None);

@@ -32,7 +32,7 @@ fn a_tenants_page_is_reached_in_the_sandbox() {
 }
 
 /// A few ports that most likely nothing else has; the node leaves out the others.
-fn range() -> String {
+pub(crate) fn range() -> String {
     let mut bytes = [0; 2];
     getrandom::fill(&mut bytes).unwrap();
     let first = 20_000 + u16::from_ne_bytes(bytes) % 10_000;
@@ -90,7 +90,7 @@ fn page(on: On) {
 }
 
 /// Where the tenant's server is reached, once the node listens.
-fn open(provider: &Provider, node: &NodeClient, id: LeaseId) -> SocketAddr {
+pub(crate) fn open(provider: &Provider, node: &NodeClient, id: LeaseId) -> SocketAddr {
     until(provider, node, id, |port| port.problem.is_none()).at
 }
 

@@ -17,6 +17,9 @@ pub enum Denied {
     /// A GPU of the offer is missing on the machine at the moment.
     #[error("the GPU {0} of the offer is missing at the moment")]
     GpuMissing(String),
+    /// Other leases have the ports.
+    #[error("this node has fewer ports left than field options.ports asks for")]
+    NoPorts,
     /// The id is that of another order.
     #[error("this lease id was used before, in a request with other words")]
     OtherWords,

@@ -74,6 +74,8 @@ pub(crate) enum Grant {
     Waits,
     /// It has failed as occupied.
     Failed,
+    /// It has failed, for other leases have the ports that it would need.
+    NoPorts,
     /// Somebody else changed it meanwhile.
     Changed,
 }
@@ -315,6 +317,8 @@ impl Leases {
                 Applied::Stored(held) => return Ok(Grant::Held(held)),
                 Applied::Refused(_) | Applied::Superseded => return Ok(Grant::Changed),
                 Applied::Occupied => {}
+                // Those who have them may keep them for a month, and others wait behind it.
+                Applied::NoPorts => return self.fail(lease, Grant::NoPorts).await,
             }
         }
         let held = self.store.holder_of(offer).await?;
@@ -323,10 +327,21 @@ impl Leases {
         if is_worth_it && waited < wait_millis_max(lease.terms.purpose) {
             return Ok(Grant::Waits);
         }
-        let failed = LeaseEvent::PrepareFailed(FailReason::Occupied);
-        match self.store.apply(lease, failed, now).await? {
-            Applied::Stored(_) => Ok(Grant::Failed),
-            Applied::Refused(_) | Applied::Superseded | Applied::Occupied => Ok(Grant::Changed),
+        self.fail(lease, Grant::Failed).await
+    }
+
+    /// Ends a lease that is given nothing.
+    async fn fail(&self, lease: &Lease, outcome: Grant) -> Result<Grant, StoreError> {
+        let failed = Change::from(LeaseEvent::PrepareFailed(FailReason::Occupied));
+        let failed = match outcome {
+            Grant::NoPorts => failed.because(Denied::NoPorts.to_string()),
+            _ => failed,
+        };
+        match self.store.apply(lease, failed, self.now()).await? {
+            Applied::Stored(_) => Ok(outcome),
+            Applied::Refused(_) | Applied::Superseded | Applied::Occupied | Applied::NoPorts => {
+                Ok(Grant::Changed)
+            }
         }
     }
 
@@ -339,6 +354,7 @@ impl Leases {
         match self.grant(&lease).await? {
             Grant::Held(lease) => Ok(lease),
             Grant::Failed => Err(Denied::Occupied),
+            Grant::NoPorts => Err(Denied::NoPorts),
             // The reconciler may have held it meanwhile.
             Grant::Waits | Grant::Changed => {
                 let lease = self.store.get(lease.terms.id).await?.ok_or(Denied::NoSuchLease)?;
@@ -367,7 +383,7 @@ impl Leases {
             match self.store.apply(&lease, change, now).await? {
                 Applied::Stored(lease) => return Ok(lease),
                 Applied::Refused(refusal) => return Err(refusal.into()),
-                Applied::Superseded | Applied::Occupied => {}
+                Applied::Superseded | Applied::Occupied | Applied::NoPorts => {}
             }
         }
         Err(Denied::Changing)
@@ -383,7 +399,7 @@ impl Leases {
             match self.store.apply(&lease, change(&lease), self.now()).await? {
                 Applied::Stored(lease) => return Ok(lease),
                 Applied::Refused(refusal) => return Err(refusal.into()),
-                Applied::Superseded | Applied::Occupied => {}
+                Applied::Superseded | Applied::Occupied | Applied::NoPorts => {}
             }
         }
         Err(Denied::Changing)

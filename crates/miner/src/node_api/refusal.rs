@@ -107,6 +107,9 @@ impl From<Denied> for Refusal {
             }
             Denied::GpuMissing(_) => Self::new(Code::NoCapacity, detail)
                 .hint("GET /v1/offers says when the offer is available again"),
+            Denied::NoPorts => {
+                Self::new(Code::NoCapacity, detail).hint("ask for fewer ports, or wait")
+            }
             Denied::OtherWords => Self::new(Code::LeaseConflict, detail)
                 .hint("draw a new id for a new lease; repeat a request word for word"),
             Denied::NoSuchImage => {

@@ -142,7 +142,7 @@ impl Reconciler {
                 Act::Store(event) => Some(event.into()),
                 Act::Reserve => match self.leases.grant(&lease).await? {
                     // It is read again.
-                    Grant::Held(_) | Grant::Changed | Grant::Failed => continue,
+                    Grant::Held(_) | Grant::Changed | Grant::Failed | Grant::NoPorts => continue,
                     Grant::Waits => return Ok(()),
                 },
                 Act::BringUp => self.bring_up(&lease).await?,
@@ -201,7 +201,7 @@ impl Reconciler {
                 }
             }
             // Somebody was faster; the lease is read again. Only a grant can find its offer taken.
-            Applied::Superseded | Applied::Occupied => {}
+            Applied::Superseded | Applied::Occupied | Applied::NoPorts => {}
             Applied::Refused(refusal) => {
                 tracing::error!(lease = %lease.terms.id, %refusal, "an act did not fit its lease");
             }

@@ -40,8 +40,10 @@ pub(crate) enum Applied {
     Refused(LeaseRefusal),
     /// Somebody else changed the lease since it was read. Nothing was stored.
     Superseded,
-    /// Other leases hold the offer, one of its GPUs, what is left of the machine, or the ports. Nothing was stored.
+    /// Other leases hold the offer, one of its GPUs, or what is left of the machine. Nothing was stored.
     Occupied,
+    /// Other leases have the ports that it would need. Nothing was stored.
+    NoPorts,
 }
 
 /// An event, and what is known about it besides.
@@ -355,7 +357,7 @@ impl Store {
         if let Some(capacity) = capacity {
             match take_ports(&mut tx, &after, capacity.ports).await? {
                 Some(ports) => after.published = ports,
-                None => return Ok(Applied::Occupied),
+                None => return Ok(Applied::NoPorts),
             }
         }
         if after.state.is_final() {

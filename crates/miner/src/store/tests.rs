@@ -402,9 +402,9 @@ async fn a_port_leads_into_one_lease() {
     let hold = async |lease: &Lease, room| {
         store.hold(lease, LeaseEvent::Reserved, room, NOW).await.unwrap()
     };
-    assert_eq!(hold(&leases[0], ROOM).await, Applied::Occupied, "no range, no ports");
+    assert_eq!(hold(&leases[0], ROOM).await, Applied::NoPorts, "no range");
     let Applied::Stored(first) = hold(&leases[0], room).await else { panic!("two are free") };
-    assert_eq!(hold(&leases[1], room).await, Applied::Occupied, "one is left");
+    assert_eq!(hold(&leases[1], room).await, Applied::NoPorts, "one is left");
     assert_eq!(store.get(leases[1].terms.id).await.unwrap(), Some(leases[1].clone()));
     let Applied::Stored(third) = hold(&leases[2], room).await else { panic!("one is free") };
     assert_eq!(store.get(first.terms.id).await.unwrap(), Some(first.clone()));

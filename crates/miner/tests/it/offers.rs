@@ -14,20 +14,20 @@ use crate::world::{Node, World, ask, id, key, path};
 /// How often the file is looked at, and a little more.
 const LOOK: Duration = Duration::from_secs(3);
 
-fn slice(name: &str, more: &str) -> String {
+pub(crate) fn slice(name: &str, more: &str) -> String {
     format!(
         "[[offer]]\nid = \"{name}\"\ncores_milli = 100\nmemory = \"64 MiB\"\ndisk = \"64 MiB\"\n\
          price_micro_usd_per_hour = 7\n{more}\n"
     )
 }
 
-fn config(world: &World, text: &str) -> MinerConfig {
+pub(crate) fn config(world: &World, text: &str) -> MinerConfig {
     let file = world.dir.path().join("offers.toml");
     std::fs::write(&file, text).unwrap();
     MinerConfig { offers: Some(file), ..world.config() }
 }
 
-fn ask_for(byte: u8, offer: &str) -> Value {
+pub(crate) fn ask_for(byte: u8, offer: &str) -> Value {
     let mut asked = ask(byte);
     asked["offer"] = json!(offer);
     asked

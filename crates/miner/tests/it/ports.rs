@@ -5,6 +5,7 @@ use nicompute_wire::node::{LeaseView, OffersView, PublishedPortView};
 use serde_json::{Value, json};
 
 use crate::http::PATIENCE;
+use crate::offers;
 use crate::world::{ANNOUNCED_IP, Node, World, ask, path};
 
 fn config(world: &World, range: &str) -> MinerConfig {
@@ -81,6 +82,22 @@ async fn ports_that_are_not_there() {
     node.kill().await;
     let node = start(&world).await;
     assert!(refused(&node, &[80, 81, 82]).await.contains("options.ports"), "two are given");
+    node.kill().await;
+    let slices = offers::slice("s", "copies = 2");
+    let two = MinerConfig {
+        ports: Some("20000-20001".parse().unwrap()),
+        ..offers::config(&world, &slices)
+    };
+    let node = world.start_with(two, ApiLimits::standard()).await.unwrap();
+    for (byte, status) in [(2, 201), (3, 507)] {
+        let mut asked = offers::ask_for(byte, &format!("s-{}", byte - 1));
+        asked["options"] = json!({ "ports": [80, 81] });
+        let answer = node.post("//Validator", "/v1/leases", &asked).await;
+        assert_eq!(answer.status, status, "{}", String::from_utf8_lossy(&answer.body));
+    }
+    let failed = node.until(3, "failed").await;
+    assert_eq!(failed.reason.as_deref(), Some("occupied"));
+    assert!(failed.detail.unwrap().contains("options.ports"));
     node.kill().await;
     let mut own = config(&world, "20000-20001");
     own.ssh_listen.set_port(20001);

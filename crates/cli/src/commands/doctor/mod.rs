@@ -25,6 +25,7 @@ use nicompute_daemon::{SharedClock, SystemClock, Tasks};
 use nicompute_host::runtime::{Rootfs, RuntimeConfig};
 use nicompute_host::telemetry::Gpus;
 use nicompute_market::Hotkey;
+use nicompute_miner::PortRange;
 
 use crate::args::{KeyArgs, SubtensorArgs, home};
 use crate::market_args::block_on;
@@ -61,6 +62,9 @@ pub(crate) struct DoctorArgs {
     /// The port of the SSH gateway.
     #[arg(long = "ssh.port", default_value_t = 4444, value_name = "PORT")]
     ssh_port: u16,
+    /// The ports that tenants may have reached, such as 20000-20099: the first and the last one are tried too.
+    #[arg(long = "ports.range", value_name = "FROM-TO")]
+    ports: Option<PortRange>,
     /// The address that others reach this machine under.
     #[arg(long = "axon.external_ip", value_name = "IP")]
     external_ip: Option<IpAddr>,

@@ -8,6 +8,7 @@ use nicompute_client::{NodeDialer, NodeError};
 use nicompute_daemon::{ErrorChain, SharedClock};
 use nicompute_keys::Keypair;
 use nicompute_market::Hotkey;
+use nicompute_miner::PortRange;
 use nicompute_wire::probe::{ProbeRequest, ProbeView};
 use tokio::net::TcpListener;
 
@@ -47,9 +48,21 @@ pub(super) async fn findings(patient: &Patient<'_>, chain: Option<&Asked>) -> Ve
                 .remedy("name one: --from HOTKEY@IP:PORT"),
         ];
     }
-    let ports = [args.axon_port, args.ssh_port];
+    let ports = tried(args.axon_port, args.ssh_port, args.ports);
     let _held = hold(&ports).await;
     try_from_outside(patient, &key, &nodes, &ports).await
+}
+
+/// The doors, and both ends of what tenants get: a firewall that lets those through lets all of it.
+fn tried(axon: u16, ssh: u16, range: Option<PortRange>) -> Vec<u16> {
+    let mut ports = vec![axon, ssh];
+    for port in range.into_iter().flat_map(|range| [range.first(), range.last()]) {
+        // A node refuses to try a port twice.
+        if !ports.contains(&port) {
+            ports.push(port);
+        }
+    }
+    ports
 }
 
 async fn try_from_outside(
@@ -154,6 +167,16 @@ mod tests {
 
     use super::*;
     use crate::commands::doctor::finding::Level;
+
+    /// Tenants' ports behind a shut firewall are reached by nobody; a port that is named twice would be tried by no node.
+    #[test]
+    fn both_ends_of_the_tenants_ports_are_tried() {
+        let range = |text: &str| Some(text.parse().unwrap());
+        assert_eq!(tried(1, 2, None), [1, 2]);
+        assert_eq!(tried(1, 2, range("20000-20099")), [1, 2, 20000, 20099]);
+        assert_eq!(tried(1, 2, range("2-2")), [1, 2]);
+        assert_eq!(tried(1, 2, range("7-7")), [1, 2, 7]);
+    }
 
     /// A provider behind a shut firewall would wait for tenants that cannot come.
     #[test]

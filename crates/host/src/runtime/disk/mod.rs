@@ -5,6 +5,7 @@
 //! already is not mounted a second time, since two mounts of one file destroy it. All calls block for a moment.
 
 mod device;
+mod template;
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -17,6 +18,8 @@ use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, UnmountFlags};
+
+use template::Template;
 
 /// Where `mkfs.ext4` may lie.
 const MKFS_PLACES: [&str; 6] = [
@@ -41,8 +44,22 @@ const LOST_AND_FOUND: &str = "lost+found";
 #[derive(Debug)]
 pub(super) struct Making {
     child: Option<Child>,
+    /// What a copy is kept as, where none is yet.
+    template: Option<Template>,
     new: PathBuf,
     image: PathBuf,
+}
+
+/// Whose the root of a new file system is.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Owner<'a> {
+    /// That user's and group's.
+    Is(u32),
+    /// Root's, until the caller gives it away. Such disks of one size are alike, and are copied from that folder.
+    Later {
+        /// The folder.
+        templates: &'a Path,
+    },
 }
 
 /// Why a disk could not be made, mounted or let go of.
@@ -107,7 +124,7 @@ pub fn find_mkfs() -> Result<PathBuf, DiskError> {
 /// # Errors
 /// When there is no room or no `mkfs.ext4`; then there is no file of that name.
 pub fn make(mkfs: &Path, image: &Path, bytes: u64, owner: u32) -> Result<(), DiskError> {
-    match begin(mkfs, image, bytes, owner)? {
+    match begin(mkfs, image, bytes, Owner::Is(owner))? {
         None => Ok(()),
         Some(making) => {
             making.finish()?;
@@ -116,7 +133,8 @@ pub fn make(mkfs: &Path, image: &Path, bytes: u64, owner: u32) -> Result<(), Dis
     }
 }
 
-/// Begins to make it, unless the file is there: `mkfs.ext4` runs beside the caller until [`Making::finish`].
+/// Begins to make it, unless the file is there. What was made of that size before and never used is copied; otherwise
+/// `mkfs.ext4` runs beside the caller until [`Making::formatted`].
 ///
 /// # Errors
 /// When there is no room or no `mkfs.ext4`.
@@ -124,7 +142,7 @@ pub(super) fn begin(
     mkfs: &Path,
     image: &Path,
     bytes: u64,
-    owner: u32,
+    owner: Owner<'_>,
 ) -> Result<Option<Making>, DiskError> {
     if image.exists() {
         return Ok(None);
@@ -135,17 +153,24 @@ pub(super) fn begin(
     let new = PathBuf::from(new);
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
-    let sized = options.open(&new).and_then(|file| file.set_len(bytes));
-    sized.map_err(io_error("make", &new))?;
+    let file = options.open(&new).map_err(io_error("make", &new))?;
+    let (owner, template) = match owner {
+        Owner::Is(owner) => (owner, None),
+        Owner::Later { templates } => (0, Some(Template::new(templates, bytes))),
+    };
+    let mut making = Making { child: None, template: None, new, image: image.to_owned() };
+    if template.as_ref().is_some_and(|template| template.copy_to(&file).is_ok()) {
+        return Ok(Some(making));
+    }
+    file.set_len(0).and_then(|()| file.set_len(bytes)).map_err(io_error("make", &making.new))?;
     let features =
         format!("lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner={owner}:{owner}");
     #[expect(clippy::disallowed_methods, reason = "the host runs programs; mkfs.ext4 is one")]
     let mut program = Command::new(mkfs);
-    program.args(["-q", "-F", "-m", "0", "-E", &features, "--"]).arg(&new);
+    program.args(["-q", "-F", "-m", "0", "-E", &features, "--"]).arg(&making.new);
     program.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let child = program.spawn().map_err(io_error("run", mkfs));
-    let mut making = Making { child: None, new, image: image.to_owned() };
-    making.child = Some(child?);
+    making.child = Some(program.spawn().map_err(io_error("run", mkfs))?);
+    making.template = template;
     Ok(Some(making))
 }
 
@@ -159,15 +184,25 @@ pub(super) fn keep_name(image: &Path) -> Result<(), DiskError> {
 // === impl Making ===
 
 impl Making {
-    /// Waits for the file system and gives the file its name.
-    pub(super) fn finish(mut self) -> Result<(), DiskError> {
-        let Some(child) = self.child.take() else { return Ok(()) };
+    /// Waits for the file system. It may be mounted then, by the name that the file has until [`Making::finish`].
+    pub(super) fn formatted(&mut self) -> Result<&Path, DiskError> {
+        let Some(child) = self.child.take() else { return Ok(&self.new) };
         let made =
             child.wait_with_output().map_err(io_error("wait for the maker of", &self.new))?;
         if !made.status.success() {
             let said = String::from_utf8_lossy(&made.stderr).trim().to_owned();
             return Err(DiskError::Mkfs { said });
         }
+        if let Some(template) = self.template.take() {
+            // Without it the next disk is formatted too.
+            drop(template.keep(&self.new));
+        }
+        Ok(&self.new)
+    }
+
+    /// Gives the file its name.
+    pub(super) fn finish(mut self) -> Result<(), DiskError> {
+        self.formatted()?;
         // A name that is older than what it names would be a torn disk after a power cut, and be taken for a whole one.
         let written = File::open(&self.new).and_then(|file| file.sync_all());
         written.map_err(io_error("write", &self.new))?;
@@ -200,6 +235,11 @@ pub fn mount(image: &Path, holder: &Path, at: &Path) -> Result<(), DiskError> {
         return Ok(());
     }
     await_release(image, RELEASE_POLLS_MAX, || is_held(holder))?;
+    mount_new(image, at)
+}
+
+/// Mounts a file that nobody has ever mounted.
+pub(super) fn mount_new(image: &Path, at: &Path) -> Result<(), DiskError> {
     let (device, bound) = attach_loop(image)?;
     rustix::mount::mount(device.as_str(), at, "ext4", MountFlags::NODEV | MountFlags::NOSUID, c"")
         .map_err(|error| io_error("mount a disk at", at)(error.into()))?;
@@ -359,6 +399,40 @@ mod tests {
         assert_eq!(unescape(b"\\"), b"\\");
         assert!(is_mount_point(Path::new("/proc")));
         assert!(!is_mount_point(Path::new("/proc/self")));
+    }
+
+    /// A disk that is copied from another would hold another size, be damaged, or have what a tenant wrote.
+    #[test]
+    fn a_copied_disk_is_as_good_as_a_formatted_one() {
+        let (Ok(mkfs), true) = (find_mkfs(), rustix::process::geteuid().is_root()) else { return };
+        let dir = tempfile::tempdir().expect("dir");
+        let (at, templates) = (dir.path().join("at"), dir.path().join("templates"));
+        fs::create_dir(&at).expect("mkdir");
+        let owner = Owner::Later { templates: &templates };
+        let image = |name: &str| dir.path().join(name);
+        let used = |name: &str, mkfs: &Path| {
+            let image = image(name);
+            let mut making = begin(mkfs, &image, 40 << 20, owner).expect("begin").expect("new");
+            mount_new(making.formatted().expect("formatted"), &at).expect("mount");
+            making.finish().expect("finish");
+            assert_eq!(fs::read_dir(&at).expect("list").count(), 0, "{name}");
+            fs::write(at.join("secret"), name).expect("write");
+            let full = fs::write(at.join("full"), vec![1; 48 << 20]).expect_err("too much");
+            assert_eq!(full.kind(), io::ErrorKind::StorageFull);
+            unmount_below(dir.path()).expect("unmount");
+            await_release(&image, RELEASE_POLLS_MAX, || is_held(&image)).expect("release");
+            assert_eq!(fs::metadata(&image).expect("metadata").len(), 40 << 20);
+        };
+        used("first.img", &mkfs);
+        // Nothing is formatted any more.
+        for name in ["second.img", "third.img"] {
+            used(name, Path::new("/bin/false"));
+        }
+        let failed = begin(Path::new("/bin/false"), &image("other"), 41 << 20, owner);
+        let failed = failed.expect("begin").expect("new").finish().expect_err("another size");
+        assert!(matches!(failed, DiskError::Mkfs { .. }), "{failed}");
+        let left: Vec<_> = fs::read_dir(dir.path()).expect("list").flatten().collect();
+        assert_eq!(left.len(), 5, "{left:?}");
     }
 
     /// A disk would be promised and not hold, be lost by a second mount, or stay behind on the machine.

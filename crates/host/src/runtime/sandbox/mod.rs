@@ -58,6 +58,8 @@ pub const HOST_IMAGE: &str = "host";
 /// The name of the unpacked image in `Rootfs::Directory`.
 pub const ROOTFS_IMAGE: &str = "rootfs";
 
+/// Formatted disks that are copied, in the state directory.
+const TEMPLATES: &str = "disk-templates";
 /// The lease's disk, in its directory.
 const DISK: &str = "disk.img";
 /// Longest time for making a container; it takes a tenth of a second on an idle machine.
@@ -312,6 +314,7 @@ impl Sandbox {
             Some(root) => Profile::Root(RootProfile {
                 disk_bytes: spec.own_disk_bytes(),
                 mkfs: root.mkfs.clone(),
+                templates: absolute(&self.config.state_dir)?.join(TEMPLATES),
                 cgroups: root.cgroups.plan(&self.config.node_id, spec),
             }),
         };

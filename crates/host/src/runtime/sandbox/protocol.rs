@@ -135,6 +135,8 @@ pub(super) enum Profile {
 pub(super) struct RootProfile {
     pub(super) disk_bytes: u64,
     pub(super) mkfs: PathBuf,
+    /// Where formatted disks are kept to be copied.
+    pub(super) templates: PathBuf,
     pub(super) cgroups: CgroupPlan,
 }
 

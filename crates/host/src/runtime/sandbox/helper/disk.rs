@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::CWD;
 use rustix::mount::{MountFlags, MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
-use super::super::super::disk::{self, Making};
+use super::super::super::disk::{self, Making, Owner};
 use super::super::DISK;
 use super::super::protocol::{
     Failure, Image, InStep as _, Order, Profile, Remedy, Resolver, RootProfile, Step, VolumeOrder,
@@ -42,12 +42,16 @@ pub(super) const DISK_DIRS: [(&str, u32); 10] = [
 pub(super) fn begin(order: &Order) -> Step<Option<Making>> {
     match &order.profile {
         Profile::User => Ok(None),
-        Profile::Root(root) => Ok(disk::begin(&root.mkfs, &own_disk(), root.disk_bytes, 0)?),
+        Profile::Root(root) => {
+            let owner = Owner::Later { templates: &root.templates };
+            Ok(disk::begin(&root.mkfs, &own_disk(), root.disk_bytes, owner)?)
+        }
     }
 }
 
-/// Makes sure that a new disk outlives a power cut.
-pub(super) fn keep() -> Step<()> {
+/// Gives a new disk its name, for good.
+pub(super) fn keep(making: Making) -> Step<()> {
+    making.finish()?;
     Ok(disk::keep_name(&own_disk())?)
 }
 
@@ -59,16 +63,16 @@ fn own_disk() -> PathBuf {
 pub(super) fn prepare(
     order: &Order,
     root: &RootProfile,
-    making: Option<Making>,
+    making: Option<&mut Making>,
     userns: &OwnedFd,
     id_base: u32,
 ) -> Step<()> {
     let lease = order.lease.to_string();
     super::gpus::make_nodes(&order.gpus, id_base)?;
-    if let Some(making) = making {
-        making.finish()?;
+    match making {
+        Some(making) => disk::mount_new(making.formatted()?, Path::new("disk"))?,
+        None => disk::mount(&own_disk(), &Path::new(&lease).join(DISK), Path::new("disk"))?,
     }
-    disk::mount(&own_disk(), &Path::new(&lease).join(DISK), Path::new("disk"))?;
     chown("disk", Some(id_base), Some(id_base)).step("give the lease its disk")?;
     make_disk_dirs(Path::new("disk"), Some(id_base)).step("lay out the lease's disk")?;
     for volume in &order.extras.volumes {

@@ -139,22 +139,21 @@ fn private_mounts() -> Step<()> {
 
 // === the helper's side ===
 
-fn lead(order: &Order, namer: Pid, wire: &UnixStream, making: Option<Making>) -> Step<Answer> {
+fn lead(order: &Order, namer: Pid, wire: &UnixStream, mut making: Option<Making>) -> Step<Answer> {
     let mut events = BufReader::new(wire.take(MESSAGE_BYTES_MAX));
     let mut next = || next_event(&mut events);
     let Event::Unmapped = next()? else { return Err(out_of_turn()) };
-    let is_new = making.is_some();
     match &order.profile {
         Profile::User => {
             map_one_id(namer)?;
             make_volumes(order).step("make the volumes")?;
         }
-        Profile::Root(root) => arrange(order, root, namer, making)?,
+        Profile::Root(root) => arrange(order, root, namer, making.as_mut())?,
     }
     tell(wire, MAPPED)?;
     // What needs the machine's disk is done while the init builds its tree.
-    if is_new {
-        disk::keep()?;
+    if let Some(making) = making {
+        disk::keep(making)?;
     }
     let record = await_init(order, &mut next)?;
     rustix::process::waitpid(Some(namer), WaitOptions::empty()).step("wait for the namer")?;
@@ -176,7 +175,7 @@ fn lead(order: &Order, namer: Pid, wire: &UnixStream, making: Option<Making>) ->
 
 /// What root arranges before the namer goes on: ids and disk, and beside them the limits, for which the kernel takes its
 /// time.
-fn arrange(order: &Order, root: &RootProfile, namer: Pid, making: Option<Making>) -> Step<()> {
+fn arrange(order: &Order, root: &RootProfile, namer: Pid, making: Option<&mut Making>) -> Step<()> {
     let pid = u32::try_from(namer.as_raw_nonzero().get()).unwrap_or(0);
     let limit = || root.cgroups.carry_out(pid).step_or("set the limits", Remedy::Cgroup);
     std::thread::scope(|scope| {

@@ -38,8 +38,8 @@ pub use ids::{LeaseId, OfferId, ParseIdError};
 pub use lease::{
     EXPIRY_WARNINGS_MILLIS, EndReason, FailReason, KeySlot, LEASE_MILLIS_MAX, LEASE_MILLIS_MIN,
     Lease, LeaseEvent, LeaseKeys, LeaseNetwork, LeaseOptions, LeaseRefusal, LeaseState,
-    LeaseVolume, LegacyAccess, PROOF_LEASE_MILLIS_MAX, PublishedPort, Purpose, SSH_KEYS_MAX, Share,
-    Terms, UnknownPurpose, UnknownTerm, Wanted,
+    LeaseVolume, LegacyAccess, PROOF_LEASE_MILLIS_MAX, PROOF_SURE_MILLIS, PublishedPort, Purpose,
+    SSH_KEYS_MAX, Share, Terms, UnknownPurpose, UnknownTerm, Wanted,
 };
 pub use naming::{NameFinding, Named};
 pub use offer::{

@@ -58,6 +58,8 @@ pub(crate) struct Tries {
     pub(crate) last: BlockNumber,
     /// How many in a row did not come about.
     pub(crate) missed: u32,
+    /// Whether one since the last proof that passed made room for a renter.
+    pub(crate) was_preempted: bool,
 }
 
 impl Board {
@@ -69,6 +71,10 @@ impl Board {
         if let Some(running) = self.lock().sessions.get_mut(provider) {
             running.is_accepted = true;
         }
+    }
+
+    pub(crate) fn is_accepted(&self, provider: &Hotkey) -> bool {
+        self.lock().sessions.get(provider).is_some_and(|running| running.is_accepted)
     }
 
     pub(crate) fn set_phase(&self, provider: &Hotkey, phase: Phase) {

@@ -16,6 +16,8 @@ pub use terms::{
 
 /// The longest a proof may hold a machine.
 pub const PROOF_LEASE_MILLIS_MAX: u64 = 10 * 60 * 1000;
+/// What a proof is sure of from the moment that it is given the machine. After it a renter who waits may have the rest.
+pub const PROOF_SURE_MILLIS: u64 = 4 * 60 * 1000;
 /// The longest single lease: 31 days. It can be extended while it runs.
 pub const LEASE_MILLIS_MAX: u64 = 31 * 24 * 60 * 60 * 1000;
 /// The shortest lease that is worth preparing.
@@ -207,10 +209,11 @@ impl Lease {
             .filter(move |before| is_warned && *before < warned && *before <= duration / 2)
     }
 
-    /// Whether its time is over and it still holds something.
+    /// Whether its time is over and it still holds something. The time of one that waits has not begun.
     #[must_use]
     pub fn is_expired(&self, now: UnixMillis) -> bool {
-        now >= self.expires_at && !self.state.is_final()
+        let has_begun = !self.state.is_final() && self.state != LeaseState::Requested;
+        has_begun && now >= self.expires_at
     }
 }
 

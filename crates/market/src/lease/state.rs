@@ -36,6 +36,8 @@ pub enum EndReason {
     Provider,
     /// A GPU of it is gone or is another one; the lease's detail is the evidence.
     Gpu,
+    /// A proof had the time that it is sure of, and a renter was waiting.
+    Preempted,
 }
 
 /// Why a lease never came up.
@@ -66,7 +68,7 @@ pub enum Wanted {
 
 impl LeaseState {
     /// One value of every state with every reason, for tests and round trips.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Requested,
         Self::Reserved,
         Self::Preparing,
@@ -79,6 +81,7 @@ impl LeaseState {
         Self::Ended(EndReason::Expired),
         Self::Ended(EndReason::Provider),
         Self::Ended(EndReason::Gpu),
+        Self::Ended(EndReason::Preempted),
         Self::Failed(FailReason::Occupied),
         Self::Failed(FailReason::Image),
         Self::Failed(FailReason::Runtime),
@@ -179,8 +182,8 @@ impl fmt::Display for LeaseState {
 
 impl EndReason {
     /// Every reason, for tests and round trips.
-    pub const ALL: [Self; 5] =
-        [Self::Released, Self::Expired, Self::Lost, Self::Provider, Self::Gpu];
+    pub const ALL: [Self; 6] =
+        [Self::Released, Self::Expired, Self::Lost, Self::Provider, Self::Gpu, Self::Preempted];
 
     const fn as_str(self) -> &'static str {
         match self {
@@ -189,6 +192,7 @@ impl EndReason {
             Self::Lost => "lost",
             Self::Provider => "provider",
             Self::Gpu => "gpu",
+            Self::Preempted => "preempted",
         }
     }
 

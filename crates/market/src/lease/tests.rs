@@ -117,6 +117,7 @@ fn extension_only_adds() {
     assert_eq!(after.expires_at, before.expires_at);
     assert_eq!(after.generation, before.generation + 1);
     assert!(before.is_expired(UnixMillis(61_000)) && !before.is_expired(UnixMillis(60_999)));
+    assert!(!lease(LeaseState::Requested).is_expired(UnixMillis(61_000)), "a short one may wait");
 }
 
 /// A restart that is forgotten when the node dies was promised and never done; one that is done twice kills work.

@@ -15,6 +15,8 @@
 mod denied;
 mod order;
 mod queue;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -26,7 +28,7 @@ use nicompute_market::{
 };
 
 use crate::offers::Offers;
-use crate::store::{Applied, Asked, Change, Store, StoreError};
+use crate::store::{Applied, Asked, Change, Holding, Store, StoreError};
 pub use denied::Denied;
 pub use order::Order;
 pub(crate) use order::host_options;
@@ -302,12 +304,17 @@ impl Leases {
     /// Holds the offer for a lease that asks for it, if it is its turn. The reconciler asks again when something changed.
     pub(crate) async fn grant(&self, lease: &Lease) -> Result<Grant, StoreError> {
         let (offer, now) = (&lease.terms.offer, self.now());
-        let waiting = self.store.waiting(offer).await?;
+        let waiting = self.store.waiting(offer, now).await?;
         // The request and the reconciler both ask; the other one was faster.
         if waiting.iter().all(|other| other.id != lease.terms.id) {
             return Ok(Grant::Changed);
         }
-        if queue::first(&waiting, &*self.stakes) == Some(lease.terms.id) {
+        // What is offered may have changed since it was asked for.
+        if let Err(denied) = order::still_fits(&self.offers, lease, now) {
+            return self.fail(lease, Grant::Failed, Some(denied)).await;
+        }
+        let is_next = queue::first(&waiting, &*self.stakes) == Some(lease.terms.id);
+        if is_next {
             // Its time begins now where it had to wait; at once it is the time that it has.
             let event = match now.millis_since(lease.requested_at) {
                 0 => LeaseEvent::Reserved,
@@ -318,27 +325,54 @@ impl Leases {
                 Applied::Refused(_) | Applied::Superseded => return Ok(Grant::Changed),
                 Applied::Occupied => {}
                 // Those who have them may keep them for a month, and others wait behind it.
-                Applied::NoPorts => return self.fail(lease, Grant::NoPorts).await,
+                Applied::NoPorts => {
+                    return self.fail(lease, Grant::NoPorts, Some(Denied::NoPorts)).await;
+                }
             }
         }
         let held = self.store.holder_of(offer).await?;
         let is_worth_it = held.map_or(waiting.len() > 1, |held| held.is_short());
         let waited = now.millis_since(lease.requested_at);
         if is_worth_it && waited < wait_millis_max(lease.terms.purpose) {
+            if let Some(held) = held.filter(|held| is_next && queue::makes_room(held, lease, now)) {
+                self.preempt(&held, now).await?;
+            }
             return Ok(Grant::Waits);
         }
-        self.fail(lease, Grant::Failed).await
+        self.fail(lease, Grant::Failed, None).await
     }
 
-    /// Ends a lease that is given nothing.
-    async fn fail(&self, lease: &Lease, outcome: Grant) -> Result<Grant, StoreError> {
+    /// Ends a proof that had its time. A holder that changed it meanwhile is seen at the next look.
+    async fn preempt(&self, held: &Holding, now: UnixMillis) -> Result<(), StoreError> {
+        let Some(proof) = self.store.get(held.lease).await? else { return Ok(()) };
+        let ended = Change::from(LeaseEvent::EndAsked(EndReason::Preempted));
+        tracing::info!(lease = %held.lease, "a proof makes room for a renter");
+        let ended = ended.because("a renter was waiting, and the proof had its sure time");
+        self.store.apply(&proof, ended, now).await.map(drop)
+    }
+
+    /// Ends a lease that is given nothing, with a reason where it is not that the offer is taken. Whoever waited for a proof in
+    /// vain is remembered.
+    async fn fail(
+        &self,
+        lease: &Lease,
+        outcome: Grant,
+        why: Option<Denied>,
+    ) -> Result<Grant, StoreError> {
+        let now = self.now();
+        let came_in_vain = why.is_none() && now > lease.requested_at;
         let failed = Change::from(LeaseEvent::PrepareFailed(FailReason::Occupied));
-        let failed = match outcome {
-            Grant::NoPorts => failed.because(Denied::NoPorts.to_string()),
-            _ => failed,
+        let failed = match why {
+            Some(why) => failed.because(why.to_string()),
+            None => failed,
         };
-        match self.store.apply(lease, failed, self.now()).await? {
-            Applied::Stored(_) => Ok(outcome),
+        match self.store.apply(lease, failed, now).await? {
+            Applied::Stored(_) => {
+                if came_in_vain {
+                    self.store.turn_away(lease, now).await?;
+                }
+                Ok(outcome)
+            }
             Applied::Refused(_) | Applied::Superseded | Applied::Occupied | Applied::NoPorts => {
                 Ok(Grant::Changed)
             }

@@ -117,6 +117,17 @@ impl Order {
     }
 }
 
+/// What is asked again when a lease that waited is to be given its offer: its GPUs are there, and the offer is open until
+/// the lease's end. An offer that is there no more has no conditions either: what is sold is what was asked for.
+pub(super) fn still_fits(offers: &Offers, lease: &Lease, now: UnixMillis) -> Result<(), Denied> {
+    if let Some(uuid) = offers.absent().first_of(lease.terms.share.gpus.iter()) {
+        return Err(Denied::GpuMissing(uuid));
+    }
+    let Some(sold) = offers.sold(&lease.terms.offer) else { return Ok(()) };
+    let end = now.saturating_add_millis(lease.duration_millis());
+    check_end(&sold.conditions, end, now)
+}
+
 /// The new end of a lease whose holder wants so many seconds more from now.
 pub(super) fn new_end(
     offers: &Offers,

@@ -1,21 +1,22 @@
 //! Who is next for an offer that several wait for.
 //!
-//! Renters come before validators' proofs, in the order in which they asked. Among validators the one that was served
-//! longest ago, or never, is next; among equals the one with more stake, then the one that asked first. So one with much
-//! stake goes first once, and not again before everybody else who waits had their turn.
+//! Renters come before validators' proofs, in the order in which they asked, and a proof that had its sure time ends for one
+//! who waits. Among validators the one that was served longest ago, or never, is next; among equals the one with more stake,
+//! then the one that asked first. So one with much stake goes first once, and not again before everybody else who waits, or
+//! who came in vain and comes again, had their turn.
 
 use std::cmp::Reverse;
 
-use nicompute_market::{Hotkey, LeaseId, Purpose, Rao};
+use nicompute_market::{Hotkey, Lease, LeaseId, PROOF_SURE_MILLIS, Purpose, Rao, UnixMillis};
 
-use crate::store::Waiting;
+use crate::store::{Holding, Waiting};
 
-/// How many may wait for one offer.
+/// How many rentals, and beside them how many proofs, may wait for one offer.
 pub(crate) const WAITING_MAX: u32 = 16;
-/// How long a proof waits for its turn before it fails as occupied.
+/// How long a proof waits for its turn before it fails as occupied. Its holder is remembered, and comes again.
 pub(crate) const PROOF_WAIT_MILLIS_MAX: u64 = 45_000;
-/// How long a rental waits for a proof to end.
-pub(crate) const RENTAL_WAIT_MILLIS_MAX: u64 = 100_000;
+/// How long a rental waits: longer than any proof is sure of its machine, and a minute to clear it.
+pub(crate) const RENTAL_WAIT_MILLIS_MAX: u64 = PROOF_SURE_MILLIS + 60_000;
 
 /// What is known of a caller's weight. The subnet is the real one.
 pub(crate) trait Stakes: Send + Sync + std::fmt::Debug {
@@ -32,7 +33,14 @@ pub(super) fn first(waiting: &[Waiting], stakes: &dyn Stakes) -> Option<LeaseId>
             (1, waits.served_at, stake, waits.requested_at, waits.id)
         }
     };
-    waiting.iter().min_by_key(turn).map(|waits| waits.id)
+    waiting.iter().filter(|waits| !waits.gives_way).min_by_key(turn).map(|waits| waits.id)
+}
+
+/// Whether what holds an offer is a proof that ends for a lease that waits. Callers of the v1.9.0 door do not wait.
+pub(super) fn makes_room(held: &Holding, lease: &Lease, now: UnixMillis) -> bool {
+    let is_rental = lease.terms.purpose == Purpose::Rental && lease.terms.legacy.is_none();
+    let is_proof = held.purpose == Purpose::Proof && !held.is_ending;
+    is_rental && is_proof && now.millis_since(held.granted_at) >= PROOF_SURE_MILLIS
 }
 
 /// How long a lease of this purpose waits.
@@ -45,8 +53,6 @@ pub(crate) const fn wait_millis_max(purpose: Purpose) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use nicompute_market::UnixMillis;
-
     use super::*;
 
     #[derive(Debug)]
@@ -65,6 +71,7 @@ mod tests {
             purpose,
             requested_at: UnixMillis(at),
             served_at: served_at.map(UnixMillis),
+            gives_way: false,
         }
     }
 
@@ -92,5 +99,7 @@ mod tests {
         ];
         assert_eq!(order(waiting), [6, 5, 3, 2, 4, 1].map(id));
         assert!(order(Vec::new()).is_empty());
+        let gives_way = Waiting { gives_way: true, ..waits(1, 9, Purpose::Proof, 1, None) };
+        assert_eq!(order(vec![gives_way, waits(2, 1, Purpose::Proof, 2, Some(9))]), [id(2)]);
     }
 }

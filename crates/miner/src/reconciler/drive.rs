@@ -459,16 +459,12 @@ fn next_act(lease: &Lease, now: UnixMillis) -> Act {
     match lease.state {
         LeaseState::Ended(_) | LeaseState::Failed(_) => Act::Nothing,
         LeaseState::Ending(_) => Act::TakeDown,
-        LeaseState::Requested
-        | LeaseState::Reserved
-        | LeaseState::Preparing
-        | LeaseState::Running
-        | LeaseState::Paused
+        LeaseState::Requested => Act::Reserve,
+        LeaseState::Reserved | LeaseState::Preparing | LeaseState::Running | LeaseState::Paused
             if lease.is_expired(now) =>
         {
             Act::Store(LeaseEvent::EndAsked(EndReason::Expired))
         }
-        LeaseState::Requested => Act::Reserve,
         LeaseState::Reserved => Act::Store(LeaseEvent::PrepareBegan),
         LeaseState::Preparing => Act::BringUp,
         LeaseState::Running | LeaseState::Paused if lease.restart_asked => Act::Restart,

@@ -386,8 +386,8 @@ impl Agenda {
 
 /// When a lease is due by the clock.
 fn next_at(lease: &Lease) -> UnixMillis {
-    let waited = wait_millis_max(lease.terms.purpose);
-    let wait = (lease.state == LeaseState::Requested)
-        .then(|| lease.requested_at.saturating_add_millis(waited));
-    [lease.next_warning_at(), wait].into_iter().flatten().fold(lease.expires_at, UnixMillis::min)
+    if lease.state == LeaseState::Requested {
+        return lease.requested_at.saturating_add_millis(wait_millis_max(lease.terms.purpose));
+    }
+    lease.next_warning_at().into_iter().fold(lease.expires_at, UnixMillis::min)
 }

@@ -1,19 +1,18 @@
 //! Leases and their events: asked for, held, changed, read.
 
 use nicompute_market::{
-    Hotkey, Lease, LeaseEvent, LeaseId, LeaseKeys, LeaseRefusal, OfferId, Purpose, Share,
-    UnixMillis,
+    Hotkey, Lease, LeaseEvent, LeaseId, LeaseKeys, LeaseRefusal, LeaseState, Share, UnixMillis,
 };
 use sqlx::{Row as _, SqliteConnection};
 
 use super::ports::take_ports;
 use super::rows::{self, Columns, LEASE_COLUMNS, keys_text, lease_from_row, number, options_text};
-use super::{EVENTS_SHOWN_MAX, Store, StoreError, StoredEvent, Tx, Words, query};
+use super::{EVENTS_SHOWN_MAX, Store, StoreError, StoredEvent, Tx, Words, query, turns};
 use crate::fuse::KillPoint;
 use crate::ports::PortRange;
 
 /// The states in which a lease holds its offer and its GPUs.
-const HELD: &str = "('reserved', 'preparing', 'running', 'paused', 'ending')";
+pub(super) const HELD: &str = "('reserved', 'preparing', 'running', 'paused', 'ending')";
 /// Bytes of a detail that are kept.
 const DETAIL_BYTES_MAX: usize = 1_000;
 
@@ -64,34 +63,6 @@ pub(crate) struct Capacity {
     pub(crate) ports: Option<PortRange>,
 }
 
-/// The lease that holds an offer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Holding {
-    pub(crate) lease: LeaseId,
-    pub(crate) purpose: Purpose,
-    pub(crate) is_ending: bool,
-}
-
-/// A lease that waits for its offer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Waiting {
-    pub(crate) id: LeaseId,
-    pub(crate) holder: Hotkey,
-    pub(crate) purpose: Purpose,
-    pub(crate) requested_at: UnixMillis,
-    /// When this holder was last given a proof lease here.
-    pub(crate) served_at: Option<UnixMillis>,
-}
-
-// === impl Holding ===
-
-impl Holding {
-    /// Whether it is over soon, so that others may wait for it: a proof, or a lease that is being cleared away.
-    pub(crate) fn is_short(&self) -> bool {
-        self.is_ending || self.purpose == Purpose::Proof
-    }
-}
-
 // === impl Change ===
 
 impl From<LeaseEvent> for Change {
@@ -138,7 +109,8 @@ impl Change {
 
 impl Store {
     /// Stores a lease as requested, unless its id is taken. Where its offer is held for a short time, or others wait for
-    /// it already, so many may wait; no proof of a holder waits twice. An offer that a renter holds is waited for by nobody.
+    /// it already, so many of each purpose may wait. An offer that a renter holds is waited for by nobody. A proof that is
+    /// turned away is remembered.
     pub(crate) async fn ask(
         &self,
         lease: &Lease,
@@ -149,7 +121,10 @@ impl Store {
         if let Some(asked) = known(&mut tx, lease.terms.id, words).await? {
             return Ok(asked);
         }
-        if !may_ask(&mut tx, lease, waiting_max).await? {
+        if !turns::may_ask(&mut tx, lease, waiting_max).await? {
+            if turns::note_turned_away(&mut tx, lease, lease.requested_at).await? {
+                self.commit(tx).await?;
+            }
             return Ok(Asked::Occupied);
         }
         insert(&mut tx, lease, words).await?;
@@ -251,12 +226,6 @@ impl Store {
             .map_err(query("look for the caller's leases"))
     }
 
-    /// Which lease holds the offer, and what for.
-    pub(crate) async fn holder_of(&self, offer: &OfferId) -> Result<Option<Holding>, StoreError> {
-        let mut connection = self.pool.acquire().await.map_err(query("reach the store"))?;
-        holder(&mut connection, offer).await
-    }
-
     /// Which lease holds a GPU.
     pub(crate) async fn holder_of_gpu(&self, uuid: &str) -> Result<Option<LeaseId>, StoreError> {
         let row = sqlx::query("SELECT lease FROM held_gpu WHERE gpu = ?")
@@ -265,22 +234,6 @@ impl Store {
             .await
             .map_err(query("look for the GPU's lease"))?;
         row.map(|row| Columns { row: &row, lease: uuid }.parse("lease")).transpose()
-    }
-
-    /// Who waits for an offer.
-    pub(crate) async fn waiting(&self, offer: &OfferId) -> Result<Vec<Waiting>, StoreError> {
-        let rows = sqlx::query(
-            "SELECT id, holder, purpose, requested_at_ms,
-                    (SELECT max(before.requested_at_ms) FROM lease before
-                     WHERE before.holder = lease.holder AND before.purpose = 'proof'
-                       AND before.state NOT IN ('requested', 'failed')) AS served_at_ms
-             FROM lease WHERE offer = ? AND state = 'requested' ORDER BY requested_at_ms, id",
-        )
-        .bind(offer.as_str())
-        .fetch_all(&self.pool)
-        .await
-        .map_err(query("list who waits for the offer"))?;
-        rows.iter().map(rows::waiting_from_row).collect()
     }
 
     /// Gives leases of before shares were stored what they had: all of the machine. Gives how many there were.
@@ -346,7 +299,7 @@ impl Store {
         {
             return Ok(Applied::Occupied);
         }
-        match update(&mut tx, before, &after).await {
+        match update(&mut tx, before, &after, now).await {
             Ok(0) => return Ok(Applied::Superseded),
             Ok(_) => {}
             Err(StoreError::Query { source, .. }) if is_unique_violation(&source) => {
@@ -363,6 +316,9 @@ impl Store {
         if after.state.is_final() {
             // The file frees them by itself.
             after.published.clear();
+        }
+        if is_grant(before, &after) {
+            turns::forget_turned_away(&mut tx, &after).await?;
         }
         record(&mut tx, &after, event.name(), now).await?;
         self.commit(tx).await?;
@@ -383,6 +339,11 @@ fn says_nothing_new(before: &Lease, after: &Lease) -> bool {
     same == *before
 }
 
+/// Whether it was given its offer.
+fn is_grant(before: &Lease, after: &Lease) -> bool {
+    (before.state, after.state) == (LeaseState::Requested, LeaseState::Reserved)
+}
+
 fn is_unique_violation(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some_and(sqlx::error::DatabaseError::is_unique_violation)
 }
@@ -397,29 +358,6 @@ async fn known(
     let Some(row) = known.await.map_err(query("look for the lease"))? else { return Ok(None) };
     let stored: Vec<u8> = row.try_get("words").map_err(query("read the lease's words"))?;
     Ok(Some(if stored == words.0 { Asked::Same(lease_from_row(&row)?) } else { Asked::OtherWords }))
-}
-
-/// Whether a request may be stored: its offer is free, or it may wait for it.
-async fn may_ask(tx: &mut Tx, lease: &Lease, waiting_max: u32) -> Result<bool, StoreError> {
-    let terms = &lease.terms;
-    let act = "count who waits for the offer";
-    let row = sqlx::query(
-        "SELECT count(*) AS waiting, coalesce(sum(holder = ? AND purpose = 'proof'), 0) AS own
-         FROM lease WHERE offer = ? AND state = 'requested'",
-    )
-    .bind(terms.holder.to_string())
-    .bind(terms.offer.as_str())
-    .fetch_one(&mut **tx)
-    .await
-    .map_err(query(act))?;
-    let waiting: i64 = row.try_get("waiting").map_err(query(act))?;
-    let own: i64 = row.try_get("own").map_err(query(act))?;
-    let may_wait =
-        waiting < i64::from(waiting_max) && (own == 0 || terms.purpose == Purpose::Rental);
-    Ok(match holder(&mut *tx, &terms.offer).await? {
-        None => waiting == 0 || may_wait,
-        Some(held) => held.is_short() && may_wait,
-    })
 }
 
 /// Whether so much of the machine is held by nobody.
@@ -441,28 +379,6 @@ async fn has_room(tx: &mut Tx, share: &Share, capacity: Capacity) -> Result<bool
     Ok(cores <= capacity.cores_milli
         && memory <= capacity.memory_bytes
         && disk <= capacity.disk_bytes)
-}
-
-async fn holder(
-    connection: &mut SqliteConnection,
-    offer: &OfferId,
-) -> Result<Option<Holding>, StoreError> {
-    let sql = format!("SELECT id, purpose, state FROM lease WHERE offer = ? AND state IN {HELD}");
-    let row = sqlx::query(&sql)
-        .bind(offer.as_str())
-        .fetch_optional(connection)
-        .await
-        .map_err(query("look for the offer's holder"))?;
-    row.map(|row| {
-        let columns = Columns { row: &row, lease: offer.as_str() };
-        let state: String = columns.get("state")?;
-        Ok(Holding {
-            lease: columns.parse("id")?,
-            purpose: columns.parse("purpose")?,
-            is_ending: state == "ending",
-        })
-    })
-    .transpose()
 }
 
 async fn insert(tx: &mut Tx, lease: &Lease, words: Words) -> Result<(), StoreError> {
@@ -502,10 +418,17 @@ async fn insert(tx: &mut Tx, lease: &Lease, words: Words) -> Result<(), StoreErr
 }
 
 /// Writes what can change of a lease, unless somebody else changed it since. Gives the number of rows.
-async fn update(tx: &mut Tx, before: &Lease, after: &Lease) -> Result<u64, StoreError> {
+async fn update(
+    tx: &mut Tx,
+    before: &Lease,
+    after: &Lease,
+    now: UnixMillis,
+) -> Result<u64, StoreError> {
+    let granted_at = is_grant(before, after).then(|| number(now.get(), "time")).transpose()?;
     sqlx::query(
         "UPDATE lease SET state = ?, reason = ?, generation = ?, expires_at_ms = ?, ssh_keys = ?,
-                          terminal_key = ?, restart_asked = ?, warned_ms = ?, detail = ?
+                          terminal_key = ?, restart_asked = ?, warned_ms = ?, detail = ?,
+                          granted_at_ms = coalesce(?, granted_at_ms)
          WHERE id = ? AND generation = ?",
     )
     .bind(after.state.name())
@@ -517,6 +440,7 @@ async fn update(tx: &mut Tx, before: &Lease, after: &Lease) -> Result<u64, Store
     .bind(after.restart_asked)
     .bind(after.warned_millis.map(|left| number(left, "warning")).transpose()?)
     .bind(&after.detail)
+    .bind(granted_at)
     .bind(after.terms.id.to_string())
     .bind(number(before.generation, "generation")?)
     .execute(&mut **tx)

@@ -9,6 +9,7 @@ mod ports;
 mod rows;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 use std::path::{Path, PathBuf};
 
@@ -19,8 +20,11 @@ use tokio::sync::watch;
 
 use crate::dir_lock::DirLock;
 use crate::fuse::Fuse;
-pub(crate) use leases::{Applied, Asked, Capacity, Change, Waiting};
+pub(crate) use leases::{Applied, Asked, Capacity, Change};
 use rows::number;
+#[cfg(test)]
+pub(crate) use turns::TURNED_AWAY_MILLIS;
+pub(crate) use turns::{Holding, Waiting};
 
 /// The file in the state directory.
 const FILE: &str = "miner.sqlite3";

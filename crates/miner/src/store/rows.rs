@@ -8,7 +8,7 @@ use nicompute_wire::node::OptionsView;
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
-use super::leases::Waiting;
+use super::turns::Waiting;
 use super::{StoreError, StoredEvent};
 
 pub(super) const LEASE_COLUMNS: &str = "id, offer, purpose, holder, ssh_keys, image, state, reason, \
@@ -105,6 +105,7 @@ pub(super) fn waiting_from_row(row: &SqliteRow) -> Result<Waiting, StoreError> {
         purpose: column.parse("purpose")?,
         requested_at: UnixMillis(column.number("requested_at_ms")?),
         served_at: column.optional("served_at_ms")?.map(UnixMillis),
+        gives_way: column.get("gives_way")?,
     })
 }
 
@@ -156,7 +157,7 @@ impl Columns<'_> {
         text.parse().map_err(|_| self.damaged(field))
     }
 
-    fn number(&self, field: &'static str) -> Result<u64, StoreError> {
+    pub(super) fn number(&self, field: &'static str) -> Result<u64, StoreError> {
         let value: i64 = self.get(field)?;
         u64::try_from(value).map_err(|_| self.damaged(field))
     }

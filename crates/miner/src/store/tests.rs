@@ -323,7 +323,7 @@ async fn a_few_wait_for_a_proof_and_nobody_for_a_renter() {
     assert_eq!(store.ask(&twice, Words([0; 32]), 2).await.unwrap(), Asked::Occupied);
     assert!(matches!(store.ask(&by(3), Words([0; 32]), 2).await.unwrap(), Asked::New(_)));
     assert_eq!(store.ask(&by(4), Words([0; 32]), 2).await.unwrap(), Asked::Occupied);
-    let waiting = store.waiting(&proof.terms.offer).await.unwrap();
+    let waiting = store.waiting(&proof.terms.offer, NOW).await.unwrap();
     let shown: Vec<_> = waiting.iter().map(|waits| (waits.holder, waits.served_at)).collect();
     assert_eq!(shown, [(by(2).terms.holder, None), (by(3).terms.holder, None)]);
     step(&store, &proof, LeaseEvent::EndAsked(EndReason::Released)).await;

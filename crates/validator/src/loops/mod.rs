@@ -3,6 +3,7 @@
 
 pub(crate) mod discover;
 pub(crate) mod follow;
+mod owed;
 pub(crate) mod prove;
 pub(crate) mod prove_plan;
 pub(crate) mod rentals;

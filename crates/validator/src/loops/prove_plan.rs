@@ -121,7 +121,7 @@ mod tests {
         };
         let mut board = Inner::default();
         for (byte, block) in [(1, 950), (2, 960)] {
-            let tries = Tries { last: BlockNumber(block), missed: 1 };
+            let tries = Tries { last: BlockNumber(block), missed: 1, was_preempted: false };
             board.tries.insert(hotkey(byte), tries);
         }
         let latest = BTreeMap::from([(hotkey(3), evidence(900, Verdict::Unreachable))]);

@@ -3,7 +3,8 @@
 //!
 //! A lease has one asker at a time, which reads the row after it became the asker and before each request: once a release
 //! is written nobody asks any more. A release whose lease the provider does not know is repeated while a request may still
-//! arrive, so that no lease runs that these books believe to be over.
+//! arrive, and what is given up unaccepted is owed to be given back, so that no lease runs that these books believe to be
+//! over.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use nicompute_wire::node::{ExtendRequest, KeysRequest};
 
 use crate::asking::Asker;
 use crate::context::Context;
-use crate::loops::{LoopError, Outcome};
+use crate::loops::{LoopError, Outcome, owed};
 use crate::store::{Rental, RentalUpdate, StoreError};
 
 /// Rentals that are asked after at the same time.
@@ -41,6 +42,7 @@ pub(crate) async fn run(ctx: &Arc<Context>) -> Outcome {
         .collect()
         .await;
     results.into_iter().collect::<Result<(), LoopError>>()?;
+    owed::run(ctx).await?;
     Ok(format!("{count} open rentals"))
 }
 
@@ -169,7 +171,15 @@ async fn settle(
             Some(state) => {
                 let expires_at = rental.expires_at;
                 let (is_accepted, ports) = (false, Vec::new());
-                RentalUpdate { state, expires_at, is_accepted, ssh: None, ports, detail: None }
+                let update =
+                    RentalUpdate { state, expires_at, is_accepted, ssh: None, ports, detail: None };
+                if rental.is_accepted {
+                    update
+                } else {
+                    // It may have been taken in an answer that was lost.
+                    let owed = owed::of(rental, ctx.now());
+                    return Ok(ctx.store.give_up_rental(&update, &owed).await?);
+                }
             }
             None => {
                 let lease = rental.lease;

@@ -6,6 +6,11 @@
 //! unless it is still there after [`UNREACHABLE_AFTER`] tries in a row. A machine without a passed proof has nothing to keep:
 //! there "occupied" is neither evidence nor a miss, so that validators who start together do not blame it for each other.
 //!
+//! A proof that had its sure time may be ended by its node for a renter. That is the provider's word, so it excuses little:
+//! where this validator's own books have the renter it is neither evidence nor a miss; otherwise one session counts as a
+//! miss instead of a refusal, and until a proof has passed the next ones count as what they would have been. A session that knew its sample is excused once
+//! whoever rents, for else a cheater would rent its machine whenever the sample is not to its liking.
+//!
 //! A round is over when its lease is, whatever it waits for, so that nobody holds a session's place for longer. It has one
 //! main session: a leg that sticks ends it as a miss, for a second session would be a second try at the rates.
 
@@ -16,8 +21,8 @@ use std::time::Duration;
 use nicompute_client::{HeldLease, LeaseKey, Node, NodeClient, NodeError, SshAccess};
 use nicompute_daemon::ErrorChain;
 use nicompute_market::{
-    Catalogue, Evidence, FailReason, Hotkey, LeaseId, LeaseState, Offer, PROOF_LEASE_MILLIS_MAX,
-    Purpose, Verdict,
+    Catalogue, EndReason, Evidence, FailReason, Hotkey, LeaseId, LeaseState, Offer,
+    PROOF_LEASE_MILLIS_MAX, Purpose, Verdict,
 };
 use nicompute_proof::{SignedTranscript, Transcript};
 use nicompute_wire::codes::Code;
@@ -34,7 +39,7 @@ use crate::loops::prove_plan::Due;
 use crate::session::{
     Blame, ProofChannel, Proven, SessionPlan, name_mismatches, play, prove_until,
 };
-use crate::store::{NewEvidence, ProofLease, StoredEvidence, TranscriptBlob};
+use crate::store::{NewEvidence, ProofLease, Rental, StoredEvidence, TranscriptBlob};
 
 /// What a provider has for each question before the lease runs.
 const ASK_BUDGET: Duration = Duration::from_secs(10);
@@ -89,6 +94,8 @@ enum Ended {
     Missed(String),
     /// The provider says that somebody holds the machine.
     Occupied(String),
+    /// The provider says that it made room for a renter; what the session would have come to.
+    Preempted(Box<Self>),
     /// Nothing can be said of the provider.
     Void(String),
 }
@@ -124,7 +131,7 @@ impl Session {
         let ended = tokio::select! {
             biased;
             () = stop.cancelled() => Ended::Void("the validator is shutting down".to_owned()),
-            ended = self.attempt() => ended,
+            ended = self.attempt_and_ask() => ended,
         };
         self.ctx.board.set_phase(&self.provider, Phase::Releasing);
         let recorded = self.record(ended).await;
@@ -132,6 +139,32 @@ impl Session {
         let released = self.release().await;
         self.ctx.board.lock().sessions.remove(&self.provider);
         recorded.and(released)
+    }
+
+    /// A try, and why it ended where that may be no fault of the machine.
+    async fn attempt_and_ask(&self) -> Ended {
+        let ended = self.attempt().await;
+        let is_open = match &ended {
+            Ended::Missed(_) => self.ctx.board.is_accepted(&self.provider),
+            Ended::Verdict(Proven::Refused { blame, .. }, _) => *blame != Blame::Wrong,
+            Ended::Verdict(Proven::Lost(_) | Proven::LegStuck { .. }, _) => true,
+            Ended::Verdict(Proven::Passed { .. } | Proven::Own(_), _)
+            | Ended::Occupied(_)
+            | Ended::Preempted(_)
+            | Ended::Void(_) => false,
+        };
+        if !is_open {
+            return ended;
+        }
+        let node = self.ctx.dialer.node(self.address, self.provider);
+        match node.lease(self.lease, ASK_BUDGET).await {
+            Ok(HeldLease {
+                state:
+                    LeaseState::Ending(EndReason::Preempted) | LeaseState::Ended(EndReason::Preempted),
+                ..
+            }) => Ended::Preempted(Box::new(ended)),
+            Ok(_) | Err(_) => ended,
+        }
     }
 
     async fn attempt(&self) -> Ended {
@@ -163,6 +196,7 @@ impl Session {
         let who = node.node(ASK_BUDGET).await.map_err(|error| missed(&error))?;
         let offers = node.offers(ASK_BUDGET).await.map_err(|error| missed(&error))?;
         let offer = self.choose(offers)?;
+        let is_free = offer.available;
         let profile = self.ctx.config.profile(&offer.machine);
         let further = self.ctx.config.further(&offer.machine);
         let key = LeaseKey::generate().map_err(|error| void(&error))?;
@@ -185,7 +219,11 @@ impl Session {
             terminal_key: None,
             options: OptionsView::default(),
         };
-        node.create_lease(&request, ASK_BUDGET).await.map_err(|error| missed(&error))?;
+        // An offer that is not free is asked for as well: the node has a line, and remembers who came in vain.
+        node.create_lease(&request, ASK_BUDGET).await.map_err(|error| match error {
+            NodeError::Refused(_) if !is_free => Ended::Occupied(ErrorChain(&error).to_string()),
+            error => missed(&error),
+        })?;
         self.ctx.board.set_accepted(&self.provider);
         let held =
             node.settled(self.lease, PREPARE_BUDGET).await.map_err(|error| missed(&error))?;
@@ -198,20 +236,18 @@ impl Session {
         }
     }
 
-    /// The largest offer that may be proven now.
+    /// The largest offer that may be proven now; of offers that are not free, the one that is asked for all the same.
     fn choose(&self, offers: Vec<Offer>) -> Result<Offer, Ended> {
         let is_devnet = self.ctx.config.devnet;
-        let (mut fit, unfit): (Vec<_>, Vec<_>) =
+        let (fit, unfit): (Vec<_>, Vec<_>) =
             offers.into_iter().partition(|offer| is_devnet || offer.runtime.limits_enforced());
         if fit.is_empty() {
             let why = if unfit.is_empty() { "no offers" } else { "no offer with enforced limits" };
             return Err(Ended::Missed(why.to_owned()));
         }
-        fit.retain(|offer| offer.available);
-        let size = |offer: &Offer| (offer.machine.gpus.len(), offer.machine.memory_bytes);
-        fit.into_iter()
-            .max_by_key(size)
-            .ok_or_else(|| Ended::Occupied("no offer is free".to_owned()))
+        let size =
+            |offer: &Offer| (offer.available, offer.machine.gpus.len(), offer.machine.memory_bytes);
+        fit.into_iter().max_by_key(size).ok_or_else(|| Ended::Missed("no offers".to_owned()))
     }
 
     async fn prove_in(&self, access: &SshAccess, taken: &Taken) -> Ended {
@@ -265,7 +301,7 @@ impl Session {
                 besides.figures.push(missing(&why));
                 return Ok(());
             }
-            Err(Ended::Verdict(..)) => return Ok(()),
+            Err(Ended::Verdict(..) | Ended::Preempted(_)) => return Ok(()),
         };
         let key = &self.ctx.config.hotkey;
         let timing = (&self.ctx.clock, self.ends_at);
@@ -324,7 +360,15 @@ impl Session {
         let provider = self.provider;
         let mut besides = Besides::default();
         let mut wrong = false;
+        let ended = match ended {
+            Ended::Preempted(was) => match self.excused(*was).await? {
+                Some(ended) => ended,
+                None => return Ok(()),
+            },
+            ended => ended,
+        };
         let (verdict, detail, transcript) = match ended {
+            Ended::Preempted(_) => return Ok(()),
             Ended::Occupied(detail) if self.may_be_occupied().await? => {
                 tracing::debug!(%provider, detail, "an occupied machine is proven later");
                 return Ok(());
@@ -355,7 +399,37 @@ impl Session {
         if !matches!(verdict, Verdict::Unreachable) {
             self.forget_misses();
         }
+        if matches!(verdict, Verdict::Passed(_)) {
+            self.ctx.board.lock().tries.entry(self.provider).or_default().was_preempted = false;
+        }
         self.store((verdict, detail, wrong), transcript, besides).await
+    }
+
+    /// What counts of a session that was ended for a renter; nothing where this validator knows the renter.
+    async fn excused(&self, was: Ended) -> Result<Option<Ended>, LoopError> {
+        let provider = self.provider;
+        let knew_sample =
+            matches!(&was, Ended::Verdict(Proven::Refused { blame: Blame::Unopened, .. }, _));
+        let is_rented_here = self.is_rented(Rental::is_taken).await?;
+        if is_rented_here && !knew_sample {
+            tracing::debug!(%provider, "a proof made room for a renter of this market");
+            return Ok(None);
+        }
+        let is_first = {
+            let mut board = self.ctx.board.lock();
+            let tries = board.tries.entry(provider).or_default();
+            !std::mem::replace(&mut tries.was_preempted, true)
+        };
+        Ok(match (is_first, is_rented_here) {
+            (true, true) => None,
+            (true, false) => Some(Ended::Missed("the proof made room for a renter".to_owned())),
+            (false, _) => Some(was),
+        })
+    }
+
+    async fn is_rented(&self, how: fn(&Rental) -> bool) -> Result<bool, LoopError> {
+        let open = self.ctx.store.open_rentals().await?;
+        Ok(open.iter().any(|rental| rental.provider == self.provider && how(rental)))
     }
 
     async fn store(
@@ -409,8 +483,7 @@ impl Session {
         if !latest.any(|stored| matches!(stored.evidence.verdict, Verdict::Passed(_))) {
             return Ok(true);
         }
-        let open = self.ctx.store.open_rentals().await?;
-        Ok(open.iter().any(|rental| rental.provider == self.provider && rental.holds_machine()))
+        self.is_rented(Rental::holds_machine).await
     }
 
     /// Whether a refusal is as good as a wrong answer: so is the second one in a row that keeps its answers to itself.

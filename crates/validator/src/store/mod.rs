@@ -9,6 +9,7 @@ mod dir_lock;
 mod evidence;
 mod leases;
 mod legs;
+mod owed;
 mod rentals;
 mod submissions;
 
@@ -28,6 +29,7 @@ pub use dir_lock::DirLockError;
 pub use evidence::StoredEvidence;
 pub(crate) use evidence::{NewEvidence, TranscriptBlob, verdict_name};
 pub(crate) use leases::ProofLease;
+pub(crate) use owed::OwedRelease;
 pub(crate) use rentals::{Inserted, Rental, RentalUpdate};
 pub(crate) use submissions::{NewSubmission, Opening, Signed, Step, Submission, Way};
 

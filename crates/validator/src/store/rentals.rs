@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 
 use nicompute_market::{Hotkey, LeaseId, LeaseState, MicroUsd, OfferId, UnixMillis};
 use nicompute_wire::node::{LeaseRequest, PublishedPortView, SshAccessView};
-use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
+use sqlx::{Row as _, SqliteConnection};
 
+use super::owed::{OwedRelease, owe};
 use super::{
     Store, StoreError, bytes_of, damaged, failed, flag_of, hotkey_of, lease_of, number_of, stored,
     text_of,
@@ -79,6 +80,11 @@ impl Rental {
     /// Whether its provider last said that the renter has the machine, and can still be asked.
     pub(crate) const fn holds_machine(&self) -> bool {
         self.is_known && matches!(self.state, LeaseState::Running | LeaseState::Paused)
+    }
+
+    /// Whether its provider has taken it, and it is not over.
+    pub(crate) const fn is_taken(&self) -> bool {
+        self.is_accepted && !self.state.is_final()
     }
 
     /// Whether its provider is still to be asked for it.
@@ -178,25 +184,22 @@ impl Store {
         lease: LeaseId,
         update: &RentalUpdate,
     ) -> Result<bool, StoreError> {
-        let ssh = update.ssh.as_ref().map(serde_json::to_string).transpose();
-        let ports = serde_json::to_string(&update.ports).map_err(|_| damaged("ports"))?;
-        sqlx::query(
-            "UPDATE rentals SET state = ?, reason = ?, expires_at_unix_ms = max(expires_at_unix_ms, ?), \
-             ssh = ?, ports = ?, detail = ?, is_known = 1, is_accepted = max(is_accepted, ?) \
-             WHERE lease = ? AND state NOT IN ('ended', 'failed')",
-        )
-        .bind(update.state.name())
-        .bind(update.state.reason())
-        .bind(stored(update.expires_at.get()))
-        .bind(ssh.map_err(|_| damaged("SSH access"))?)
-        .bind(ports)
-        .bind(&update.detail)
-        .bind(i64::from(update.is_accepted))
-        .bind(lease.to_string())
-        .execute(&self.pool)
-        .await
-        .map(|done| done.rows_affected() == 1)
-        .map_err(failed("update a rental"))
+        let mut connection = self.pool.acquire().await.map_err(failed("reach the store"))?;
+        write_update(&mut connection, lease, update).await
+    }
+
+    /// The same for one that its provider refused and may have taken before: it is owed to be given back from then on.
+    pub(crate) async fn give_up_rental(
+        &self,
+        update: &RentalUpdate,
+        owed: &OwedRelease,
+    ) -> Result<bool, StoreError> {
+        let act = "give up a rental";
+        let mut tx = self.pool.begin().await.map_err(failed(act))?;
+        let is_written = write_update(&mut tx, owed.lease, update).await?;
+        owe(&mut tx, owed).await?;
+        tx.commit().await.map_err(failed(act))?;
+        Ok(is_written)
     }
 
     /// Opens a rental again that was believed to be over and that its provider has after all: to be given back.
@@ -237,6 +240,32 @@ impl Store {
             .map(drop)
             .map_err(failed("release a rental"))
     }
+}
+
+async fn write_update(
+    connection: &mut SqliteConnection,
+    lease: LeaseId,
+    update: &RentalUpdate,
+) -> Result<bool, StoreError> {
+    let ssh = update.ssh.as_ref().map(serde_json::to_string).transpose();
+    let ports = serde_json::to_string(&update.ports).map_err(|_| damaged("ports"))?;
+    sqlx::query(
+        "UPDATE rentals SET state = ?, reason = ?, expires_at_unix_ms = max(expires_at_unix_ms, ?), \
+         ssh = ?, ports = ?, detail = ?, is_known = 1, is_accepted = max(is_accepted, ?) \
+         WHERE lease = ? AND state NOT IN ('ended', 'failed')",
+    )
+    .bind(update.state.name())
+    .bind(update.state.reason())
+    .bind(stored(update.expires_at.get()))
+    .bind(ssh.map_err(|_| damaged("SSH access"))?)
+    .bind(ports)
+    .bind(&update.detail)
+    .bind(i64::from(update.is_accepted))
+    .bind(lease.to_string())
+    .execute(connection)
+    .await
+    .map(|done| done.rows_affected() == 1)
+    .map_err(failed("update a rental"))
 }
 
 fn rental_of(row: &SqliteRow) -> Result<Rental, StoreError> {

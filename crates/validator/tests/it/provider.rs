@@ -44,6 +44,10 @@ pub(crate) enum Lie {
     Unavailable,
     /// Offers without limits.
     NoLimits,
+    /// Says of every lease that a renter had it, as soon as it is asked why a proof ended.
+    Preempts,
+    /// Takes a lease, loses the answer, and calls itself occupied when it is asked again. Releases do not reach it.
+    TakesAndForgets,
 }
 
 #[derive(Debug)]
@@ -62,6 +66,9 @@ pub(crate) struct Lease {
     pub(crate) request: LeaseRequest,
     pub(crate) holder: Hotkey,
     pub(crate) is_over: bool,
+    /// Questions after it that did not wait for a change.
+    pub(crate) asked: u32,
+    pub(crate) is_preempted: bool,
 }
 
 #[derive(Clone)]
@@ -133,14 +140,23 @@ impl Provider {
             (&Method::POST, "/v1/leases", _) => {
                 let request: LeaseRequest = serde_json::from_slice(body).unwrap();
                 let is_held = |(id, lease): (&LeaseId, &Lease)| *id != request.id && !lease.is_over;
-                if inner.lie == Lie::Occupied || inner.leases.iter().any(is_held) {
+                let is_taken = matches!(inner.lie, Lie::Occupied | Lie::Unavailable)
+                    || (inner.lie == Lie::TakesAndForgets
+                        && inner.leases.contains_key(&request.id));
+                if is_taken || inner.leases.iter().any(is_held) {
                     return problem(Code::Occupied, "taken");
                 }
                 let known = inner.leases.get(&request.id);
                 if known.is_some_and(|known| known.request != request) {
                     return problem(Code::LeaseConflict, "other words");
                 }
-                let lease = Lease { request: request.clone(), holder: sender, is_over: false };
+                let lease = Lease {
+                    request: request.clone(),
+                    holder: sender,
+                    is_over: false,
+                    asked: 0,
+                    is_preempted: false,
+                };
                 let lease = inner.leases.entry(request.id).or_insert(lease).clone();
                 (201, view(&inner, &lease).to_string())
             }
@@ -148,11 +164,24 @@ impl Provider {
                 let lie = inner.lie;
                 let lease = inner.leases.get_mut(&id).filter(|lease| lease.holder == sender);
                 let Some(lease) = lease else { return problem(Code::NoSuchLease, "none") };
-                lease.is_over |= *method == Method::DELETE && lie != Lie::NeverReleases;
+                let is_heard = !matches!(lie, Lie::NeverReleases | Lie::TakesAndForgets);
+                lease.is_over |= *method == Method::DELETE && is_heard;
                 let lease = lease.clone();
                 (200, view(&inner, &lease).to_string())
             }
             other => panic!("{other:?}"),
+        }
+    }
+
+    /// Somebody asks after a lease, without waiting for a change.
+    fn preempts(&self, path: &str) {
+        let mut inner = self.inner.lock().unwrap();
+        let id = path.strip_prefix("/v1/leases/").map(|id| id.parse::<LeaseId>().unwrap());
+        let is_meant = inner.lie == Lie::Preempts;
+        if let Some(lease) = id.filter(|_| is_meant).and_then(|id| inner.leases.get_mut(&id)) {
+            lease.asked += 1;
+            // The first one was to see whether it runs.
+            lease.is_preempted = lease.asked > 1;
         }
     }
 
@@ -194,9 +223,9 @@ fn view(inner: &Inner, lease: &Lease) -> Value {
     let ports = lease.request.options.ports.iter().zip(20_000_u16..);
     let port = |(inside, port): (&u16, u16)| json!({"container_port": inside, "host": "203.0.113.9", "port": port});
     view["ports"] = ports.map(port).collect();
-    if lease.is_over {
+    if lease.is_over || lease.is_preempted {
         view["state"] = json!("ended");
-        view["reason"] = json!("released");
+        view["reason"] = json!(if lease.is_preempted { "preempted" } else { "released" });
         view["ssh"] = Value::Null;
     }
     view
@@ -220,12 +249,16 @@ async fn answer(State(provider): State<Provider>, request: Request) -> Response 
         provider.inner.lock().unwrap().log.push("waits".to_owned());
         drop(provider.gate.acquire().await.unwrap());
     }
+    if parts.method == Method::GET && parts.uri.query().is_none() {
+        provider.preempts(parts.uri.path());
+    }
     let (status, text) = provider.reply(&parts.method, parts.uri.path(), &body, Hotkey(sender));
     let lie = provider.inner.lock().unwrap().lie;
     let eve = Keypair::from_uri("//Eve", Scheme::Sr25519).unwrap();
     let signer = if lie == Lie::OtherSigner { &eve } else { &provider.key };
     let mut response = Response::builder().status(status);
-    if lie != Lie::Unsigned {
+    let is_lost = lie == Lie::TakesAndForgets && status < 300 && parts.method != Method::GET;
+    if lie != Lie::Unsigned && !is_lost {
         let what = btauth::Response { status, body: text.as_bytes() };
         for (name, value) in sign_response(signer, &what, nonce, &sender).0 {
             let name = HeaderName::from_bytes(name.as_bytes()).unwrap();

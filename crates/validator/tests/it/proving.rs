@@ -79,6 +79,25 @@ async fn hanging_up_after_the_start_is_a_refusal() {
     world.stop().await;
 }
 
+/// A provider that had to make room for a renter must not lose its pay for one proof; a cheater that says so whenever the
+/// sample is against it must gain no more than one try.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proof_that_made_room_is_excused_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let provider = Provider::start("//Bob", Lie::Preempts).await;
+    let door = ProverDoor::new(Conduct::HangsUpAfter(12));
+    let world = world::start(dir.path(), &[&provider], door.clone()).await;
+    let held = async || {
+        let evidence = world.handle.evidence(&provider.hotkey()).await.unwrap();
+        evidence.first().is_some_and(|newest| newest.is_wrong).then_some(evidence)
+    };
+    let evidence = wait_for("the second refusal", held).await;
+    assert!(evidence.iter().all(|stored| stored.evidence.verdict == Verdict::Refused));
+    assert_eq!(evidence.len(), 2);
+    assert_eq!(door.opened.load(Ordering::SeqCst), 3, "one was excused");
+    world.stop().await;
+}
+
 /// A prover that says nothing must cost its deadline and no more; a machine that starts slowly must not be treated worse
 /// than one that hangs up.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -264,6 +264,32 @@ async fn a_machine_that_is_being_cleared_is_waited_for() {
     world.stop().await;
 }
 
+/// A provider that took an order whose answer was lost, and refuses the repetition, would run a lease that nobody owns for up
+/// to a month: what is given up is given back, also by the process after this one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_given_up_is_given_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let provider = Provider::start("//Bob", Lie::None).await;
+    let world = proven(dir.path(), &provider).await;
+    let (me, _) = world.principal("me").await;
+    provider.set_lie(Lie::TakesAndForgets);
+    let told = world.handle.rent(&me, request(&provider, 1)).await;
+    assert!(told.is_ok_and(|view| view.state != "failed"), "nobody knows yet");
+    let given_up = async || {
+        let lease = world.handle.leases(&me).await.unwrap().leases.remove(0);
+        (lease.reason.as_deref() == Some("occupied")).then_some(())
+    };
+    wait_for("the end of it", given_up).await;
+    let asked = async || (provider.count("DELETE") > 1).then_some(());
+    wait_for("two releases", asked).await;
+    assert_eq!(provider.held(), [request(&provider, 1).id], "they do not get through");
+    world.stop().await;
+    provider.set_lie(Lie::None);
+    let world = world::start(dir.path(), &[&provider], ProverDoor::new(Conduct::Honest)).await;
+    wait_for("the release", async || provider.held().is_empty().then_some(())).await;
+    world.stop().await;
+}
+
 /// Whoever could rent the lease of a proof could give it back, and so end the proofs of its rivals.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_lease_of_a_proof_is_no_rental() {

@@ -53,6 +53,14 @@ pub enum NetError {
         /// Why it cannot be told.
         why: &'static str,
     },
+    /// The machine knows the routes of the whole world: its own networks cannot be told from the rest.
+    #[error("this machine has routes to {count} networks; at most {max} can be kept from tenants")]
+    ManyRoutes {
+        /// How many.
+        count: usize,
+        /// How many may be.
+        max: usize,
+    },
     /// The process is gone.
     #[error("process {pid} is gone")]
     NoProcess {
@@ -112,6 +120,7 @@ impl NetError {
             | Self::ForwardingOff
             | Self::SubnetTaken { .. }
             | Self::NoSubnet
+            | Self::ManyRoutes { .. }
             | Self::Filtered { .. } => Kind::Caller,
             Self::Full { .. }
             | Self::NoProcess { .. }
@@ -138,6 +147,9 @@ impl NetError {
                 Some("name a subnet of private addresses that nothing on this machine uses")
             }
             Self::Full { .. } => Some("name a larger subnet"),
+            Self::ManyRoutes { .. } => {
+                Some("leave the routes of the internet to a router, and keep a default route here")
+            }
             Self::Filtered { .. } => Some(
                 "let the tenants' subnet pass in the forward chain, or install iptables so that the node can",
             ),

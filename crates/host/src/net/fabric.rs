@@ -14,7 +14,7 @@ use super::program::Program;
 use super::rules::{self, Held, Policy, Wired};
 use super::{
     BITS_PER_SECOND_MIN, Cidr, DENIED_MAX, Forwarding, NetConfig, NetError, RESOLVERS_MAX,
-    SUBNET_PREFIXES, Wire, filter, routes,
+    SUBNET_PREFIXES, Wire, filter, gate, routes,
 };
 
 const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
@@ -50,6 +50,8 @@ pub(super) struct Machine {
 struct Loaded {
     denied: Vec<Cidr>,
     rules: usize,
+    /// The routing's own rules.
+    gate: String,
 }
 
 impl Machine {
@@ -102,6 +104,10 @@ impl Machine {
         if let Some(wire) = links.iter().find(is_there).and_then(wire) {
             if loaded.is_none() {
                 self.load(&mut loaded, &links)?;
+            }
+            if let Some(gateway) = self.subnet.at(GATEWAY_PLACE) {
+                let ends = Ends { address: wire.address, gateway };
+                links::know_gateway(&self.ip, &ends, &namespace)?;
             }
             return Ok(wire);
         }
@@ -188,8 +194,9 @@ impl Machine {
     fn policy(&self) -> Result<Policy, NetError> {
         let mut denied: Vec<Cidr> = rules::never().collect();
         denied.extend(&self.config.deny);
-        denied.extend(routes::neighbours(&routes::all()?, &self.node));
+        denied.extend(routes::own(&self.ip, &self.node)?);
         Ok(Policy {
+            subnet: self.subnet,
             denied,
             resolvers: self.resolvers.clone(),
             bits_per_second: self.config.egress_bits_per_second,
@@ -202,10 +209,16 @@ impl Machine {
         *loaded = None;
         let policy = self.policy()?;
         let wired: Vec<Wired<'_>> = links.iter().filter_map(wired).collect();
+        // Before the gate: a wire of an earlier version has no eye for marks yet, and nobody has marked its packets.
+        for wire in &wired {
+            links::heed_marks(wire.link)?;
+        }
         rules::load(&self.nft, &self.node, &policy, &wired)?;
+        gate::shut(&self.ip, &self.node, self.subnet, &self.resolvers)?;
         filter::admit(self.iptables.as_ref(), &self.nft, &self.node)?;
         let rules = rules::held(&self.nft, &self.node)?.map_or(0, |held| held.rules);
-        *loaded = Some(Loaded { denied: policy.denied, rules });
+        let gate = gate::shown(&self.ip, &self.node)?;
+        *loaded = Some(Loaded { denied: policy.denied, rules, gate });
         Ok(())
     }
 
@@ -215,6 +228,7 @@ impl Machine {
         if wired.is_empty() {
             *loaded = None;
             filter::withdraw(self.iptables.as_ref(), &self.node)?;
+            gate::remove(&self.ip, &self.node)?;
             return rules::unload(&self.nft, &self.node);
         }
         let mut wires: Vec<(String, String)> = wired
@@ -224,7 +238,10 @@ impl Machine {
         wires.sort();
         let held = rules::held(&self.nft, &self.node)?;
         let wanted = loaded.as_ref().map(|loaded| Held { rules: loaded.rules, wires });
-        let Some(before) = loaded.as_mut().filter(|_| held.is_some() && held == wanted) else {
+        let gate = gate::shown(&self.ip, &self.node)?;
+        let is_whole =
+            |loaded: &&mut Loaded| held.is_some() && held == wanted && loaded.gate == gate;
+        let Some(before) = loaded.as_mut().filter(is_whole) else {
             return self.load(loaded, links);
         };
         let denied = self.policy()?.denied;

@@ -59,6 +59,10 @@ impl Network for FakeNetwork {
         Ok(())
     }
 
+    async fn disturbed(&self) -> Result<(), NetError> {
+        std::future::pending().await
+    }
+
     fn resolv_conf(&self) -> String {
         "nameserver 192.0.2.53\n".to_owned()
     }

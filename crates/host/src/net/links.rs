@@ -20,15 +20,18 @@ use super::program::Program;
 const INSIDE: &str = "eth0";
 /// How the machine treats what comes from a wire: it forwards, answers for this wire's address alone, and believes neither
 /// foreign sources nor redirections.
-const MACHINE_SETTINGS: [(&str, &str); 7] = [
+const MACHINE_SETTINGS: [(&str, &str); 8] = [
     ("ipv4/conf/{link}/forwarding", "1"),
     ("ipv4/conf/{link}/rp_filter", "1"),
+    HEEDS_MARKS,
     ("ipv4/conf/{link}/arp_ignore", "1"),
     ("ipv4/conf/{link}/accept_redirects", "0"),
     ("ipv4/conf/{link}/send_redirects", "0"),
     ("ipv4/conf/{link}/proxy_arp", "0"),
     ("ipv6/conf/{link}/disable_ipv6", "1"),
 ];
+/// The way back to a packet's sender is looked for with the packet's mark.
+const HEEDS_MARKS: (&str, &str) = ("ipv4/conf/{link}/src_valid_mark", "1");
 const TENANT_SETTINGS: [(&str, &str); 1] = [("ipv6/conf/{link}/disable_ipv6", "1")];
 
 /// A link of this node.
@@ -128,11 +131,21 @@ pub(super) fn make(ip: &Program, name: &str, wire: &Ends, to: &Namespace) -> Res
             "link set dev lo up\n\
              addr add {address}/32 dev {INSIDE}\n\
              link set dev {INSIDE} up\n\
+             neigh replace {gateway} lladdr {ours} dev {INSIDE} nud permanent\n\
              route add {gateway}/32 dev {INSIDE} scope link\n\
              route add default via {gateway} dev {INSIDE}\n"
         );
         ip.must("set up a wire's far end", &["-batch", "-"], &tenant).map(drop)
     })
+}
+
+/// Tells a tenant where its gateway is, which a wire of an earlier version asks for: nobody marks such questions, so that they
+/// are not answered.
+pub(super) fn know_gateway(ip: &Program, wire: &Ends, at: &Namespace) -> Result<(), NetError> {
+    let Ends { address, gateway } = *wire;
+    let ours = hardware(address, End::Machine);
+    let text = format!("neigh replace {gateway} lladdr {ours} dev {INSIDE} nud permanent\n");
+    at.inside(|| ip.must("name a tenant's gateway", &["-batch", "-"], &text).map(drop))
 }
 
 /// The addresses at a wire's two ends.
@@ -145,6 +158,11 @@ pub(super) struct Ends {
 /// Writes a wire's label: from now on it counts.
 pub(super) fn finish(ip: &Program, name: &str, label: &str) -> Result<(), NetError> {
     ip.must("label a wire", &["link", "set", "dev", name, "alias", label], "").map(drop)
+}
+
+/// Makes a wire that an earlier version made heed marks, too.
+pub(super) fn heed_marks(name: &str) -> Result<(), NetError> {
+    set(&[HEEDS_MARKS], name)
 }
 
 /// Removes a link with its addresses and routes. Removing what is not there succeeds.

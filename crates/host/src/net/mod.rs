@@ -4,7 +4,7 @@
 //! It owns links and one table of the packet filter, both labelled with the node, and what it knows it finds on the machine:
 //! there is no other record. Every act may be repeated, and whatever a killed node left half made goes at the next one. It
 //! never changes a route, a rule, a link or a setting that it did not make, but for two labelled rules in a forward chain that
-//! drops everything; forwarding itself is turned on only where the operator says so, and then it stays on, since others may
+//! drops everything, and routing rules in a place of its own; forwarding itself is turned on only where the operator says so, and then it stays on, since others may
 //! rely on it by the time we go.
 
 mod cidr;
@@ -12,12 +12,14 @@ mod error;
 mod fabric;
 mod fake;
 mod filter;
+mod gate;
 mod links;
 mod names;
 mod namespace;
 mod program;
 mod routes;
 mod rules;
+mod watch;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
@@ -33,6 +35,7 @@ pub use error::NetError;
 use fabric::Machine;
 pub use fake::FakeNetwork;
 use namespace::Namespace;
+use watch::Watch;
 
 /// Resolvers that tenants are told of where none is named.
 pub const PUBLIC_RESOLVERS: [IpAddr; 2] =
@@ -99,7 +102,7 @@ pub struct Wire {
 #[async_trait]
 pub trait Network: Send + Sync + fmt::Debug {
     /// Wires a lease's container, which the number of its first process names, or finds it wired. A container that was
-    /// started again has a new network namespace and is wired anew. Costs one run of a program where nothing is to be done.
+    /// started again has a new network namespace and is wired anew. Costs two runs of a program where nothing is to be done.
     ///
     /// # Errors
     /// When the process is gone or shares the machine's network, or the machine refuses. Nothing half made counts; the next
@@ -124,6 +127,12 @@ pub trait Network: Send + Sync + fmt::Debug {
     /// # Errors
     /// When the machine refuses.
     async fn mend(&self) -> Result<(), NetError>;
+
+    /// Ends when somebody may have removed rules. What is there to be mended, `mend` finds out.
+    ///
+    /// # Errors
+    /// When nothing can be heard of it; the looks from time to time remain.
+    async fn disturbed(&self) -> Result<(), NetError>;
 
     /// What tenants' `/etc/resolv.conf` says.
     fn resolv_conf(&self) -> String;
@@ -209,6 +218,13 @@ impl Network for Fabric {
 
     async fn mend(&self) -> Result<(), NetError> {
         self.with(Machine::mend).await
+    }
+
+    async fn disturbed(&self) -> Result<(), NetError> {
+        let failed =
+            |source| NetError::Io { act: "listen at", path: "the packet filter".into(), source };
+        let watch = self.with(move |_| Watch::open().map_err(failed)).await?;
+        watch.removal().await.map_err(failed)
     }
 
     fn resolv_conf(&self) -> String {

@@ -19,6 +19,10 @@ const POOLS: [(Ipv4Addr, u8); 3] = [
 ];
 /// A chosen subnet's prefix: four thousand addresses.
 const CHOSEN_PREFIX: u8 = 20;
+/// A wider route leads to the internet, as halves of it do beside a tunnel; private ranges are closed anyway.
+const OWN_PREFIX_MIN: u8 = 6;
+/// The provider's own networks; more are a router's that knows the routes of the whole world.
+const OWN_MAX: usize = 8_192;
 /// Routes that are read; a machine with the routes of the whole world is no provider.
 const ROUTES_MAX: usize = 65_536;
 
@@ -27,8 +31,15 @@ const ROUTES_MAX: usize = 65_536;
 pub(super) struct Route {
     pub(super) link: String,
     pub(super) to: Cidr,
-    /// Whether the destination is on the link itself.
-    pub(super) is_direct: bool,
+}
+
+/// What `ip -j route show` says of one route.
+#[derive(Debug, Deserialize)]
+struct ShownRoute {
+    #[serde(default)]
+    dst: String,
+    #[serde(default)]
+    dev: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -61,20 +72,40 @@ fn parse(line: &str) -> Option<Route> {
         let number = u32::from_str_radix(words.next()?, 16).ok()?;
         Some(Ipv4Addr::from(number.to_ne_bytes()))
     };
-    let (to, gateway) = (address()?, address()?);
+    let (to, _gateway) = (address()?, address()?);
     let mask = u32::from_str_radix(words.nth(4)?, 16).ok()?;
     let prefix = u8::try_from(mask.count_ones()).ok()?;
     let to = Cidr::new(to, prefix).ok()?;
-    (prefix > 0).then(|| Route { link, to, is_direct: gateway.is_unspecified() })
+    (prefix > 0).then_some(Route { link, to })
 }
 
-/// The networks that the machine is connected to, tenants' wires aside.
-pub(super) fn neighbours(routes: &[Route], node: &Node) -> Vec<Cidr> {
-    let others = routes.iter().filter(|route| route.is_direct && !node.is_link(&route.link));
-    let mut networks: Vec<Cidr> = others.map(|route| route.to).collect();
+/// The provider's own networks, tenants' wires aside: what the machine is connected to, its addresses, and whatever else one
+/// of its routing tables names, such as networks behind a router, a tunnel or a VRF. What is wider than any network of one
+/// owner stands for the whole world.
+pub(super) fn own(ip: &Program, node: &Node) -> Result<Vec<Cidr>, NetError> {
+    let text = ip.must("list routes", &["-j", "-4", "route", "show", "table", "all"], "")?;
+    let shown: Vec<ShownRoute> = links::parse(&text, "list routes")?;
+    let mut networks: Vec<Cidr> = shown
+        .iter()
+        .take(ROUTES_MAX)
+        .filter(|route| route.dev.as_deref().is_none_or(|dev| !node.is_link(dev)))
+        .filter_map(|route| parse_destination(&route.dst))
+        .filter(|to| to.prefix() >= OWN_PREFIX_MIN)
+        .collect();
     networks.sort_unstable();
     networks.dedup();
-    networks
+    if networks.len() > OWN_MAX {
+        return Err(NetError::ManyRoutes { count: networks.len(), max: OWN_MAX });
+    }
+    Ok(networks)
+}
+
+/// One address, or a range; nothing for the default route.
+fn parse_destination(text: &str) -> Option<Cidr> {
+    match text.parse::<Ipv4Addr>() {
+        Ok(single) => Some(Cidr::around(single, 32)),
+        Err(_) => text.parse().ok(),
+    }
 }
 
 /// Everything that the machine's routes and addresses use, tenants' wires aside.
@@ -118,9 +149,9 @@ mod tests {
         text.parse().unwrap()
     }
 
-    /// A connected network that is not seen stays open to every tenant.
+    /// A subnet out of a routed network would cut that one off.
     #[test]
-    fn connected_networks_are_read() {
+    fn routed_networks_are_used() {
         let lines = [
             "eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0",
             "docker0\t000011AC\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0",
@@ -130,10 +161,19 @@ mod tests {
             "eth0 zz zz",
         ];
         let routes: Vec<Route> = lines.iter().filter_map(|line| parse(line)).collect();
-        let node = Node::new("n");
-        assert_eq!(neighbours(&routes, &node), [cidr("172.17.0.0/16"), cidr("192.0.2.0/24")]);
         let to: Vec<Cidr> = routes.iter().map(|route| route.to).collect();
         assert!(to.contains(&cidr("192.168.0.0/16")), "routed networks count as used: {to:?}");
+    }
+
+    /// What is not understood must not close everything, nor leave a single address open.
+    #[test]
+    fn destinations_are_read() {
+        for (text, range) in [("198.51.100.9", "198.51.100.9/32"), ("10.0.0.0/8", "10.0.0.0/8")] {
+            assert_eq!(parse_destination(text), Some(cidr(range)), "{text}");
+        }
+        for text in ["default", "", "10.0.0.0/33", "nonsense"] {
+            assert_eq!(parse_destination(text), None, "{text}");
+        }
     }
 
     /// A chosen subnet that hides the provider's own network cuts it off; a node that finds none must say so.

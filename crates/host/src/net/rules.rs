@@ -2,12 +2,14 @@
 //!
 //! A tenant reaches public addresses and the named resolvers, and nothing else: not the machine, not its networks, not other
 //! tenants, not the addresses that clouds answer on. Its packets carry its own address or go nowhere. Only answers come back.
+//! What is let in is marked, and without the mark the machine's routing knows no way to or from a tenant.
 
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
 use serde_json::Value;
 
+use super::gate::MARK;
 use super::names::{End, Label, Node, hardware};
 use super::program::Program;
 use super::{Cidr, NetError};
@@ -41,6 +43,8 @@ const DYNAMIC_MAX: u32 = 1 << 20;
 /// What the rules depend on beside the wires.
 #[derive(Debug, Clone)]
 pub(super) struct Policy {
+    /// Where tenants' addresses come from.
+    pub(super) subnet: Cidr,
     pub(super) denied: Vec<Cidr>,
     pub(super) resolvers: Vec<Ipv4Addr>,
     pub(super) bits_per_second: Option<u64>,
@@ -137,10 +141,9 @@ fn elements(node: &Node, verb: &str, wire: Wired<'_>) -> String {
 
 fn whole(node: &Node, policy: &Policy, wires: &[Wired<'_>]) -> String {
     let (table, links) = (node.table(), format!("\"{}*\"", node.prefix()));
-    let denied = joined(&policy.denied);
-    let resolvers = joined(&policy.resolvers);
+    let (denied, resolvers) = (joined(&policy.denied), joined(&policy.resolvers));
     let rate = policy.bits_per_second.map_or_else(String::new, rate);
-    let connections_max = policy.connections_max;
+    let (connections_max, subnet) = (policy.connections_max, policy.subnet);
     let mut text = format!(
         r#"add table inet {table}
 delete table inet {table}
@@ -157,7 +160,13 @@ table inet {table} {{
     iifname != {links} accept
     meta nfproto != ipv4 counter drop
     iifname . ether saddr . ip saddr != @wires counter drop
-{rate}  }}
+{rate}    meta mark set meta mark or 0x{MARK:08x}
+  }}
+  chain back {{
+    type filter hook prerouting priority -90; policy accept;
+    iifname {links} accept
+    ip daddr {subnet} ct state established,related meta mark set meta mark or 0x{MARK:08x}
+  }}
   chain machine {{
     type filter hook input priority -10; policy accept;
     iifname != {links} accept

@@ -203,7 +203,10 @@ async fn rules_that_somebody_removed_come_back() {
     let Some(world) = World::new() else { return };
     let fabric = world.fabric().await;
     let (place, wire) = tenant(&fabric).await;
+    let (neighbour, other) = tenant(&fabric).await;
     world.outside.serves_tcp(PORT);
+    world.machine.serves_tcp(PORT);
+    neighbour.serves_tcp(PORT);
     let table = world.machine.ok("nft list tables");
     let table = table.lines().find(|line| line.contains("nicompute_")).expect("table").to_owned();
     for harm in [
@@ -214,6 +217,10 @@ async fn rules_that_somebody_removed_come_back() {
     ] {
         world.machine.ok(&harm);
         world.machine.ok("iptables -P FORWARD DROP");
+        if !harm.ends_with("from_tenant") {
+            let shut = [FORBIDDEN[2], MACHINE, other.address, PUBLIC].map(|to| (to, PORT));
+            assert_eq!(place.reachable(&shut), [], "a wire without rules is shut, after {harm}");
+        }
         fabric.mend().await.expect("mend");
         place.reaches(PUBLIC, PORT);
         assert_eq!(place.asks(FORBIDDEN[2], PORT), None, "after {harm}");
@@ -226,6 +233,75 @@ async fn rules_that_somebody_removed_come_back() {
     world.machine.ok("ip link set late0 up");
     fabric.sweep(&[wire.lease]).await.expect("sweep");
     assert_eq!(place.asks(PUBLIC, PORT), None, "the provider's new network");
+}
+
+/// A firewall that is loaded anew would leave tenants without a network until the next look, or open where nobody hears.
+#[tokio::test]
+async fn removed_rules_are_heard_of_at_once() {
+    let Some(world) = World::new() else { return };
+    let fabric = world.fabric().await;
+    let (place, _) = tenant(&fabric).await;
+    world.outside.serves_tcp(PORT);
+    place.reaches(PUBLIC, PORT);
+    let hears = async {
+        fabric.disturbed().await.expect("heard");
+        fabric.mend().await.expect("mend");
+    };
+    let harms = async {
+        // Until it was heard: the listener may begin after the first one.
+        loop {
+            world.machine.ok("nft add table inet firewall");
+            world.machine.ok("nft flush ruleset");
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    let both = async {
+        tokio::select! { () = hears => {}, () = harms => {} }
+    };
+    tokio::time::timeout(LIMIT, both).await.expect("heard in time");
+    fabric.mend().await.expect("mend");
+    place.reaches(PUBLIC, PORT);
+}
+
+/// The provider's networks behind a router, or those that only another table of routes knows, would be open to every tenant.
+#[tokio::test]
+async fn networks_of_every_routing_table_are_shut() {
+    let Some(world) = World::new() else { return };
+    world.outside.serves_tcp(PORT);
+    for route in ["203.0.113.0/25 via 192.168.50.1 table 77", "203.0.113.10/32 via 192.168.50.1"] {
+        let fabric = world.fabric().await;
+        let (place, wire) = tenant(&fabric).await;
+        place.reaches(PUBLIC, PORT);
+        world.machine.ok(&format!("ip route add {route}"));
+        fabric.mend().await.expect("mend");
+        assert_eq!(place.asks(PUBLIC, PORT), None, "{route}");
+        world.machine.ok(&format!("ip route del {route}"));
+        fabric.mend().await.expect("mend");
+        place.reaches(PUBLIC, PORT);
+        fabric.detach(wire.lease).await.expect("detach");
+    }
+}
+
+/// A resolver on the machine itself would hear tenants and could not answer them.
+#[tokio::test]
+async fn the_machine_may_be_the_resolver() {
+    let Some(mut world) = World::new() else { return };
+    world.config.dns = vec![IpAddr::V4(BRIDGE)];
+    world.machine.serves_tcp(53);
+    world.machine.serves_tcp(PORT);
+    let resolver = world.machine.serves_udp_at(BRIDGE, 53);
+    let fabric = world.fabric().await;
+    let (place, _) = tenant(&fabric).await;
+    place.reaches(BRIDGE, 53);
+    assert_eq!(place.asks(BRIDGE, PORT), None);
+    let socket = place.udp(0);
+    socket.set_read_timeout(Some(LIMIT)).expect("timeout");
+    socket.send_to(b"question", (BRIDGE, 53)).expect("send");
+    resolver.heard_until("question").await;
+    resolver.answer(resolver.who_said("question"), "answer");
+    let mut heard = [0; 16];
+    let (length, _) = socket.recv_from(&mut heard).expect("an answer");
+    assert_eq!(&heard[..length], b"answer");
 }
 
 /// One tenant would use up the machine's connections, or its line.

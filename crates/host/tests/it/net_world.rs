@@ -261,9 +261,10 @@ impl World {
         // The state of a link's other end is no trace.
         let names: Vec<_> = links.lines().filter_map(|line| line.split(' ').next()).collect();
         let route = self.machine.ok("ip route show table all type unicast");
+        let places = self.machine.ok("ip -4 rule show");
         let neighbours = self.machine.ok("ip neigh show nud permanent");
         let rules = self.machine.ok("nft list ruleset");
-        format!("{names:?}\n{route}\n{neighbours}\n{}", without_counts(&rules))
+        format!("{names:?}\n{route}\n{places}\n{neighbours}\n{}", without_counts(&rules))
     }
 }
 

@@ -151,6 +151,11 @@ impl Reconciler {
     ///
     /// Drives are tasks of their own: one that waits for the store must not wait for this loop, which waits for the store.
     pub(crate) async fn run(self: Arc<Self>, tasks: Tasks, stop: CancellationToken) {
+        let (this, halt) = (Arc::clone(&self), stop.clone());
+        tasks.spawn("rules of the network", OnError::Log, async move {
+            this.keep_rules(&halt).await;
+            Ok(())
+        });
         let mut changes = self.store.changes();
         let mut agenda = Agenda::default();
         // As many reports as drives: there is always room for one.

@@ -1,15 +1,20 @@
 //! A lease's way to the internet, where it was sold one: laid when its container runs, and removed after it.
 
+use std::time::Duration;
+
+use nicompute_daemon::{CancellationToken, ErrorChain};
 use nicompute_host::net::NetError;
 use nicompute_host::runtime::Network as Wanted;
 use nicompute_market::{Lease, LeaseId};
 
-use super::{DriveError, Reconciler};
+use super::{DriveError, LOOK_EVERY, Reconciler};
 use crate::fuse::KillPoint;
 use crate::leases::host_options;
 
 /// What tenants with a network resolve names by; runtimes mount it.
 const RESOLV_CONF: &str = "resolv.conf";
+/// Between two mends: whoever changes rules changes many.
+const MEND_PAUSE: Duration = Duration::from_millis(200);
 
 impl Reconciler {
     /// What the runtime finds in the lease's directory when it makes the container.
@@ -44,6 +49,31 @@ impl Reconciler {
             return Ok(());
         }
         self.wire(lease, init_pid).await
+    }
+
+    /// Puts rules back as soon as somebody removed some, until the node stops. The looks from time to time find what is not
+    /// heard here.
+    pub(super) async fn keep_rules(&self, stop: &CancellationToken) {
+        let Some(network) = &self.network else { return };
+        loop {
+            let heard = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                heard = network.disturbed() => heard,
+            };
+            if let Err(error) = heard {
+                tracing::warn!(error = %ErrorChain(&error), "changes of the packet filter are not heard of");
+                self.clock.sleep(LOOK_EVERY).await;
+                continue;
+            }
+            // Twice: while the rules are put back and for a moment nobody listens.
+            for pause in [MEND_PAUSE, Duration::ZERO] {
+                if let Err(error) = self.mend_network().await {
+                    tracing::error!(error = %ErrorChain(&error), "the tenants' rules cannot be put back");
+                }
+                self.clock.sleep(pause).await;
+            }
+        }
     }
 
     pub(super) async fn unwire(&self, id: LeaseId) -> Result<(), DriveError> {

@@ -61,6 +61,10 @@ impl Network for FlakyNetwork {
         self.inner.mend().await
     }
 
+    async fn disturbed(&self) -> Result<(), NetError> {
+        self.inner.disturbed().await
+    }
+
     fn resolv_conf(&self) -> String {
         self.inner.resolv_conf()
     }

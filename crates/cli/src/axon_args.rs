@@ -32,26 +32,42 @@ pub(crate) struct AxonArgs {
     /// Callers of the door need no stake.
     #[arg(long = "miner.whitelist.not.enough.stake")]
     any_stake: bool,
-    /// Hotkeys that the door keeps out.
+    /// Hotkeys that are kept out, of the node API too and whether the door is open or not.
     #[arg(long = "blacklist.hotkeys", value_delimiter = ',', value_name = "SS58,…")]
     blocked_hotkeys: Vec<String>,
-    /// Owners whose hotkeys the door keeps out.
+    /// Owners whose hotkeys are kept out.
     #[arg(long = "blacklist.coldkeys", value_delimiter = ',', value_name = "SS58,…")]
     blocked_coldkeys: Vec<String>,
-    /// A file of hotkeys and coldkeys that the door keeps out: one a line, a reason behind it if there is one.
+    /// A file of hotkeys and coldkeys that are kept out: one a line, a reason behind it if there is one.
     #[arg(long = "blacklist.file", value_name = "FILE")]
     blocked_file: Option<PathBuf>,
-    /// Hotkeys that the door lets in without registration and stake.
+    /// Hotkeys that the door lets in without registration and stake, and the node API without a permit.
     #[arg(long = "whitelist.hotkeys", value_delimiter = ',', value_name = "SS58,…")]
     trusted_hotkeys: Vec<String>,
-    /// Owners whose hotkeys the door lets in without stake.
+    /// Owners whose hotkeys the door lets in without stake, and the node API without a permit.
     #[arg(long = "whitelist.coldkeys", value_delimiter = ',', value_name = "SS58,…")]
     trusted_coldkeys: Vec<String>,
 }
 
 impl AxonArgs {
-    /// Whom the door lets in; `None` where it stays shut. Lists are read in either case, so that a mistake in them is found.
+    /// Whom the door lets in; `None` where it stays shut.
     pub(crate) fn door(&self) -> anyhow::Result<Option<AccessList>> {
+        let list = self.read()?;
+        if !self.v190 && (self.any_stake || self.min_stake != MIN_STAKE_COINS) {
+            let what = "the stake of callers is asked for by the v1.9.0 door alone, and it is shut";
+            let hint = "add --axon.v190 to open it, or leave the flags out";
+            return Err(Failure::new(Exit::Usage, what).hint(hint).into());
+        }
+        Ok(self.v190.then_some(list))
+    }
+
+    /// Whom every door keeps out or trusts; `None` where nobody is named.
+    pub(crate) fn lists(&self) -> anyhow::Result<Option<AccessList>> {
+        let list = self.read()?;
+        Ok(self.is_anybody_named().then_some(list))
+    }
+
+    fn read(&self) -> anyhow::Result<AccessList> {
         let coins = if self.any_stake { 0 } else { self.min_stake };
         let mut list = AccessList::new(Rao(coins.saturating_mul(RAO_PER_COIN)));
         for text in self.trusted_hotkeys.iter().chain(&self.trusted_coldkeys) {
@@ -74,16 +90,9 @@ impl AxonArgs {
                 Failure::new(Exit::Config, unusable()).because(error).hint(HINT)
             })?;
         }
-        if !self.v190 && self.is_anybody_named() {
-            let what =
-                "lists and stakes of callers are kept by the v1.9.0 door alone, and it is shut";
-            let hint = "add --axon.v190 to open it, or leave the flags out";
-            return Err(Failure::new(Exit::Usage, what).hint(hint).into());
-        }
-        Ok(self.v190.then_some(list))
+        Ok(list)
     }
 
-    /// Whether there is a flag that only the door heeds.
     fn is_anybody_named(&self) -> bool {
         let lists = [
             &self.blocked_hotkeys,
@@ -91,10 +100,7 @@ impl AxonArgs {
             &self.trusted_hotkeys,
             &self.trusted_coldkeys,
         ];
-        self.any_stake
-            || self.min_stake != MIN_STAKE_COINS
-            || self.blocked_file.is_some()
-            || lists.iter().any(|list| !list.is_empty())
+        self.blocked_file.is_some() || lists.iter().any(|list| !list.is_empty())
     }
 }
 
@@ -160,6 +166,11 @@ mod tests {
         Line::try_parse_from([&["nicompute"], flags].concat()).unwrap().axon.door()
     }
 
+    fn lists(flags: &[&str]) -> Option<AccessList> {
+        let line = Line::try_parse_from([&["nicompute"], flags].concat()).unwrap();
+        line.axon.lists().unwrap()
+    }
+
     fn open(flags: &[&str]) -> AccessList {
         door(&[&["--axon.v190"], flags].concat()).unwrap().unwrap()
     }
@@ -178,17 +189,20 @@ mod tests {
         (folder, path.to_str().unwrap().to_owned())
     }
 
-    /// A door that nobody opened must be shut, and its lists not be taken as if they kept anybody out; and a list must be that of its flag.
+    /// A door that nobody opened must be shut, and its stake not be taken as if it kept anybody out; lists must count all the
+    /// same, and a list must be that of its flag.
     #[test]
     fn every_flag_means_what_it_says() {
         let (one, two) = (account("//One").to_string(), account("//Two").to_string());
         assert_eq!(door(&[]).unwrap(), None);
-        for ignored in [
-            &["--whitelist.hotkeys", &one][..],
-            &["--blacklist.coldkeys", &one],
-            &["--axon.min_stake", "0"],
-            &["--miner.whitelist.not.enough.stake"],
-        ] {
+        assert_eq!(lists(&[]), None);
+        for flag in ["--whitelist.hotkeys", "--blacklist.coldkeys"] {
+            assert_eq!(door(&[flag, &one]).unwrap(), None, "the door stays shut");
+            let shut = lists(&[flag, &one]);
+            assert!(shut.is_some() && shut != Some(AccessList::new(MIN_STAKE)), "{flag}");
+            assert_eq!(shut, lists(&["--axon.v190", flag, &one]));
+        }
+        for ignored in [&["--axon.min_stake", "0"][..], &["--miner.whitelist.not.enough.stake"]] {
             let error = door(ignored).unwrap_err();
             let failure = error.downcast_ref::<Failure>().expect("a failure of the command line");
             assert!(format!("{failure:?}").contains("Usage"), "{ignored:?}: {failure:?}");

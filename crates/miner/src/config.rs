@@ -54,6 +54,8 @@ pub struct MinerConfig {
     pub gpus: Option<Arc<dyn GpuSource>>,
     /// The v1.9.0 axon door and whom it lets in; `None` keeps it shut. Its lists count at the node API too.
     pub axon: Option<AccessList>,
+    /// Whom the node API keeps out or trusts where that door is shut; nobody without it.
+    pub lists: Option<AccessList>,
     /// What becomes of open leases when the node is shut down.
     pub on_shutdown: OnShutdown,
     /// Tests only: the process kills itself right after this step of a lease.

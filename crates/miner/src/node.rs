@@ -240,7 +240,7 @@ impl Miner {
             leases: Arc::clone(&trade.leases),
             offers: Arc::clone(&trade.offers),
             permits: Arc::clone(&trade.permits),
-            access: config.axon.clone(),
+            access: config.axon.clone().or_else(|| config.lists.clone()),
             routes: &*routes,
             ports: Arc::clone(&trade.ports),
             key: config.hotkey.clone(),

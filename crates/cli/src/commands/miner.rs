@@ -138,6 +138,7 @@ async fn start(
         },
         gpus: Some(watch_gpus(&setting.clock)?),
         axon: args.axon.door()?,
+        lists: args.axon.lists()?,
         on_shutdown: match &*args.on_shutdown {
             "end-leases" => OnShutdown::EndLeases,
             _ => OnShutdown::KeepLeases,

@@ -108,6 +108,7 @@ async fn node() -> Node {
         unenforced_limits: UnenforcedLimits::Refuse,
         gpus: None,
         axon: Some(list),
+        lists: None,
         on_shutdown: OnShutdown::KeepLeases,
         kill_after: None,
     };

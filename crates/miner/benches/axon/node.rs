@@ -90,6 +90,7 @@ fn config(folder: &std::path::Path) -> MinerConfig {
         unenforced_limits: UnenforcedLimits::Refuse,
         gpus: None,
         axon: Some(AccessList::new(MIN_STAKE)),
+        lists: None,
         on_shutdown: OnShutdown::KeepLeases,
         kill_after: None,
     }

@@ -39,6 +39,8 @@ const ANSWER_TIME: Duration = Duration::from_millis(500);
 const KEEP_PAUSE: Duration = Duration::from_secs(1);
 /// How long a lease that was given back may take to be gone before that is answered. It is on its way then in any case.
 const END_LIMIT: Duration = Duration::from_secs(10);
+/// Offers that are tried for one request: whoever is slower than others so often comes again.
+const OFFERS_TRIED_MAX: usize = 8;
 const SECONDS_PER_DAY: u64 = 24 * 60 * 60;
 const MILLIS: u64 = 1000;
 
@@ -72,9 +74,8 @@ struct Told {
 struct Delivery {
     leases: Arc<Leases>,
     clock: SharedClock,
-    order: LeaseOrder,
-    /// How long it is to last in all.
-    full_seconds: u64,
+    /// What is tried, one offer after the other, each with how long it is to last in all.
+    orders: Vec<(LeaseOrder, u64)>,
     /// On the monotonic clock.
     until: Duration,
 }
@@ -131,7 +132,7 @@ impl Door {
 
     async fn obey(&self, asked: &Allocate, asker: Asker) -> Result<Told, No> {
         match order::read(asked)? {
-            Order::Check(requirement) => self.free_offer(&requirement).await.map(|_| Told::yes()),
+            Order::Check(requirement) => self.free_offers(&requirement).await.map(|_| Told::yes()),
             Order::Mine(key) => {
                 let lease = self.lease_of(&key, asker).await?;
                 if lease.state == LeaseState::Running { Ok(Told::yes()) } else { Err(No::Over) }
@@ -142,21 +143,22 @@ impl Door {
         }
     }
 
-    /// The first offer that has all this and is free. A yes is a promise as long as nobody else comes first.
-    async fn free_offer(&self, requirement: &Requirement) -> Result<OfferId, No> {
+    /// The offers that have all this and are free, at least one. A yes is a promise as long as nobody else comes first.
+    async fn free_offers(&self, requirement: &Requirement) -> Result<Vec<OfferId>, No> {
         let mut no = match requirement.missing(self.offers.machine()) {
             Some(field) => return Err(No::Missing(field)),
             None => None,
         };
         let free = self.leases.free().await?;
+        let mut fit = Vec::new();
         for (offer, machine) in self.offers.machines() {
             match requirement.missing(&machine) {
                 Some(field) => no = no.or(Some(No::Missing(field))),
-                None if free.contains(&offer) => return Ok(offer),
+                None if free.contains(&offer) => fit.push(offer),
                 None => no = Some(No::Occupied),
             }
         }
-        Err(no.unwrap_or(No::Occupied))
+        if fit.is_empty() { Err(no.unwrap_or(No::Occupied)) } else { Ok(fit) }
     }
 
     /// The open lease that this hotkey created with this key.
@@ -172,35 +174,22 @@ impl Door {
             Ok(_) => return Err(No::Twice),
             Err(no) => return Err(no),
         }
-        let offer = self.free_offer(&wish.requirement).await?;
-        let sold = self.offers.sold(&offer).ok_or(No::Occupied)?;
-        let full_seconds = lasts_seconds(&wish, &sold.conditions, self.unix_now())?;
-        let asked_seconds = wish.days.saturating_mul(SECONDS_PER_DAY);
-        let is_cut = wish.purpose == Purpose::Rental && full_seconds < asked_seconds;
+        let fit = self.free_offers(&wish.requirement).await?;
         let (legacy, info) = self.secrets(&wish.key).await?;
-        let image = self.image(&sold, wish.image).await?;
-        let order = LeaseOrder {
-            id: draw_id()?,
-            offer,
-            purpose: wish.purpose,
-            holder: asker.hotkey,
-            keys: LeaseKeys::of_user(wish.ssh_key.into_iter().collect()),
-            image,
-            duration_seconds: PROVISIONAL_SECONDS,
-            full_seconds: Some(full_seconds),
-            // What the offer gives: callers of this door cannot choose.
-            options: LeaseOptions {
-                class: sold.conditions.classes.first().copied().unwrap_or_default(),
-                network: sold.conditions.network,
-                ..LeaseOptions::default()
-            },
-            legacy: Some(legacy),
-        };
+        let (mut orders, mut no) = (Vec::new(), None);
+        for offer in fit.into_iter().take(OFFERS_TRIED_MAX) {
+            match self.order(offer, &wish, &legacy, asker.hotkey).await {
+                Ok(order) => orders.push(order),
+                Err(refused) => no = no.or(Some(refused)),
+            }
+        }
+        if orders.is_empty() {
+            return Err(no.unwrap_or(No::Occupied));
+        }
         let delivery = Delivery {
             leases: Arc::clone(&self.leases),
             clock: Arc::clone(&self.clock),
-            order,
-            full_seconds,
+            orders,
             until: asker.until.saturating_sub(ANSWER_TIME),
         };
         let ((give, take), stop) = (oneshot::channel(), self.tasks.token().clone());
@@ -210,9 +199,42 @@ impl Door {
             delivery.run(stop, give).await;
             Ok(())
         });
-        take.await.map_err(|_| No::Internal)??;
+        let full_seconds = take.await.map_err(|_| No::Internal)??;
+        let asked_seconds = wish.days.saturating_mul(SECONDS_PER_DAY);
+        let is_cut = wish.purpose == Purpose::Rental && full_seconds < asked_seconds;
         let message = is_cut.then(|| format!("the lease ends after {}", shown(full_seconds)));
         Ok(Told { is_so: true, info: Some(info), message })
+    }
+
+    /// The order for one offer, with how long it is to last in all.
+    async fn order(
+        &self,
+        offer: OfferId,
+        wish: &Wish,
+        legacy: &LegacyAccess,
+        holder: Hotkey,
+    ) -> Result<(LeaseOrder, u64), No> {
+        let sold = self.offers.sold(&offer).ok_or(No::Occupied)?;
+        let full_seconds = lasts_seconds(wish, &sold.conditions, self.unix_now())?;
+        let image = self.image(&sold, wish.image.clone()).await?;
+        let order = LeaseOrder {
+            id: draw_id()?,
+            offer,
+            purpose: wish.purpose,
+            holder,
+            keys: LeaseKeys::of_user(wish.ssh_key.iter().cloned().collect()),
+            image,
+            duration_seconds: PROVISIONAL_SECONDS,
+            full_seconds: Some(full_seconds),
+            // What the offer gives: callers of this door cannot choose.
+            options: LeaseOptions {
+                class: sold.conditions.classes.first().copied().unwrap_or_default(),
+                network: sold.conditions.network,
+                ..LeaseOptions::default()
+            },
+            legacy: Some(legacy.clone()),
+        };
+        Ok((order, full_seconds))
     }
 
     /// The password, as it is stored and as it is answered. It is nowhere else.
@@ -398,31 +420,42 @@ async fn keep(leases: &Leases, clock: &SharedClock, lease: &Lease, full_seconds:
 // === impl Delivery ===
 
 impl Delivery {
-    /// Brings the lease up and says so; takes it back where it does not come up or nobody hears it. A task of its own: the
-    /// request may end at any moment.
-    async fn run(self, stop: CancellationToken, mut give: oneshot::Sender<Result<(), No>>) {
-        let (leases, clock) = (Arc::clone(&self.leases), Arc::clone(&self.clock));
-        let (id, holder, full_seconds) = (self.order.id, self.order.holder, self.full_seconds);
-        let limit = self.until.saturating_sub(clock.monotonic());
-        let outcome = tokio::select! {
-            biased;
-            up = self.up() => up,
-            () = clock.sleep(limit) => Err(No::Late),
-            () = give.closed() => Err(No::Late),
-            () = stop.cancelled() => Err(No::Late),
-        };
-        let (answer, up) = match outcome {
-            Ok(lease) => (Ok(()), Some(lease)),
-            Err(no) => (Err(no), None),
-        };
-        if give.send(answer).is_ok()
-            && let Some(lease) = up
-        {
-            tracing::info!(lease = %id, caller = %holder, "a lease went out through the v1.9.0 door");
-            keep(&leases, &clock, &lease, full_seconds).await;
+    /// Brings a lease up and says so; takes it back where it does not come up or nobody hears it. Where somebody else was
+    /// faster the next offer is tried. A task of its own: the request may end at any moment.
+    async fn run(mut self, stop: CancellationToken, mut give: oneshot::Sender<Result<u64, No>>) {
+        let mut orders = std::mem::take(&mut self.orders).into_iter().peekable();
+        while let Some((order, full_seconds)) = orders.next() {
+            let (id, holder) = (order.id, order.holder);
+            let limit = self.until.saturating_sub(self.clock.monotonic());
+            let outcome = tokio::select! {
+                biased;
+                up = self.up(order) => up,
+                () = self.clock.sleep(limit) => Err(No::Late),
+                () = give.closed() => Err(No::Late),
+                () = stop.cancelled() => Err(No::Late),
+            };
+            if matches!(outcome, Err(No::Occupied)) && orders.peek().is_some() {
+                self.take_back(id, holder).await;
+                continue;
+            }
+            let (answer, up) = match outcome {
+                Ok(lease) => (Ok(full_seconds), Some(lease)),
+                Err(no) => (Err(no), None),
+            };
+            if give.send(answer).is_ok()
+                && let Some(lease) = up
+            {
+                tracing::info!(lease = %id, caller = %holder, "a lease went out through the v1.9.0 door");
+                keep(&self.leases, &self.clock, &lease, full_seconds).await;
+            } else {
+                self.take_back(id, holder).await;
+            }
             return;
         }
-        match leases.release(id, Owner::Holder(&holder)).await {
+    }
+
+    async fn take_back(&self, id: LeaseId, holder: Hotkey) {
+        match self.leases.release(id, Owner::Holder(&holder)).await {
             // Where it was never stored there is nothing to take back.
             Ok(_) | Err(Denied::NoSuchLease) => {}
             Err(error) => {
@@ -431,10 +464,10 @@ impl Delivery {
         }
     }
 
-    async fn up(self) -> Result<Lease, No> {
-        let (id, holder) = (self.order.id, self.order.holder);
+    async fn up(&self, order: LeaseOrder) -> Result<Lease, No> {
+        let (id, holder) = (order.id, order.holder);
         let owner = Owner::Holder(&holder);
-        let (Created::New(lease) | Created::Same(lease)) = self.leases.create(self.order).await?;
+        let (Created::New(lease) | Created::Same(lease)) = self.leases.create(order).await?;
         // Somebody was faster: callers of this door come again, they do not stand in line.
         if lease.state == LeaseState::Requested {
             return Err(No::Occupied);
@@ -461,7 +494,8 @@ impl Told {
 impl From<Denied> for No {
     fn from(denied: Denied) -> Self {
         match denied {
-            Denied::Occupied => Self::Occupied,
+            // An offer that went, or whose GPU did, is none that is free.
+            Denied::Occupied | Denied::GpuMissing(_) | Denied::NoSuchOffer(_) => Self::Occupied,
             Denied::NoSuchLease => Self::NotYours,
             Denied::Store(_) | Denied::Runtime(_) => {
                 tracing::error!(error = %ErrorChain(&denied), "an order of the v1.9.0 door failed");

@@ -62,7 +62,7 @@ pub(super) struct Wish {
 }
 
 /// An image, and how much it is meant.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ImageWish {
     /// Chosen by somebody.
     Named(String),

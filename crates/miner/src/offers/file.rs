@@ -209,7 +209,8 @@ impl Check<'_> {
         }
         let machine = Machine {
             cpu_model: self.ground.machine.cpu_model.clone(),
-            cores: share.cores_milli.div_ceil(THOUSANDTHS),
+            // Whole ones: half a core is none for whoever asks for one. What is sold says the lease's share.
+            cores: share.cores_milli / THOUSANDTHS,
             memory_bytes: share.memory_bytes,
             disk_bytes: share.disk_bytes,
             gpus: self

@@ -109,6 +109,43 @@ async fn a_changed_file_is_used_and_a_wrong_one_is_not() {
     assert!(matches!(world.machine.containers()[..], [(_, Presence::Running { .. })]));
 }
 
+/// An operator who says so must not have to wait for the node to look at the file by itself.
+#[tokio::test]
+async fn the_file_is_read_again_at_a_hangup() {
+    // A hangup that nobody listens for ends this process.
+    let _listens = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()).unwrap();
+    let world = World::new();
+    let first = config(&world, &slice("old", ""));
+    let file = first.offers.clone().unwrap();
+    let node = world.start_with(first, ApiLimits::standard()).await.unwrap();
+    assert_eq!(offers(&node).await[0].id.as_str(), "old");
+    std::fs::write(&file, slice("new", "")).unwrap();
+    // Nobody moves the clock: the node does not look by itself.
+    let reached = async {
+        loop {
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::HUP)
+                .unwrap();
+            tokio::task::yield_now().await;
+            if offers(&node).await[0].id.as_str() == "new" {
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, reached).await.unwrap();
+}
+
+/// A slice of half a core that is listed as a whole one is sold to whoever asks for a core.
+#[tokio::test]
+async fn parts_of_cores_are_not_listed_as_cores() {
+    let world = World::new();
+    let half = slice("half", "").replace("= 100", "= 500");
+    let more = slice("more", "").replace("= 100", "= 1_500");
+    let text = format!("{half}{more}");
+    let node = world.start_with(config(&world, &text), ApiLimits::standard()).await.unwrap();
+    let cores: Vec<u32> = offers(&node).await.iter().map(|offer| offer.machine.cores).collect();
+    assert_eq!(cores, [0, 1]);
+}
+
 /// A node that starts with a file that it does not understand would sell something else than its owner meant.
 #[tokio::test]
 async fn a_node_does_not_start_with_a_wrong_file() {

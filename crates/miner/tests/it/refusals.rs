@@ -156,14 +156,18 @@ async fn the_lists_count_at_this_door_too() {
     let mut list = AccessList::new(MIN_STAKE);
     list.block(key("//Other//coldkey").account(), "resold GPUs").unwrap();
     list.trust(key("//Plain").account());
-    let config = MinerConfig { axon: Some(list), ..world.config() };
-    let node = world.start_with(config, ApiLimits::standard()).await.unwrap();
-    let refused = node.post("//Other", "/v1/leases", &ask(1)).await;
-    assert_eq!((refused.status, refused.code()), (403, Some(Code::NotPermitted)));
-    assert!(refused.json::<Problem>().detail.contains("resold GPUs"));
-    assert_eq!(node.post("//Plain", "/v1/leases", &ask(2)).await.status, 201);
-    assert_eq!(node.send("//Plain", "DELETE", &path(2), b"").await.status, 200);
-    assert_eq!(node.get("//Plain", &path(2)).await.status, 200);
+    let open = MinerConfig { axon: Some(list.clone()), ..world.config() };
+    let shut = MinerConfig { lists: Some(list), ..world.config() };
+    for (byte, config) in [(2, open), (3, shut)] {
+        let node = world.start_with(config, ApiLimits::standard()).await.unwrap();
+        let refused = node.post("//Other", "/v1/leases", &ask(1)).await;
+        assert_eq!((refused.status, refused.code()), (403, Some(Code::NotPermitted)));
+        assert!(refused.json::<Problem>().detail.contains("resold GPUs"));
+        assert_eq!(node.post("//Plain", "/v1/leases", &ask(byte)).await.status, 201);
+        assert_eq!(node.send("//Plain", "DELETE", &path(byte), b"").await.status, 200);
+        assert_eq!(node.get("//Plain", &path(byte)).await.status, 200);
+        node.kill().await;
+    }
 }
 
 /// An act that does not fit must say where the lease stands, and leave it there.

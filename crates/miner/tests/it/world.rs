@@ -234,6 +234,7 @@ impl World {
             unenforced_limits: UnenforcedLimits::Refuse,
             gpus: None,
             axon: None,
+            lists: None,
             on_shutdown: OnShutdown::KeepLeases,
             kill_after: None,
         }

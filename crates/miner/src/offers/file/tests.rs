@@ -90,7 +90,7 @@ fn a_machine_in_slices() {
     assert_eq!(conditions.limits, LimitsHeld::AllButDisk, "said as it is");
     assert_eq!(offers[1].share.disk_bytes, 100 * GIB);
     assert_eq!(offers[1].images.as_deref(), Some(&["ubuntu:24.04".to_owned()][..]));
-    assert_eq!((offers[2].machine.cores, offers[2].share.cores_milli), (1, 500));
+    assert_eq!((offers[2].machine.cores, offers[2].share.cores_milli), (0, 500));
     let whole = good("[[offer]]\nid = \"all\"\ngpus = \"all\"\nprice_micro_usd_per_gpu_hour = 1\n");
     assert_eq!((whole[0].share.cores_milli, whole[0].share.gpus.len()), (32_000, 4));
 }

@@ -111,8 +111,7 @@ async fn start(
     let runtime = Box::pin(runtime(&args, &runtime_config, &setting)).await?;
     let network = args.net.open(hotkey.hotkey()).await?;
     let mut masked_host_paths = args.mask.clone();
-    masked_host_paths.push(wallets);
-    masked_host_paths.push(setting.folder.clone());
+    masked_host_paths.extend([wallets, setting.folder.clone()]);
     let chain = args.subtensor.connect(&setting.clock, &setting.tasks).await?;
     let config = MinerConfig {
         state_dir: setting.folder,

@@ -79,7 +79,7 @@ impl Node {
         };
         let facilities = Facilities {
             network: LeaseNetwork::None,
-            ports_max: 0,
+            ports: None,
             fetches: Vec::new(),
             disk_bytes: 1 << 30,
         };

@@ -44,14 +44,20 @@ pub(crate) fn of_lease(state_dir: &Path, lease: LeaseId, engine: Option<&Path>) 
 pub(crate) fn of_node(hotkey: Hotkey) -> Vec<String> {
     let label = label(hotkey);
     let short = &label[..6];
+    // The node's place among the machine's routing rules.
+    let place = 20_000 + u32::from_str_radix(&label[..8], 16).unwrap() % 10_000;
     let mut left = Vec::new();
     for (name, args) in [
         ("nft", &["list", "tables"][..]),
         ("iptables", &["-S", "FORWARD"]),
         ("ip", &["route", "show"]),
+        ("ip", &["-4", "rule", "show"]),
         ("ip", &["link", "show"]),
     ] {
-        let names = |line: &&str| line.contains(&label) || line.contains(&format!("n{short}-"));
+        let names = |line: &&str| {
+            let is_named = line.contains(&label) || line.contains(&format!("n{short}-"));
+            is_named || line.starts_with(&format!("{place}:"))
+        };
         left.extend(said(name, args).lines().filter(names).map(str::to_owned));
     }
     left

@@ -17,14 +17,14 @@ use crate::support::{Inside, Node, random, wait_for};
 const MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 
 /// A node that may fetch everything from one registry, on the machine's engine.
-struct Fetcher {
+pub(crate) struct Fetcher {
     registry: Registry,
-    node: Node,
+    pub(crate) node: Node,
     salt: String,
 }
 
 impl Fetcher {
-    async fn new() -> Option<Self> {
+    pub(crate) async fn new() -> Option<Self> {
         let node = Node::new();
         docker(&node).await?;
         Some(Self { registry: Registry::start().await, node, salt: hex::encode(random()) })
@@ -37,11 +37,11 @@ impl Fetcher {
         RuntimeConfig { image_policy, ..self.node.config.clone() }
     }
 
-    async fn docker(&self, policy: &ImagePolicy) -> Docker {
+    pub(crate) async fn docker(&self, policy: &ImagePolicy) -> Docker {
         detect(self.config(policy)).await
     }
 
-    fn put(&self, repository: &str, bytes: usize) -> (String, String) {
+    pub(crate) fn put(&self, repository: &str, bytes: usize) -> (String, String) {
         let salt = format!("{repository} {}", self.salt);
         let digest = self.registry.put(repository, "1", &Image::with_file(bytes, &salt));
         (self.registry.name(&format!("{repository}:1")), digest)
@@ -82,7 +82,7 @@ async fn detect(config: RuntimeConfig) -> Docker {
     Docker::detect(config, SystemClock::shared()).await.expect("docker")
 }
 
-async fn pull(docker: &Docker, image: &str) -> Result<PullProgress, RuntimeError> {
+pub(crate) async fn pull(docker: &Docker, image: &str) -> Result<PullProgress, RuntimeError> {
     let progress = watch::Sender::new(PullProgress::default());
     docker.pull(image, &progress).await?;
     Ok(*progress.borrow())

@@ -3,10 +3,11 @@
 
 use nicompute_host::gateway::{Limits, Route};
 use nicompute_host::runtime::sandbox::HOST_IMAGE;
-use nicompute_host::runtime::{ContainerSpec, Presence, Runtime};
+use nicompute_host::runtime::{ContainerSpec, ImagePolicy, Presence, Runtime};
 
 use crate::docker::docker;
-use crate::gateway_world::{World, agent_program, run, run_with_input};
+use crate::docker_pull::{Fetcher, pull};
+use crate::gateway_world::{World, agent_program, run, run_with_input, stderr};
 use crate::support::{Node, sandbox};
 
 /// A renter of the embedded runtime would not get in, or would get in without the filter on system calls.
@@ -31,6 +32,37 @@ async fn ssh_reaches_a_docker_container() {
     if let Some((docker, image)) = docker(&node).await {
         rent(&node, &docker, &image).await;
     }
+}
+
+/// A renter of an image without a shell would run nothing, or have what only a shell understands half done.
+#[tokio::test]
+async fn an_image_without_a_shell_runs_plain_commands() {
+    let Some(agent) = agent_program() else { return };
+    let Some(fetcher) = Fetcher::new().await else { return };
+    let docker = fetcher.docker(&ImagePolicy::default()).await;
+    let (image, _) = fetcher.put("tools/bare", 1 << 10);
+    pull(&docker, &image).await.expect("pull");
+    let spec = ContainerSpec { agent, ..fetcher.node.spec(&image) };
+    let mut world = World::without_agent(Limits::standard()).await;
+    let keys = world.route.keys.clone();
+    world.route = Route::new(spec.lease, keys, spec.dir.join("run"));
+    world.gateway.open(&world.route).expect("open");
+    let running = docker.ensure(&spec).await.expect("ensure");
+    world.route.init_pid = Some(running.init_pid);
+    world.gateway.open(&world.route).expect("open again, with the process to expect");
+    world.connected().await;
+    // The one program that every container has.
+    let ran = run(world.ssh_to("/.nicompute/agent --help")).await;
+    assert_eq!(ran.status.code(), Some(0), "{}", stderr(&ran));
+    assert!(stderr(&ran).contains("--socket"), "{}", stderr(&ran));
+    for (line, why) in
+        [("/.nicompute/agent --help; echo $HOME", "plain words"), ("true", "no program")]
+    {
+        let refused = run(world.ssh_to(line)).await;
+        let said = stderr(&refused);
+        assert!(!refused.status.success() && said.contains(why), "{line}: {said}");
+    }
+    docker.remove(spec.lease).await.expect("remove");
 }
 
 async fn rent(node: &Node, runtime: &dyn Runtime, image: &str) {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use nicompute_daemon::SystemClock;
 use nicompute_host::runtime::sandbox::{HOST_IMAGE, Sandbox};
-use nicompute_host::runtime::{ContainerSpec, Presence, Runtime, SandboxProgram};
+use nicompute_host::runtime::{ContainerSpec, Presence, Runtime, RuntimeError, SandboxProgram};
 use nicompute_market::LeaseId;
 
 use crate::support::{Inside, Node, helper, is_root, lives, random, sandbox, wait_for};
@@ -226,4 +226,25 @@ async fn control_groups_name_their_lease() {
     sandbox.remove(spec.lease).await.expect("remove");
     nothing_is_left(&spec).await;
     assert_eq!(sandbox.list().await.expect("list"), []);
+}
+
+/// A lease that was removed while its container failed to be made would leave its control groups on the machine for ever.
+#[tokio::test]
+async fn a_container_that_cannot_be_made_leaves_no_groups() {
+    if !is_root() {
+        return;
+    }
+    let node = Node::new();
+    let Some(sandbox) = sandbox(&node).await else { return };
+    let agent = node.config.state_dir.join("agent");
+    fs::write(&agent, "for root alone").expect("write");
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    fs::set_permissions(&agent, private).expect("mode");
+    let spec = ContainerSpec { agent, ..node.spec(HOST_IMAGE) };
+    let error = sandbox.ensure(&spec).await.expect_err("nobody could start it");
+    assert!(matches!(error, RuntimeError::Step { .. }), "{error}");
+    let folder = [spec.dir.display().to_string()];
+    wait_for("the groups and the disk to be gone", || traces_of(&spec) == folder).await;
+    sandbox.remove(spec.lease).await.expect("remove");
+    nothing_is_left(&spec).await;
 }

@@ -176,17 +176,7 @@ impl Layout {
 
     /// The processes in a lease's groups.
     pub(super) fn pids(&self, node: &str, lease: LeaseId) -> io::Result<Vec<u32>> {
-        let mut pids: Vec<u32> = Vec::new();
-        for group in self.groups(node, lease) {
-            let text = match fs::read_to_string(group.join("cgroup.procs")) {
-                Err(error) if is_absent(&error) => continue,
-                text => text?,
-            };
-            pids.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()));
-        }
-        pids.sort_unstable();
-        pids.dedup();
-        Ok(pids)
+        pids_of(&self.groups(node, lease))
     }
 
     /// Asks the kernel to freeze the lease's processes or to let them go on. It takes a moment: see `frozen`.
@@ -241,14 +231,7 @@ impl Layout {
 
     /// Removes the lease's groups. Returns false while the kernel still counts a process in one of them.
     pub(super) fn remove(&self, node: &str, lease: LeaseId) -> io::Result<bool> {
-        for group in self.groups(node, lease) {
-            match fs::remove_dir(&group) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) if error.kind() == io::ErrorKind::ResourceBusy => return Ok(false),
-                removed => removed?,
-            }
-        }
-        Ok(true)
+        remove_all(&self.groups(node, lease))
     }
 
     /// Removes the node's own directories once they are empty. Others of the machine's nodes keep theirs.
@@ -303,6 +286,18 @@ impl CgroupPlan {
     }
 }
 
+impl CgroupPlan {
+    /// The processes in the groups.
+    pub(super) fn pids(&self) -> io::Result<Vec<u32>> {
+        pids_of(&self.groups)
+    }
+
+    /// Removes the groups. Returns false while the kernel still counts a process in one of them.
+    pub(super) fn remove(&self) -> io::Result<bool> {
+        remove_all(&self.groups)
+    }
+}
+
 // === impl Controller ===
 
 impl Controller {
@@ -345,6 +340,31 @@ fn parse_mount(line: &str) -> Option<Mount> {
         }
         _ => None,
     }
+}
+
+fn pids_of(groups: &[PathBuf]) -> io::Result<Vec<u32>> {
+    let mut pids: Vec<u32> = Vec::new();
+    for group in groups {
+        let text = match fs::read_to_string(group.join("cgroup.procs")) {
+            Err(error) if is_absent(&error) => continue,
+            text => text?,
+        };
+        pids.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()));
+    }
+    pids.sort_unstable();
+    pids.dedup();
+    Ok(pids)
+}
+
+fn remove_all(groups: &[PathBuf]) -> io::Result<bool> {
+    for group in groups {
+        match fs::remove_dir(group) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => return Ok(false),
+            removed => removed?,
+        }
+    }
+    Ok(true)
 }
 
 /// A group that was removed, before it was opened or after.

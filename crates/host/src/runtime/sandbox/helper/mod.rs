@@ -24,10 +24,11 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::MountPropagationFlags;
-use rustix::process::{Pid, WaitOptions};
+use rustix::process::{Pid, Signal, WaitOptions};
 use rustix::thread::UnshareFlags;
 use serde::{Deserialize, Serialize};
 
@@ -54,6 +55,9 @@ enum Event {
     Failed(Failure),
 }
 
+/// How often the end of a container that cannot be made is looked for, and how many times: five seconds in all.
+const GIVE_UP_POLL: Duration = Duration::from_millis(5);
+const GIVE_UP_POLLS_MAX: u32 = 1_000;
 /// What the helper tells them; each is one byte.
 const MAPPED: u8 = b'm';
 const GO: u8 = b'g';
@@ -126,7 +130,13 @@ fn start(order: &Order) -> Step<Answer> {
         }
         Fork::Parent(namer) => {
             drop(theirs);
-            lead(order, namer, &ours, making)
+            let led = lead(order, namer, &ours, making);
+            if let (Err(_), Profile::Root(root)) = (&led, &order.profile) {
+                // The lease may have been removed meanwhile: then nobody comes after us to look for what is left.
+                drop(ours);
+                give_up(root, namer).step("end what was begun")?;
+            }
+            led
         }
     }
 }
@@ -171,6 +181,29 @@ fn lead(order: &Order, namer: Pid, wire: &UnixStream, mut making: Option<Making>
             Err(said.err().unwrap_or_else(out_of_turn))
         }
     }
+}
+
+/// Ends the processes of a container that cannot be made, and removes its control groups. They end by themselves where they
+/// wait for our word; the namer's number alone is not enough to signal it, since it may have been waited for already.
+fn give_up(root: &RootProfile, namer: Pid) -> io::Result<()> {
+    for _ in 0..GIVE_UP_POLLS_MAX {
+        match rustix::process::waitpid(Some(namer), WaitOptions::NOHANG) {
+            Ok(_) | Err(rustix::io::Errno::CHILD) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let pids = root.cgroups.pids()?;
+        for pid in &pids {
+            if let Some(process) = ProcessId::of(*pid)? {
+                process.signal(Signal::KILL)?;
+            }
+        }
+        if pids.is_empty() && root.cgroups.remove()? {
+            return Ok(());
+        }
+        #[expect(clippy::disallowed_methods, reason = "the helper has nothing else to do")]
+        std::thread::sleep(GIVE_UP_POLL);
+    }
+    Err(io::ErrorKind::TimedOut.into())
 }
 
 /// What root arranges before the namer goes on: ids and disk, and beside them the limits, for which the kernel takes its

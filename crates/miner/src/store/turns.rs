@@ -68,7 +68,8 @@ impl Store {
         let sql = format!(
             "SELECT id, holder, purpose, requested_at_ms,
                     (SELECT max(before.granted_at_ms) FROM lease before
-                     WHERE before.holder = lease.holder AND before.purpose = 'proof') AS served_at_ms,
+                     WHERE before.holder = lease.holder AND before.purpose = 'proof'
+                       AND before.granted_at_ms IS NOT NULL) AS served_at_ms,
                     {} AS gives_way
              FROM lease WHERE offer = ?1 AND state = 'requested' ORDER BY requested_at_ms, id",
             gives_way("lease.holder")
@@ -216,7 +217,8 @@ fn gives_way(holder: &str) -> String {
                  WHERE away.offer = ?1 AND away.holder <> {holder}
                    AND away.last_at_ms BETWEEN ?3 AND ?2
                    AND away.first_at_ms <= (SELECT max(mine.granted_at_ms) FROM lease mine
-                       WHERE mine.offer = ?1 AND mine.holder = {holder} AND mine.purpose = 'proof'))"
+                       WHERE mine.offer = ?1 AND mine.holder = {holder} AND mine.purpose = 'proof'
+                         AND mine.granted_at_ms IS NOT NULL))"
     )
 }
 

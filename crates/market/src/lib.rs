@@ -39,7 +39,7 @@ pub use lease::{
     EXPIRY_WARNINGS_MILLIS, EndReason, FailReason, KeySlot, LEASE_MILLIS_MAX, LEASE_MILLIS_MIN,
     Lease, LeaseEvent, LeaseKeys, LeaseNetwork, LeaseOptions, LeaseRefusal, LeaseState,
     LeaseVolume, LegacyAccess, PROOF_LEASE_MILLIS_MAX, PROOF_SURE_MILLIS, PublishedPort, Purpose,
-    SSH_KEYS_MAX, Share, Terms, UnknownPurpose, UnknownTerm, Wanted,
+    RENTAL_WAIT_MILLIS_MAX, SSH_KEYS_MAX, Share, Terms, UnknownPurpose, UnknownTerm, Wanted,
 };
 pub use naming::{NameFinding, Named};
 pub use offer::{

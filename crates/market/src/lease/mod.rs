@@ -18,6 +18,9 @@ pub use terms::{
 pub const PROOF_LEASE_MILLIS_MAX: u64 = 10 * 60 * 1000;
 /// What a proof is sure of from the moment that it is given the machine. After it a renter who waits may have the rest.
 pub const PROOF_SURE_MILLIS: u64 = 4 * 60 * 1000;
+/// How long a rental waits for its machine: longer than any proof is sure of it, and a minute to clear it. Its time begins
+/// when it is given the machine.
+pub const RENTAL_WAIT_MILLIS_MAX: u64 = PROOF_SURE_MILLIS + 60_000;
 /// The longest single lease: 31 days. It can be extended while it runs.
 pub const LEASE_MILLIS_MAX: u64 = 31 * 24 * 60 * 60 * 1000;
 /// The shortest lease that is worth preparing.

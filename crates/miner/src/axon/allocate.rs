@@ -399,12 +399,13 @@ fn draw_id() -> Result<LeaseId, No> {
 /// lease is there without it.
 async fn keep(leases: &Leases, clock: &SharedClock, lease: &Lease, full_seconds: u64) {
     let (id, owner) = (lease.terms.id, Owner::Holder(&lease.terms.holder));
+    // Counted from the request, which is what a proof's longest time is counted from.
+    let until = lease.requested_at.saturating_add_millis(full_seconds.saturating_mul(MILLIS));
     for _ in 0..PROVISIONAL_SECONDS {
-        // Counted from the request, which is what a proof's longest time is counted from.
-        let now = UnixMillis(clock.unix_ms());
-        let gone = now.millis_since(lease.requested_at).div_ceil(MILLIS);
-        match leases.extend(id, owner, full_seconds.saturating_sub(gone)).await {
+        match leases.keep_until(id, owner, until).await {
             Ok(_) => return,
+            // It changed again and again while it was asked.
+            Err(Denied::Changing) => {}
             Err(Denied::Store(error)) => {
                 tracing::error!(lease = %id, error = %ErrorChain(&error), "cannot store how long a lease lasts");
             }

@@ -7,7 +7,9 @@
 
 use std::cmp::Reverse;
 
-use nicompute_market::{Hotkey, Lease, LeaseId, PROOF_SURE_MILLIS, Purpose, Rao, UnixMillis};
+use nicompute_market::{
+    Hotkey, Lease, LeaseId, PROOF_SURE_MILLIS, Purpose, RENTAL_WAIT_MILLIS_MAX, Rao, UnixMillis,
+};
 
 use crate::store::{Holding, Waiting};
 
@@ -15,8 +17,6 @@ use crate::store::{Holding, Waiting};
 pub(crate) const WAITING_MAX: u32 = 16;
 /// How long a proof waits for its turn before it fails as occupied. Its holder is remembered, and comes again.
 pub(crate) const PROOF_WAIT_MILLIS_MAX: u64 = 45_000;
-/// How long a rental waits: longer than any proof is sure of its machine, and a minute to clear it.
-pub(crate) const RENTAL_WAIT_MILLIS_MAX: u64 = PROOF_SURE_MILLIS + 60_000;
 
 /// What is known of a caller's weight. The subnet is the real one.
 pub(crate) trait Stakes: Send + Sync + std::fmt::Debug {
@@ -33,7 +33,9 @@ pub(super) fn first(waiting: &[Waiting], stakes: &dyn Stakes) -> Option<LeaseId>
             (1, waits.served_at, stake, waits.requested_at, waits.id)
         }
     };
-    waiting.iter().filter(|waits| !waits.gives_way).min_by_key(turn).map(|waits| waits.id)
+    // A rental's holder is the validator that brought the renter, who gives way to no proof.
+    let is_in_line = |waits: &&Waiting| waits.purpose == Purpose::Rental || !waits.gives_way;
+    waiting.iter().filter(is_in_line).min_by_key(turn).map(|waits| waits.id)
 }
 
 /// Whether what holds an offer is a proof that ends for a lease that waits. Callers of the v1.9.0 door do not wait.
@@ -101,5 +103,7 @@ mod tests {
         assert!(order(Vec::new()).is_empty());
         let gives_way = Waiting { gives_way: true, ..waits(1, 9, Purpose::Proof, 1, None) };
         assert_eq!(order(vec![gives_way, waits(2, 1, Purpose::Proof, 2, Some(9))]), [id(2)]);
+        let rental = Waiting { gives_way: true, ..waits(1, 9, Purpose::Rental, 1, None) };
+        assert_eq!(order(vec![rental]), [id(1)]);
     }
 }

@@ -9,12 +9,12 @@ use nicompute_host::runtime::{
     FakeMachine, FakeRuntime, ImagePolicy, RuntimeConfig, SandboxProgram,
 };
 use nicompute_market::{
-    LeaseNetwork, LeaseOptions, MicroUsd, PROOF_LEASE_MILLIS_MAX, PROOF_SURE_MILLIS, Purpose, Rao,
-    Share, Terms,
+    LeaseNetwork, LeaseOptions, MicroUsd, PROOF_LEASE_MILLIS_MAX, PROOF_SURE_MILLIS, Purpose,
+    RENTAL_WAIT_MILLIS_MAX, Rao, Share, Terms,
 };
 use proptest::prelude::*;
 
-use super::queue::{PROOF_WAIT_MILLIS_MAX, RENTAL_WAIT_MILLIS_MAX};
+use super::queue::PROOF_WAIT_MILLIS_MAX;
 use super::*;
 use crate::dir_lock::DirLock;
 use crate::fuse::Fuse;
@@ -244,6 +244,31 @@ async fn who_was_served_gives_way_to_whom_was_turned_away() {
     assert!(node.prove(1).await.is_none());
     node.pass(TURNED_AWAY_MILLIS + TICK).await;
     assert!(node.prove(1).await.is_some(), "nobody came again");
+}
+
+/// A validator that proved here and now brings a renter must not be told that the free machine is taken.
+#[tokio::test]
+async fn a_renter_gives_way_to_no_proof_whoever_brings_him() {
+    let node = Node::new().await;
+    let first = node.prove(1).await.unwrap();
+    let vain = node.prove(2).await.unwrap();
+    node.pass(PROOF_WAIT_MILLIS_MAX + TICK).await;
+    assert_eq!(node.state(vain).await, LeaseState::Failed(FailReason::Occupied));
+    node.release(first).await;
+    node.look().await;
+    assert!(node.prove(1).await.is_none(), "as a prover it gives way");
+    let rental = node.ask(1, Purpose::Rental, MINUTE).await.unwrap();
+    node.look().await;
+    assert_eq!(node.state(rental).await, LeaseState::Reserved);
+    node.release(rental).await;
+    node.look().await;
+    // Nor to a proof that runs, once that had its time.
+    let proof = node.prove(3).await.unwrap();
+    let rental = node.ask(1, Purpose::Rental, MINUTE).await.unwrap();
+    node.pass(PROOF_SURE_MILLIS + TICK).await;
+    node.look().await;
+    assert_eq!(node.state(proof).await, LeaseState::Ended(EndReason::Preempted));
+    assert_eq!(node.state(rental).await, LeaseState::Reserved);
 }
 
 /// Whoever was turned away must not be forgotten by a node that dies.

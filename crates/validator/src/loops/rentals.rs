@@ -13,7 +13,9 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use nicompute_client::{HeldLease, NodeClient, NodeError, ReachedPort};
 use nicompute_daemon::{ErrorChain, Kind};
-use nicompute_market::{EndReason, FailReason, LeaseId, LeaseState};
+use nicompute_market::{
+    EndReason, FailReason, LeaseId, LeaseState, RENTAL_WAIT_MILLIS_MAX, UnixMillis,
+};
 use nicompute_wire::codes::Code;
 use nicompute_wire::node::{ExtendRequest, KeysRequest};
 
@@ -207,12 +209,19 @@ async fn taken(
     };
     RentalUpdate {
         state: held.state,
-        expires_at: rental.expires_at,
+        expires_at: rental.expires_at.max(held.expires_at.min(latest_end(rental))),
         is_accepted: true,
         ssh,
         ports: held.ports.iter().filter(|_| can_enter).map(ReachedPort::view).collect(),
         detail: held.detail.clone(),
     }
+}
+
+/// The latest end that a rental has without being extended: where it waited its time begins later, whatever its provider
+/// says.
+fn latest_end(rental: &Rental) -> UnixMillis {
+    let asked = rental.request.duration_seconds.saturating_mul(1000);
+    rental.requested_at.saturating_add_millis(asked.saturating_add(RENTAL_WAIT_MILLIS_MAX))
 }
 
 async fn access(

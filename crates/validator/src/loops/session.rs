@@ -22,7 +22,7 @@ use nicompute_client::{HeldLease, LeaseKey, Node, NodeClient, NodeError, SshAcce
 use nicompute_daemon::ErrorChain;
 use nicompute_market::{
     Catalogue, EndReason, Evidence, FailReason, Hotkey, LeaseId, LeaseState, Offer,
-    PROOF_LEASE_MILLIS_MAX, Purpose, Verdict,
+    PROOF_LEASE_MILLIS_MAX, PROOF_SURE_MILLIS, Purpose, Verdict,
 };
 use nicompute_proof::{SignedTranscript, Transcript};
 use nicompute_wire::codes::Code;
@@ -405,26 +405,41 @@ impl Session {
         self.store((verdict, detail, wrong), transcript, besides).await
     }
 
-    /// What counts of a session that was ended for a renter; nothing where this validator knows the renter.
+    /// What counts of a session that was ended for a renter: the first time in a row nothing where this validator knows the
+    /// renter, and a miss where it does not; after that what the session came to. Else a provider that cannot pass would
+    /// have a renter come each time.
     async fn excused(&self, was: Ended) -> Result<Option<Ended>, LoopError> {
         let provider = self.provider;
-        let knew_sample =
-            matches!(&was, Ended::Verdict(Proven::Refused { blame: Blame::Unopened, .. }, _));
-        let is_rented_here = self.is_rented(Rental::is_taken).await?;
-        if is_rented_here && !knew_sample {
-            tracing::debug!(%provider, "a proof made room for a renter of this market");
-            return Ok(None);
-        }
+        let is_known = self.made_room_for_ours().await?;
         let is_first = {
             let mut board = self.ctx.board.lock();
             let tries = board.tries.entry(provider).or_default();
             !std::mem::replace(&mut tries.was_preempted, true)
         };
-        Ok(match (is_first, is_rented_here) {
-            (true, true) => None,
+        Ok(match (is_first, is_known) {
+            (true, true) => {
+                tracing::debug!(%provider, "a proof made room for a renter of this market");
+                None
+            }
             (true, false) => Some(Ended::Missed("the proof made room for a renter".to_owned())),
             (false, _) => Some(was),
         })
+    }
+
+    /// Whether this proof had its sure time, and a renter of this validator came in the meantime.
+    async fn made_room_for_ours(&self) -> Result<bool, LoopError> {
+        let begun_at = {
+            let board = self.ctx.board.lock();
+            board.sessions.get(&self.provider).map(|running| running.started_at)
+        };
+        let Some(begun_at) = begun_at else { return Ok(false) };
+        if self.ctx.now().millis_since(begun_at) < PROOF_SURE_MILLIS {
+            return Ok(false);
+        }
+        let open = self.ctx.store.open_rentals().await?;
+        Ok(open.iter().any(|rental| {
+            rental.provider == self.provider && rental.is_taken() && rental.requested_at >= begun_at
+        }))
     }
 
     async fn is_rented(&self, how: fn(&Rental) -> bool) -> Result<bool, LoopError> {

@@ -9,10 +9,14 @@ use std::time::Duration;
 
 use nicompute_daemon::SystemClock;
 use nicompute_host::runtime::sandbox::{HOST_IMAGE, Sandbox};
-use nicompute_host::runtime::{ContainerSpec, Presence, Runtime, RuntimeError, SandboxProgram};
+use nicompute_host::runtime::{
+    ContainerSpec, NamedImage, Presence, Rootfs, Runtime, RuntimeError, SandboxProgram,
+};
 use nicompute_market::LeaseId;
 
-use crate::support::{Inside, Node, helper, is_root, lives, random, sandbox, wait_for};
+use crate::support::{
+    Inside, Node, busybox_image, helper, is_root, lives, oci_layout, random, sandbox, wait_for,
+};
 
 /// Every process that carries the lease in its environment.
 pub(crate) fn processes_of(lease: LeaseId) -> Vec<u32> {
@@ -103,6 +107,68 @@ async fn a_dead_container_is_noticed_and_started_again() {
     let file = if is_root() { "kept" } else { "" };
     assert_eq!(inside.ok("cat /root/file 2>/dev/null || true").await, file);
     sandbox.remove(spec.lease).await.expect("remove");
+    nothing_is_left(&spec).await;
+}
+
+/// One failed start of the agent would count as the loss of a running lease, and its tenant's disk be wiped.
+#[tokio::test]
+async fn a_failed_start_is_no_loss_of_what_has_run() {
+    let node = Node::new();
+    let Some(sandbox) = sandbox(&node).await else { return };
+    let agent = node.config.state_dir.join("agent");
+    fs::write(&agent, "no program").expect("write");
+    let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(&agent, everybody).expect("mode");
+    let spec = node.spec(HOST_IMAGE);
+    let broken = ContainerSpec { agent, ..spec.clone() };
+    let inside = Inside::listen(&spec);
+    sandbox.ensure(&broken).await.expect_err("it cannot be started");
+    assert_eq!(sandbox.inspect(spec.lease).await.expect("inspect"), Presence::Absent);
+    sandbox.ensure(&spec).await.expect("ensure");
+    inside.ok("echo kept > /root/file; sync").await;
+    let error = sandbox.restart(&broken).await.expect_err("it cannot be started");
+    assert!(matches!(error, RuntimeError::Step { .. }), "{error}");
+    assert_eq!(sandbox.inspect(spec.lease).await.expect("inspect"), Presence::Exited);
+    sandbox.ensure(&spec).await.expect("ensure");
+    let file = if is_root() { "kept" } else { "" };
+    assert_eq!(inside.ok("cat /root/file 2>/dev/null || true").await, file);
+    sandbox.remove(spec.lease).await.expect("remove");
+    nothing_is_left(&spec).await;
+}
+
+/// An operator who offers an image no longer would lock its tenants out of their disks when the machine restarts.
+#[tokio::test]
+async fn a_lease_outlives_the_name_of_its_image() {
+    let Some(files) = busybox_image() else { return };
+    let mut node = Node::new();
+    let layouts = node.config.state_dir.join("layouts");
+    let image = |name: &str| {
+        let path = oci_layout(files.path(), &layouts.join(name));
+        Some(Rootfs::Images(vec![NamedImage { name: name.to_owned(), path }]))
+    };
+    node.config.rootfs = image("former");
+    let Some(first) = sandbox(&node).await else { return };
+    let spec = node.spec("former");
+    let inside = Inside::listen(&spec);
+    let running = first.ensure(&spec).await.expect("ensure");
+    inside.ok("if [ $(id -u) = 0 ]; then echo kept > /root/file; sync; fi").await;
+    drop(first);
+    fs::write(files.path().join("etc/owner"), "another image").expect("write");
+    node.config.rootfs = image("latter");
+    node.config.image_policy.bytes_max = 0;
+    let Some(second) = sandbox(&node).await else { return };
+    assert_eq!(second.images().await.expect("images"), ["latter"]);
+    let pid = i32::try_from(running.init_pid).ok().and_then(rustix::process::Pid::from_raw);
+    rustix::process::kill_process(pid.expect("pid"), rustix::process::Signal::KILL).expect("kill");
+    wait_for("the container to end", || !lives(running.init_pid)).await;
+    second.ensure(&spec).await.expect("started again");
+    assert_eq!(inside.ok("cat /etc/owner; echo $FROM_IMAGE").await, "image\nyes");
+    let file = if is_root() { "kept" } else { "" };
+    assert_eq!(inside.ok("cat /root/file 2>/dev/null || true").await, file);
+    second.restart(&spec).await.expect("restart");
+    let other = second.ensure(&node.spec("former")).await.expect_err("nobody else gets it");
+    assert!(matches!(other, RuntimeError::ImageMissing { .. }), "{other}");
+    second.remove(spec.lease).await.expect("remove");
     nothing_is_left(&spec).await;
 }
 

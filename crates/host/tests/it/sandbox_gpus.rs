@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 
 use nicompute_daemon::SystemClock;
 use nicompute_host::runtime::sandbox::{GpuSource, HOST_IMAGE, ROOTFS_IMAGE, Sandbox};
-use nicompute_host::runtime::{ContainerSpec, Rootfs, Runtime, RuntimeConfig, RuntimeError};
+use nicompute_host::runtime::{
+    ContainerSpec, Presence, Rootfs, Runtime, RuntimeConfig, RuntimeError,
+};
 use nicompute_host::telemetry::NvmlLibrary;
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use serde_json::{Value, json};
@@ -228,6 +230,28 @@ async fn links_of_an_image_lead_nowhere_else() {
         assert_eq!(fs::read_dir(bait.path()).expect("list").count(), 0, "{target}");
         assert!(!root.join("usr/lib/gpu/libcuda.so.1").exists(), "{target}: the image is kept");
     }
+}
+
+/// A renter whose GPU's spec is stale would ask for a restart, be refused it, and have lost what ran all the same.
+#[tokio::test]
+async fn a_refused_restart_ends_nothing() {
+    let (Some(machine), Some(image)) = (Machine::new(), busybox_image()) else { return };
+    let node = node_with(image.path());
+    let sandbox = machine.sandbox(&node.config).await;
+    let spec = lease(&node, ROOTFS_IMAGE, &[FIRST]);
+    let inside = Inside::listen(&spec);
+    let running = sandbox.ensure(&spec).await.expect("ensure");
+    fs::remove_file(machine.at("cdi/nvidia.json")).expect("remove");
+    let error = sandbox.restart(&spec).await.expect_err("no spec knows the GPU");
+    assert!(matches!(error, RuntimeError::Unsupported { .. }), "{error}");
+    let there = sandbox.inspect(spec.lease).await.expect("inspect");
+    assert_eq!(there, Presence::Running { init_pid: running.init_pid });
+    assert_eq!(inside.ok("cd /dev; echo nvidia*").await, "nvidia0 nvidiactl");
+    machine.write(&machine.spec());
+    let again = sandbox.restart(&spec).await.expect("restart");
+    assert_ne!(again, running);
+    sandbox.remove(spec.lease).await.expect("remove");
+    crate::sandbox_crash::nothing_is_left(&spec).await;
 }
 
 /// A GPU would be offered that no container can have, or a spec show a tenant the machine's files or another's GPU.

@@ -452,6 +452,8 @@ impl Runtime for Docker {
             return Err(RuntimeError::NotRunning { lease });
         };
         not_superseded(spec, &found)?;
+        // What stands in the way of its start is found while the tenant's processes live.
+        drop(self.prepare(spec).await?);
         if let Presence::Paused { .. } = presence(&found) {
             self.resume(lease).await?;
         }

@@ -8,6 +8,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use nicompute_daemon::ErrorChain;
@@ -20,6 +22,8 @@ use crate::nvml::{Answer, NvmlLibrary};
 
 /// How long the driver may take to tell of its GPUs. One without persistence mode wakes each of them first.
 const DRIVER_LIMIT: Duration = Duration::from_secs(60);
+/// How many questions the driver may leave without an answer; each has left a thread behind.
+const UNANSWERED_MAX: u32 = 8;
 /// Where the loader looks for libraries.
 const LIBRARY_VARIABLE: &str = "LD_LIBRARY_PATH";
 /// Programs of NVIDIA's take this variable for a wish; it is never one.
@@ -38,7 +42,10 @@ pub struct GpuSource {
 #[derive(Debug, Default)]
 pub(super) struct Gpus {
     dirs: Vec<PathBuf>,
-    known: Vec<(String, KnownAs)>,
+    library: NvmlLibrary,
+    /// The GPUs' other names, once the driver has told some.
+    known: OnceLock<Vec<(String, KnownAs)>>,
+    unanswered: AtomicU32,
     /// The GPUs that containers can have: all of the machine's, or none.
     pub(super) given: Vec<String>,
 }
@@ -74,17 +81,14 @@ impl Gpus {
     pub(super) fn find(source: GpuSource, maker: Maker) -> Self {
         let registry = Registry::load(&source.dirs);
         let names: Vec<String> = registry.names().map(str::to_owned).collect();
-        let mut gpus = Self { dirs: source.dirs, ..Self::default() };
+        let mut gpus = Self { dirs: source.dirs, library: source.library, ..Self::default() };
         if names.is_empty() {
             return gpus;
         }
-        if let Some(Answer::Gpus(found)) = ask_in_time(source.library, DRIVER_LIMIT) {
-            gpus.known = found.known().collect();
-        }
-        let told: BTreeSet<String> = if gpus.known.is_empty() {
-            names.into_iter().filter(|name| cdi::is_uuid(name)).collect()
-        } else {
-            gpus.known.iter().map(|(uuid, _)| uuid.clone()).collect()
+        gpus.learn(ask_in_time(gpus.library.clone(), DRIVER_LIMIT));
+        let told: BTreeSet<String> = match gpus.known.get() {
+            None => names.into_iter().filter(|name| cdi::is_uuid(name)).collect(),
+            Some(known) => known.iter().map(|(uuid, _)| uuid.clone()).collect(),
         };
         for uuid in &told {
             if let Err(error) = gpus.order(std::slice::from_ref(uuid), maker) {
@@ -102,12 +106,39 @@ impl Gpus {
         gpus
     }
 
+    /// Asks the driver again where it has told of no GPU yet: a node may be up before its driver is.
+    pub(super) async fn ask_again(&self) {
+        if self.known.get().is_some() || self.unanswered.load(Ordering::Relaxed) >= UNANSWERED_MAX {
+            return;
+        }
+        let library = self.library.clone();
+        let asked = tokio::task::spawn_blocking(move || ask_in_time(library, DRIVER_LIMIT)).await;
+        self.learn(asked.unwrap_or_default());
+    }
+
+    fn learn(&self, answer: Option<Answer>) {
+        match answer {
+            None => {
+                self.unanswered.fetch_add(1, Ordering::Relaxed);
+            }
+            Some(Answer::Gpus(found)) => {
+                let known: Vec<_> = found.known().collect();
+                if !known.is_empty() {
+                    // Another may have been told the same meanwhile.
+                    self.known.get_or_init(|| known);
+                }
+            }
+            Some(Answer::NoLibrary | Answer::Broken(_)) => {}
+        }
+    }
+
     /// What a container with exactly these GPUs is made of.
     pub(super) fn order(&self, uuids: &[String], maker: Maker) -> Result<Given, RuntimeError> {
         if uuids.is_empty() {
             return Ok(Given::default());
         }
-        let registry = Registry::load(&self.dirs).knowing(self.known.iter().cloned());
+        let registry =
+            Registry::load(&self.dirs).knowing(self.known.get().into_iter().flatten().cloned());
         let injection = registry.injection(uuids).map_err(refused)?;
         let mut nodes = Vec::new();
         for node in &injection.devices {

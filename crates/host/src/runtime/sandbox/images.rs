@@ -120,7 +120,8 @@ impl Images {
         // What a lease has written down is canonical, and the store may lie behind a link.
         let store = fs::canonicalize(&self.store).unwrap_or_else(|_| self.store.clone());
         for lease in leases {
-            let Some(files) = state::kept_image(&lease?.path())? else { continue };
+            let Some(kept) = state::kept_image(&lease?.path())? else { continue };
+            let files = kept.files;
             let name = files.strip_prefix(&store).or_else(|_| files.strip_prefix(&self.store));
             let first = name.ok().and_then(|name| name.components().next());
             needed.extend(first.map(|first| self.store.join(first)));

@@ -15,6 +15,7 @@ mod ids;
 mod image;
 mod images;
 mod machine;
+mod order;
 mod process;
 mod protocol;
 mod state;
@@ -34,18 +35,15 @@ use nicompute_daemon::SharedClock;
 use nicompute_market::{LeaseId, RuntimeClass};
 
 use self::cgroup::Motion;
-use self::gpus::{Given, Gpus, Maker};
+use self::gpus::{Gpus, Maker};
 use self::images::Images;
 use self::machine::Root;
 use self::process::ProcessId;
-use self::protocol::{
-    Access, Answer, End, Extras, Failure, Image, MESSAGE_BYTES_MAX, Order, Profile, Remedy,
-    Resolver, RootProfile, TmpfsOrder, VolumeOrder,
-};
+use self::protocol::{Answer, End, Failure, Image, MESSAGE_BYTES_MAX, Remedy};
 use self::state::{Lock, Record};
 use super::{
-    ContainerSpec, Limits, Network, Options, Presence, RootAccess, Running, Runtime, RuntimeConfig,
-    RuntimeError, RuntimeKind, Tmpfs, Volume, disk,
+    ContainerSpec, Limits, Network, Options, Presence, Running, Runtime, RuntimeConfig,
+    RuntimeError, RuntimeKind, disk,
 };
 use crate::cdi;
 
@@ -58,8 +56,6 @@ pub const HOST_IMAGE: &str = "host";
 /// The name of the unpacked image in `Rootfs::Directory`.
 pub const ROOTFS_IMAGE: &str = "rootfs";
 
-/// Formatted disks that are copied, in the state directory.
-const TEMPLATES: &str = "disk-templates";
 /// The lease's disk, in its directory.
 const DISK: &str = "disk.img";
 /// Longest time for making a container; it takes a tenth of a second on an idle machine.
@@ -244,7 +240,6 @@ impl Sandbox {
             let rule = "must be different GPUs by their UUIDs";
             return Err(RuntimeError::InvalidSpec { lease: spec.lease, field: "gpus", rule });
         }
-        let shown = self.images.find(&spec.image)?;
         if spec.dir != self.config.lease_dir(spec.lease) {
             let rule = "must be the lease's directory below the node's state directory";
             return Err(RuntimeError::InvalidSpec { lease: spec.lease, field: "dir", rule });
@@ -254,6 +249,7 @@ impl Sandbox {
         if spec.options.class != RuntimeClass::Standard {
             return cannot("the sandbox has the runtime class standard only", USE_DOCKER);
         }
+        let shown = self.shown(spec)?;
         if self.root.is_some() {
             return Ok(());
         }
@@ -281,15 +277,15 @@ impl Sandbox {
         Ok(self.living(&record)?.map(|init| Running { init_pid: init.pid }))
     }
 
-    /// Runs the helper and waits for its answer.
+    /// Makes the container, or finds it.
     async fn make(&self, spec: &ContainerSpec, end: End) -> Result<Running, RuntimeError> {
-        let run_dir = spec.dir.join("run");
-        fs::create_dir_all(&run_dir).map_err(io_error("make", &run_dir))?;
-        if let Some(root) = &self.root {
-            root.cgroups.prepare(&self.config.node_id).map_err(cgroup_error)?;
-        }
-        let order = self.order(spec, end)?;
-        match self.run_helper(&order).await? {
+        let order = self.order(spec, end).await?;
+        self.carry_out(spec, &order).await
+    }
+
+    /// Runs the helper and waits for its answer.
+    async fn carry_out(&self, spec: &ContainerSpec, order: &[u8]) -> Result<Running, RuntimeError> {
+        match self.run_helper(order).await? {
             Answer::Running { init_pid } => Ok(Running { init_pid }),
             Answer::Superseded { current } => {
                 let (lease, asked) = (spec.lease, spec.generation);
@@ -299,57 +295,8 @@ impl Sandbox {
         }
     }
 
-    fn order(&self, spec: &ContainerSpec, end: End) -> Result<Order, RuntimeError> {
-        let shown = self.images.find(&spec.image)?;
-        let gpus = self.gpus.order(&spec.gpus, maker(self.root.as_ref()))?;
-        let image = match &shown.files {
-            Image::Host => Image::Host,
-            Image::Directory(dir) => {
-                let kept = state::keep_image(&spec.dir, &absolute(dir)?);
-                Image::Directory(kept.map_err(io_error("remember the image in", &spec.dir))?)
-            }
-        };
-        let profile = match &self.root {
-            None => Profile::User,
-            Some(root) => Profile::Root(RootProfile {
-                disk_bytes: spec.own_disk_bytes(),
-                mkfs: root.mkfs.clone(),
-                templates: absolute(&self.config.state_dir)?.join(TEMPLATES),
-                cgroups: root.cgroups.plan(&self.config.node_id, spec),
-            }),
-        };
-        let ours = [self.config.state_dir.clone()];
-        let mut masked = Vec::new();
-        for path in spec.masked_host_paths.iter().chain(&ours) {
-            // A link to a wallet folder must hide the folder, and a folder that is not there needs no hiding.
-            match fs::canonicalize(path) {
-                Ok(path) => masked.push(path),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(source) => return Err(io_error("find", path)(source)),
-            }
-        }
-        Ok(Order {
-            node_id: self.config.node_id.clone(),
-            lease: spec.lease,
-            generation: spec.generation,
-            dir: absolute(&spec.dir)?,
-            agent: absolute(&spec.agent)?,
-            image,
-            masked,
-            memory_bytes: spec.memory_bytes,
-            extras: extras(spec, &shown.environment, &gpus),
-            gpus: gpus.order,
-            profile,
-            end,
-        })
-    }
-
-    async fn run_helper(&self, order: &Order) -> Result<Answer, RuntimeError> {
+    async fn run_helper(&self, order: &[u8]) -> Result<Answer, RuntimeError> {
         let program = &self.config.sandbox_program;
-        let text = serde_json::to_vec(order).map_err(helper_error)?;
-        if !u64::try_from(text.len()).is_ok_and(|len| len < MESSAGE_BYTES_MAX) {
-            return Err(RuntimeError::Helper { detail: "the order is too long".to_owned() });
-        }
         let mut child = tokio::process::Command::new(&program.path)
             .args(&program.args)
             .stdin(Stdio::piped())
@@ -363,7 +310,7 @@ impl Sandbox {
             let (Some(mut stdin), Some(stdout)) = (stdin, stdout) else {
                 return Err(io::ErrorKind::BrokenPipe.into());
             };
-            stdin.write_all(&text).await?;
+            stdin.write_all(order).await?;
             drop(stdin);
             let mut answer = Vec::new();
             stdout.take(MESSAGE_BYTES_MAX).read_to_end(&mut answer).await?;
@@ -605,6 +552,8 @@ impl Runtime for Sandbox {
 
     async fn restart(&self, spec: &ContainerSpec) -> Result<Running, RuntimeError> {
         self.check(spec)?;
+        // What is refused is refused while the tenant's processes live.
+        let order = self.order(spec, End::Started).await?;
         let lock = self.lock(&self.config.lease_dir(spec.lease)).await?;
         if lock.is_some() {
             let current = self.record(spec.lease)?.map_or(0, |record| record.generation);
@@ -615,7 +564,7 @@ impl Runtime for Sandbox {
             self.kill(spec.lease).await?;
         }
         drop(lock);
-        self.make(spec, End::Started).await
+        self.carry_out(spec, &order).await
     }
 
     async fn inspect(&self, lease: LeaseId) -> Result<Presence, RuntimeError> {
@@ -651,7 +600,7 @@ impl Runtime for Sandbox {
         let image = state::kept_image(&dir).ok().flatten();
         let removed = self.remove_locked(lease, &dir).await;
         drop(lock);
-        if removed.is_ok() && image.is_some_and(|files| self.images.is_former(&files)) {
+        if removed.is_ok() && image.is_some_and(|image| self.images.is_former(&image.files)) {
             let images = self.images.clone();
             let made = tokio::task::spawn_blocking(move || images.make_room(&HashSet::new()));
             made.await.map_err(helper_error)?;
@@ -685,33 +634,6 @@ impl Runtime for Sandbox {
 
 const fn maker(root: Option<&Root>) -> Maker {
     if root.is_some() { Maker::Root } else { Maker::User }
-}
-
-/// What the helper is told of the lease's wishes.
-fn extras(spec: &ContainerSpec, image: &[(String, String)], gpus: &Given) -> Extras {
-    let options = &spec.options;
-    let volume = |volume: &Volume| VolumeOrder {
-        name: volume.name.clone(),
-        target: volume.target.clone(),
-        bytes: volume.bytes,
-    };
-    let tmpfs = |tmpfs: &Tmpfs| TmpfsOrder { target: tmpfs.target.clone(), bytes: tmpfs.bytes };
-    let mut environment: Vec<_> = image.iter().chain(&options.environment).cloned().collect();
-    gpus.add_to(&mut environment);
-    Extras {
-        shm_bytes: options.shm_bytes.unwrap_or(spec.memory_bytes / 2),
-        root: match options.root {
-            RootAccess::Writable => Access::Writable,
-            RootAccess::ReadOnly => Access::ReadOnly,
-        },
-        volumes: options.volumes.iter().map(volume).collect(),
-        tmpfs: options.tmpfs.iter().map(tmpfs).collect(),
-        environment,
-        resolver: match options.network {
-            Network::None => Resolver::Image,
-            Network::Egress => Resolver::Lease,
-        },
-    }
 }
 
 // === errors ===

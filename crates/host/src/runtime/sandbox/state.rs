@@ -5,8 +5,10 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
+use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
@@ -18,10 +20,13 @@ use super::process::{ProcessId, boot_id};
 const RECORD: &str = "sandbox.json";
 const RECORD_NEW: &str = "sandbox.json.new";
 const IMAGE: &str = "sandbox.image";
-const IMAGE_NEW: &str = "sandbox.image.new";
 const LOCK: &str = "sandbox.lock";
 /// A record is a few hundred bytes.
 const RECORD_BYTES_MAX: u64 = 16 << 10;
+/// An image's environment has 64 KiB at most, of which JSON makes six times as much.
+const IMAGE_BYTES_MAX: u64 = 1 << 20;
+/// Gives each writer of this program a file of its own.
+static WRITERS: AtomicU64 = AtomicU64::new(0);
 
 /// One container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +36,16 @@ pub(super) struct Record {
     pub(super) generation: u64,
     pub(super) boot_id: String,
     pub(super) init: ProcessId,
+}
+
+/// The image that a lease's container was made from first. What is on the lease's disk fits to no other, also when its name
+/// means another one by now, or none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct KeptImage {
+    pub(super) files: PathBuf,
+    /// What its author set; older leases have the files' place alone.
+    pub(super) environment: Option<Vec<(String, String)>>,
 }
 
 /// Held while a container is made or removed. Whoever dies holding it lets go of it.
@@ -107,30 +122,42 @@ pub(super) fn has_traces(dir: &Path) -> bool {
     [RECORD, RECORD_NEW, LOCK, super::ids::FILE].iter().any(|name| dir.join(name).exists())
 }
 
-/// The image that the lease's container was made from first; `wanted` from now on, where it is the first. What is on the
-/// lease's disk fits to no other, also when its name means another one by now.
-pub(super) fn keep_image(dir: &Path, wanted: &Path) -> io::Result<PathBuf> {
-    use std::os::unix::ffi::OsStrExt as _;
-    if let Some(kept) = kept_image(dir)? {
-        return Ok(if kept.is_dir() { kept } else { wanted.to_owned() });
+/// Notes the image that the lease's container is made from, unless one is noted already.
+pub(super) fn keep_image(dir: &Path, image: &KeptImage) -> io::Result<()> {
+    if kept_image(dir)?.is_some() {
+        return Ok(());
     }
-    let new = dir.join(IMAGE_NEW);
-    fs::write(&new, wanted.as_os_str().as_bytes())?;
-    fs::rename(&new, dir.join(IMAGE))?;
-    Ok(wanted.to_owned())
+    let (pid, writer) = (std::process::id(), WRITERS.fetch_add(1, Ordering::Relaxed));
+    let new = dir.join(format!("{IMAGE}.new.{pid}.{writer}"));
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    file.write_all(&serde_json::to_vec(image)?)?;
+    // A name that is older than what it names would be an empty file after a power cut. The name itself is written with that
+    // of the lease's disk, which comes later.
+    file.sync_all()?;
+    fs::rename(&new, dir.join(IMAGE))
 }
 
-/// The image that the lease's container was made from first, if there is one.
-pub(super) fn kept_image(dir: &Path) -> io::Result<Option<PathBuf>> {
-    use std::os::unix::ffi::OsStringExt as _;
-    match fs::read(dir.join(IMAGE)) {
+/// The image that the lease's container was made from first, if there is one. What cannot be understood is an error: any
+/// other image would be a wrong one.
+pub(super) fn kept_image(dir: &Path) -> io::Result<Option<KeptImage>> {
+    let file = match File::open(dir.join(IMAGE)) {
         Err(error)
             if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
         {
-            Ok(None)
+            return Ok(None);
         }
-        kept => Ok(Some(PathBuf::from(std::ffi::OsString::from_vec(kept?)))),
-    }
+        file => file?,
+    };
+    let mut bytes = Vec::new();
+    file.take(IMAGE_BYTES_MAX).read_to_end(&mut bytes)?;
+    let kept = if bytes.starts_with(b"/") {
+        let files = PathBuf::from(std::ffi::OsString::from_vec(bytes));
+        KeptImage { files, environment: None }
+    } else {
+        serde_json::from_slice::<KeptImage>(&bytes)?
+    };
+    if kept.files.is_absolute() { Ok(Some(kept)) } else { Err(io::ErrorKind::InvalidData.into()) }
 }
 
 /// Removes the record, so that the container counts as gone.
@@ -182,15 +209,32 @@ mod tests {
     #[test]
     fn a_lease_keeps_its_image() {
         let dir = tempfile::tempdir().expect("dir");
-        let images = ["one", "two"].map(|name| dir.path().join(name));
-        for image in &images {
-            fs::create_dir(image).expect("mkdir");
+        let [one, two] = ["/one", "/two"].map(|files| KeptImage {
+            files: files.into(),
+            environment: Some(vec![("FROM".to_owned(), files.to_owned())]),
+        });
+        assert_eq!(kept_image(dir.path()).expect("none"), None);
+        keep_image(dir.path(), &one).expect("first");
+        keep_image(dir.path(), &two).expect("later");
+        assert_eq!(kept_image(dir.path()).expect("kept"), Some(one));
+        let names = fs::read_dir(dir.path()).expect("list").count();
+        assert_eq!(names, 1, "nothing half-written stays");
+    }
+
+    /// After a power cut or an update a tenant's disk would get another image than the one that it was made over, and its
+    /// own image be removed.
+    #[test]
+    fn a_damaged_image_is_noticed() {
+        let dir = tempfile::tempdir().expect("dir");
+        let wanted = KeptImage { files: "/today".into(), environment: Some(Vec::new()) };
+        for text in ["", "\0\0", "{", "today", "{\"files\":\"today\",\"environment\":[]}"] {
+            fs::write(dir.path().join(IMAGE), text).expect("write");
+            assert!(kept_image(dir.path()).is_err(), "{text:?}");
+            assert!(keep_image(dir.path(), &wanted).is_err(), "{text:?}");
         }
-        let [one, two] = &images;
-        assert_eq!(keep_image(dir.path(), one).expect("first"), *one);
-        assert_eq!(keep_image(dir.path(), two).expect("later"), *one);
-        fs::remove_dir(one).expect("gone");
-        assert_eq!(keep_image(dir.path(), two).expect("the first is gone"), *two);
+        fs::write(dir.path().join(IMAGE), "/of/an/older/node").expect("write");
+        let kept = kept_image(dir.path()).expect("read").expect("there");
+        assert_eq!(kept, KeptImage { files: "/of/an/older/node".into(), environment: None });
     }
 
     /// Two helpers at work on one lease would start two containers.

@@ -171,13 +171,17 @@ fn lead(order: &Order, namer: Pid, wire: &UnixStream, mut making: Option<Making>
     if order.end == End::Tried {
         return Ok(running);
     }
+    let former = Record::read(&order.dir).step("read the container's record")?;
     Record::publish(&order.dir).step("record the container")?;
     tell(wire, GO)?;
     // The socket closes when the init becomes the agent; anything that is said before is why it could not.
     match next() {
         Err(failure) if failure.step == SILENT => Ok(running),
         said => {
-            state::forget(&order.dir).step("forget the container")?;
+            // Only one that has never run is gone; one that has is down, and its disk is its tenant's.
+            if former.is_none() {
+                state::forget(&order.dir).step("forget the container")?;
+            }
             Err(said.err().unwrap_or_else(out_of_turn))
         }
     }

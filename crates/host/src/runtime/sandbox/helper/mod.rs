@@ -178,6 +178,7 @@ fn lead(order: &Order, namer: Pid, wire: &UnixStream, mut making: Option<Making>
     match next() {
         Err(failure) if failure.step == SILENT => Ok(running),
         said => {
+            await_end(&record).step("end what was begun")?;
             // Only one that has never run is gone; one that has is down, and its disk is its tenant's.
             if former.is_none() {
                 state::forget(&order.dir).step("forget the container")?;
@@ -185,6 +186,19 @@ fn lead(order: &Order, namer: Pid, wire: &UnixStream, mut making: Option<Making>
             Err(said.err().unwrap_or_else(out_of_turn))
         }
     }
+}
+
+/// Ends the first process of a container that cannot be made, so that nobody who reads its record finds it alive.
+fn await_end(record: &Record) -> io::Result<()> {
+    for _ in 0..GIVE_UP_POLLS_MAX {
+        if record.living()?.is_none() {
+            return Ok(());
+        }
+        record.init.signal(Signal::KILL)?;
+        #[expect(clippy::disallowed_methods, reason = "the helper has nothing else to do")]
+        std::thread::sleep(GIVE_UP_POLL);
+    }
+    Err(io::ErrorKind::TimedOut.into())
 }
 
 /// Ends the processes of a container that cannot be made, and removes its control groups. They end by themselves where they

@@ -22,6 +22,8 @@ use crate::terminal;
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Programs that the host adds, last in line so that the image's own win.
 const OWN_PROGRAMS: &str = "/.nicompute/bin";
+/// The numbers of Linux's signals end here.
+const SIGNALS_MAX: libc::c_int = 64;
 /// Variables that a client may set; a name that ends in `_` stands for all that begin so.
 const VARIABLES_ALLOWED: &[&str] =
     &["LANG", "LC_", "TERM", "COLORTERM", "NI_", "SSH_AUTH_SOCK", "SSH_CONNECTION", "SSH_CLIENT"];
@@ -286,6 +288,7 @@ fn spawn(
 /// Makes the new process the leader of a session and a group.
 fn begin() -> io::Result<()> {
     rustix::process::setsid()?;
+    heed_signals();
     unblock_signals()
 }
 
@@ -293,6 +296,15 @@ fn begin() -> io::Result<()> {
 fn begin_on_terminal() -> io::Result<()> {
     begin()?;
     Ok(rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?)
+}
+
+/// What was started with signals ignored, as a shell starts what runs beside it, hands that on to every program after it; a
+/// tenant's Ctrl-C must end the tenant's program all the same.
+fn heed_signals() {
+    for number in 1..=SIGNALS_MAX {
+        // SAFETY: the default is no function of ours. The two that cannot be changed are refused, which changes nothing.
+        unsafe { libc::signal(number, libc::SIG_DFL) };
+    }
 }
 
 /// The agent takes its signals from a descriptor and blocks them; a program must not begin life deaf to them.
@@ -371,6 +383,25 @@ fn dial_unix(path: &str, gateway: &Path) -> Result<Started, StartRefusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A node that was started in the background of a script ignores Ctrl-C; its tenants' programs must not.
+    #[test]
+    fn ignored_signals_are_not_handed_on() {
+        // SAFETY: ignoring is no function of ours, and nothing else of this program uses the signal.
+        unsafe { libc::signal(libc::SIGUSR2, libc::SIG_IGN) };
+        let ignored = |prepare: fn() -> io::Result<()>| {
+            #[expect(clippy::disallowed_methods, reason = "a program that tells what it was given")]
+            let mut command = Command::new("grep");
+            command.args(["^SigIgn:", "/proc/self/status"]);
+            // SAFETY: as in `spawn`.
+            unsafe { command.pre_exec(prepare) };
+            let said = String::from_utf8(command.output().expect("grep").stdout).expect("text");
+            // The C library keeps two numbers above for itself.
+            u64::from_str_radix(said["SigIgn:".len()..].trim(), 16).expect("a set") & 0x7fff_ffff
+        };
+        assert_ne!(ignored(|| Ok(())) & 0x800, 0);
+        assert_eq!(ignored(begin), 0);
+    }
 
     /// A client that may set LD_PRELOAD or PATH runs code in other people's scripts.
     #[test]

@@ -385,6 +385,8 @@ fn take_signals() -> Result<OwnedFd, StartError> {
         for signal in [libc::SIGCHLD, libc::SIGTERM, libc::SIGINT] {
             libc::sigaddset(&raw mut set, signal);
         }
+        // Where it is ignored the kernel buries the dead, and nobody learns how they ended.
+        libc::signal(libc::SIGCHLD, libc::SIG_DFL);
         if libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) != 0 {
             return Err(StartError::Signals(io::Error::last_os_error()));
         }

@@ -20,6 +20,7 @@ mod image;
 mod pull;
 mod request;
 mod trial;
+mod turns;
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
@@ -48,6 +49,7 @@ use engine::{ACT, ASK, Engine, says_full, status};
 use gpus::Gpus;
 use request::{ImageFacts, Order};
 use trial::{Laboratory, Trial};
+use turns::Turns;
 
 pub use self::classes::{ClassRefusal, ClassReport};
 pub use self::error::DockerError;
@@ -79,6 +81,7 @@ pub struct Docker {
     gpus: Gpus,
     cache: Mutex<Cache>,
     fetching: tokio::sync::Mutex<()>,
+    turns: Turns,
 }
 
 // === impl Docker ===
@@ -99,6 +102,7 @@ impl Docker {
             gpus: Gpus::untried(&facts),
             cache: Mutex::new(Cache::open(&config.state_dir)),
             fetching: tokio::sync::Mutex::new(()),
+            turns: Turns::default(),
             classes: Classes::new(),
             disk_quota: false,
             raises_limits: AtomicBool::new(raises_limits),
@@ -303,6 +307,46 @@ impl Docker {
         }
     }
 
+    async fn ensure_alone(&self, spec: &ContainerSpec) -> Result<Running, RuntimeError> {
+        self.check(spec)?;
+        for _ in 0..RACES_MAX {
+            let Some(found) = self.find(spec.lease).await? else {
+                request::check_new(spec, self.limits())?;
+                self.prepare(spec).await?;
+                match self.create(spec).await {
+                    // Someone made it in between: look again.
+                    Err(error) if status(&error) == Some(409) => {}
+                    created => created?,
+                }
+                continue;
+            };
+            not_superseded(spec, &found)?;
+            if let Some(init_pid) = presence(&found).init_pid() {
+                self.hold_to_share(spec, &found).await?;
+                return Ok(Running { init_pid });
+            }
+            if is_half_removed(&found) {
+                ending::remove(&self.engine, &request::name(spec.lease), &found).await?;
+                continue;
+            }
+            match self.start(spec, &found).await {
+                // It was taken away again, and is made without them.
+                Err(error)
+                    if is_about_limits(&error)
+                        && self.raises_limits.swap(false, Ordering::Relaxed) =>
+                {
+                    tracing::warn!(%error, "the engine may not raise limits of open files and pinned memory; give it CAP_SYS_RESOURCE");
+                }
+                started => started?,
+            }
+        }
+        // The loop ends here when each start was followed by an early end of the agent.
+        match self.inspect(spec.lease).await?.init_pid() {
+            Some(init_pid) => Ok(Running { init_pid }),
+            None => Err(RuntimeError::NotRunning { lease: spec.lease }),
+        }
+    }
+
     /// Starts a container and looks whether it is what was ordered. One that never ran and cannot be started does not stay
     /// behind as if it could; one that has run keeps its disk, whatever stands in the way this time.
     async fn start(
@@ -406,48 +450,14 @@ impl Runtime for Docker {
     }
 
     async fn ensure(&self, spec: &ContainerSpec) -> Result<Running, RuntimeError> {
-        self.check(spec)?;
-        for _ in 0..RACES_MAX {
-            let Some(found) = self.find(spec.lease).await? else {
-                request::check_new(spec, self.limits())?;
-                self.prepare(spec).await?;
-                match self.create(spec).await {
-                    // Someone made it in between: look again.
-                    Err(error) if status(&error) == Some(409) => {}
-                    created => created?,
-                }
-                continue;
-            };
-            not_superseded(spec, &found)?;
-            if let Some(init_pid) = presence(&found).init_pid() {
-                self.hold_to_share(spec, &found).await?;
-                return Ok(Running { init_pid });
-            }
-            if is_half_removed(&found) {
-                ending::remove(&self.engine, &request::name(spec.lease), &found).await?;
-                continue;
-            }
-            match self.start(spec, &found).await {
-                // It was taken away again, and is made without them.
-                Err(error)
-                    if is_about_limits(&error)
-                        && self.raises_limits.swap(false, Ordering::Relaxed) =>
-                {
-                    tracing::warn!(%error, "the engine may not raise limits of open files and pinned memory; give it CAP_SYS_RESOURCE");
-                }
-                started => started?,
-            }
-        }
-        // The loop ends here when each start was followed by an early end of the agent.
-        match self.inspect(spec.lease).await?.init_pid() {
-            Some(init_pid) => Ok(Running { init_pid }),
-            None => Err(RuntimeError::NotRunning { lease: spec.lease }),
-        }
+        let _turn = self.turns.of(spec.lease).await;
+        self.ensure_alone(spec).await
     }
 
     async fn restart(&self, spec: &ContainerSpec) -> Result<Running, RuntimeError> {
         self.check(spec)?;
         let lease = spec.lease;
+        let _turn = self.turns.of(lease).await;
         let Some(found) = self.find(lease).await? else {
             return Err(RuntimeError::NotRunning { lease });
         };
@@ -460,7 +470,7 @@ impl Runtime for Docker {
         if presence(&found).init_pid().is_some() {
             ending::stop(&self.engine, &request::name(lease), &found, GRACE_S).await?;
         }
-        self.ensure(spec).await
+        self.ensure_alone(spec).await
     }
 
     async fn pull(
@@ -510,6 +520,7 @@ impl Runtime for Docker {
     }
 
     async fn remove(&self, lease: LeaseId) -> Result<(), RuntimeError> {
+        let _turn = self.turns.of(lease).await;
         if let Some(found) = self.find(lease).await? {
             ending::remove(&self.engine, &request::name(lease), &found).await?;
         }

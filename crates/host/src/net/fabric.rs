@@ -49,9 +49,13 @@ pub(super) struct Machine {
 #[derive(Debug, Clone)]
 struct Loaded {
     denied: Vec<Cidr>,
+    /// Where tenants' addresses are.
+    ranges: Vec<Cidr>,
     rules: usize,
     /// The routing's own rules.
     gate: String,
+    /// The largest packet of a wire.
+    mtu: Option<u32>,
 }
 
 impl Machine {
@@ -80,6 +84,11 @@ impl Machine {
 
     pub(super) fn place(&self) -> Option<PathBuf> {
         self.config.machine.clone()
+    }
+
+    /// The packet filter's table of this node.
+    pub(super) fn table(&self) -> String {
+        self.node.table()
     }
 
     pub(super) const fn subnet(&self) -> Cidr {
@@ -124,7 +133,8 @@ impl Machine {
             self.load(&mut loaded, &links)?;
         }
         let (link, label) = self.plan(lease, &links, &namespace)?;
-        self.make(&link, &label, &namespace).inspect_err(|_| {
+        let mtu = loaded.as_ref().and_then(|loaded| loaded.mtu).unwrap_or(routes::MTU_MAX);
+        self.make(&link, &label, mtu, &namespace).inspect_err(|_| {
             // The cause is worth more than what the removal says; half made, it goes at the next call at the latest.
             drop(links::remove(&self.ip, &link));
         })?;
@@ -191,34 +201,46 @@ impl Machine {
         self.tidy(&mut loaded, &links)
     }
 
-    fn policy(&self) -> Result<Policy, NetError> {
-        let mut denied: Vec<Cidr> = rules::never().collect();
-        denied.extend(&self.config.deny);
-        denied.extend(routes::own(&self.ip, &self.node)?);
-        Ok(Policy {
-            subnet: self.subnet,
-            denied,
-            resolvers: self.resolvers.clone(),
-            bits_per_second: self.config.egress_bits_per_second,
-            connections_max: self.config.connections_max,
-        })
+    /// What no tenant may reach.
+    fn denied(&self, own: &[Cidr]) -> Vec<Cidr> {
+        rules::never().chain(self.config.deny.iter().copied()).chain(own.iter().copied()).collect()
+    }
+
+    /// The subnet, and the address of each wire that was made while there was another subnet.
+    fn ranges(&self, wired: &[Wired<'_>]) -> Vec<Cidr> {
+        let addresses = wired.iter().map(|wire| wire.label.address);
+        let strays = addresses.filter(|address| !self.subnet.contains(*address));
+        let mut ranges: Vec<Cidr> = strays.map(|address| Cidr::around(address, 32)).collect();
+        ranges.push(self.subnet);
+        ranges.sort_unstable();
+        ranges.dedup();
+        ranges
     }
 
     /// Puts rules for exactly these links in place of what is there.
     fn load(&self, loaded: &mut Option<Loaded>, links: &[Link]) -> Result<(), NetError> {
         *loaded = None;
-        let policy = self.policy()?;
         let wired: Vec<Wired<'_>> = links.iter().filter_map(wired).collect();
+        let routes = routes::look(&self.ip, &self.node)?;
+        let policy = Policy {
+            ranges: self.ranges(&wired),
+            denied: self.denied(&routes.own),
+            resolvers: self.resolvers.clone(),
+            bits_per_second: self.config.egress_bits_per_second,
+            connections_max: self.config.connections_max,
+        };
         // Before the gate: a wire of an earlier version has no eye for marks yet, and nobody has marked its packets.
         for wire in &wired {
             links::heed_marks(wire.link)?;
         }
         rules::load(&self.nft, &self.node, &policy, &wired)?;
-        gate::shut(&self.ip, &self.node, self.subnet, &self.resolvers)?;
+        gate::shut(&self.ip, &self.node, &policy.ranges, &self.resolvers)?;
         filter::admit(self.iptables.as_ref(), &self.nft, &self.node)?;
         let rules = rules::held(&self.nft, &self.node)?.map_or(0, |held| held.rules);
         let gate = gate::shown(&self.ip, &self.node)?;
-        *loaded = Some(Loaded { denied: policy.denied, rules, gate });
+        let Policy { denied, ranges, .. } = policy;
+        *loaded = Some(Loaded { denied, ranges, rules, gate, mtu: routes.mtu });
+        self.resize(links, routes.mtu);
         Ok(())
     }
 
@@ -238,18 +260,34 @@ impl Machine {
         wires.sort();
         let held = rules::held(&self.nft, &self.node)?;
         let wanted = loaded.as_ref().map(|loaded| Held { rules: loaded.rules, wires });
-        let gate = gate::shown(&self.ip, &self.node)?;
-        let is_whole =
-            |loaded: &&mut Loaded| held.is_some() && held == wanted && loaded.gate == gate;
+        let (gate, ranges) = (gate::shown(&self.ip, &self.node)?, self.ranges(&wired));
+        let is_whole = |loaded: &&mut Loaded| {
+            held.is_some() && held == wanted && loaded.gate == gate && loaded.ranges == ranges
+        };
         let Some(before) = loaded.as_mut().filter(is_whole) else {
             return self.load(loaded, links);
         };
-        let denied = self.policy()?.denied;
+        let routes = routes::look(&self.ip, &self.node)?;
+        before.mtu = routes.mtu;
+        self.resize(links, routes.mtu);
+        let denied = self.denied(&routes.own);
         if before.denied != denied {
             rules::deny(&self.nft, &self.node, &denied)?;
             before.denied = denied;
         }
         filter::admit(self.iptables.as_ref(), &self.nft, &self.node)
+    }
+
+    /// Makes wires carry what the way out carries, and no more. A wire whose far end is not found or does as it likes stays as
+    /// it is: its tenant is told by messages what is too large.
+    fn resize(&self, links: &[Link], mtu: Option<u32>) {
+        let Some(mtu) = mtu else { return };
+        for link in links.iter().filter(|link| link.mtu != mtu) {
+            let namespace = wired(link).and_then(|wire| Namespace::find(wire.label.namespace));
+            if let Some(namespace) = namespace {
+                drop(links::resize(&self.ip, &link.name, mtu, &namespace));
+            }
+        }
     }
 
     /// A free address with everything that follows from it.
@@ -286,12 +324,18 @@ impl Machine {
     }
 
     /// Rules first: a wire that is up before its rules would carry nothing, one after them carries what they allow.
-    fn make(&self, link: &str, label: &Label, namespace: &Namespace) -> Result<(), NetError> {
+    fn make(
+        &self,
+        link: &str,
+        label: &Label,
+        mtu: u32,
+        namespace: &Namespace,
+    ) -> Result<(), NetError> {
         rules::add(&self.nft, &self.node, Wired { link, label })?;
         let gateway = self.subnet.at(GATEWAY_PLACE);
         let gateway = gateway.ok_or(NetError::Full { subnet: self.subnet })?;
         let ends = Ends { address: label.address, gateway };
-        links::make(&self.ip, link, &ends, namespace)?;
+        links::make(&self.ip, link, &ends, mtu, namespace)?;
         links::finish(&self.ip, link, &self.node.label(label))
     }
 
@@ -320,8 +364,8 @@ fn random() -> Result<Random, NetError> {
         source: error.into(),
     })?;
     let [a, b, c, d, e, f, g, h] = bytes;
-    // Zero is what connections of others carry.
-    let mark = u32::from_ne_bytes([e, f, g, h]).max(1);
+    // Zero is what connections of others carry; and whoever copies marks of connections to packets must not let them in.
+    let mark = (u32::from_ne_bytes([e, f, g, h]) & !gate::MARK).max(1);
     Ok(Random { place: u32::from_ne_bytes([a, b, c, d]), mark })
 }
 

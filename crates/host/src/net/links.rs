@@ -39,6 +39,8 @@ const TENANT_SETTINGS: [(&str, &str); 1] = [("ipv6/conf/{link}/disable_ipv6", "1
 pub(super) struct Link {
     pub(super) name: String,
     pub(super) state: State,
+    /// The largest packet that the machine's end carries.
+    pub(super) mtu: u32,
     /// Bytes that the tenant sent.
     pub(super) sent_bytes: u64,
     /// Bytes that the tenant received.
@@ -60,6 +62,8 @@ struct Shown {
     ifname: String,
     #[serde(default)]
     ifalias: Option<String>,
+    #[serde(default)]
+    mtu: u32,
     #[serde(default)]
     stats64: Option<Stats>,
 }
@@ -88,7 +92,7 @@ pub(super) fn list(ip: &Program, node: &Node) -> Result<Vec<Link>, NetError> {
             };
             let (sent_bytes, received_bytes) =
                 link.stats64.map_or((0, 0), |stats| (stats.rx.bytes, stats.tx.bytes));
-            Link { name: link.ifname, state, sent_bytes, received_bytes }
+            Link { name: link.ifname, state, mtu: link.mtu, sent_bytes, received_bytes }
         })
         .collect())
 }
@@ -108,13 +112,19 @@ pub(super) fn parse<T: serde::de::DeserializeOwned>(
 }
 
 /// Makes a wire that is whole but for its label.
-pub(super) fn make(ip: &Program, name: &str, wire: &Ends, to: &Namespace) -> Result<(), NetError> {
+pub(super) fn make(
+    ip: &Program,
+    name: &str,
+    wire: &Ends,
+    mtu: u32,
+    to: &Namespace,
+) -> Result<(), NetError> {
     let Ends { address, gateway } = *wire;
     let (ours, theirs) = (hardware(address, End::Machine), hardware(address, End::Tenant));
     let namespace = to.path();
     let create = format!(
-        "link add name {name} address {ours} type veth peer name {INSIDE} address {theirs} \
-         netns {namespace}\n"
+        "link add name {name} address {ours} mtu {mtu} type veth peer name {INSIDE} \
+         address {theirs} mtu {mtu} netns {namespace}\n"
     );
     ip.must("make a wire", &["-batch", "-"], &create)?;
     set(&MACHINE_SETTINGS, name)?;
@@ -146,6 +156,16 @@ pub(super) fn know_gateway(ip: &Program, wire: &Ends, at: &Namespace) -> Result<
     let ours = hardware(address, End::Machine);
     let text = format!("neigh replace {gateway} lladdr {ours} dev {INSIDE} nud permanent\n");
     at.inside(|| ip.must("name a tenant's gateway", &["-batch", "-"], &text).map(drop))
+}
+
+/// Makes both ends of a wire carry packets of that size. The machine's end comes last: it says that both do.
+pub(super) fn resize(ip: &Program, name: &str, mtu: u32, to: &Namespace) -> Result<(), NetError> {
+    let resize = |link| {
+        let args = ["link", "set", "dev", link, "mtu", &mtu.to_string()];
+        ip.must("resize a wire", &args, "").map(drop)
+    };
+    to.inside(|| resize(INSIDE))?;
+    resize(name)
 }
 
 /// The addresses at a wire's two ends.

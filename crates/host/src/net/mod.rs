@@ -4,8 +4,8 @@
 //! It owns links and one table of the packet filter, both labelled with the node, and what it knows it finds on the machine:
 //! there is no other record. Every act may be repeated, and whatever a killed node left half made goes at the next one. It
 //! never changes a route, a rule, a link or a setting that it did not make, but for two labelled rules in a forward chain that
-//! drops everything, and routing rules in a place of its own; forwarding itself is turned on only where the operator says so, and then it stays on, since others may
-//! rely on it by the time we go.
+//! drops everything, and routing rules in a place of its own; forwarding itself is turned on only where the operator says so,
+//! and then it stays on, since others may rely on it by the time we go.
 
 mod cidr;
 mod error;
@@ -121,14 +121,14 @@ pub trait Network: Send + Sync + fmt::Debug {
     /// When the machine does not tell.
     async fn leases(&self) -> Result<Vec<LeaseId>, NetError>;
 
-    /// Removes whatever is half made, puts the rules back where somebody removed them, and closes networks that the machine
-    /// was connected to meanwhile. To be called often.
+    /// Removes whatever is half made, puts the rules back where somebody removed them, closes networks that the machine was
+    /// connected to meanwhile, and makes wires as wide as its way out. To be called often.
     ///
     /// # Errors
     /// When the machine refuses.
     async fn mend(&self) -> Result<(), NetError>;
 
-    /// Ends when somebody may have removed rules. What is there to be mended, `mend` finds out.
+    /// Ends when somebody may have removed rules of this node, or of the machine's forward chain. What is there to be mended, `mend` finds out.
     ///
     /// # Errors
     /// When nothing can be heard of it; the looks from time to time remain.
@@ -223,7 +223,7 @@ impl Network for Fabric {
     async fn disturbed(&self) -> Result<(), NetError> {
         let failed =
             |source| NetError::Io { act: "listen at", path: "the packet filter".into(), source };
-        let watch = self.with(move |_| Watch::open().map_err(failed)).await?;
+        let watch = self.with(move |machine| Watch::open(machine.table()).map_err(failed)).await?;
         watch.removal().await.map_err(failed)
     }
 

@@ -36,6 +36,19 @@ impl Namespace {
         }
     }
 
+    /// The namespace with that number, where some process is in it.
+    pub(super) fn find(number: u64) -> Option<Self> {
+        let processes = std::fs::read_dir("/proc").ok()?;
+        let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        // A process may end, or go elsewhere, while it is looked at.
+        let opened = pids.filter_map(|pid: u32| {
+            let shown = std::fs::read_link(format!("/proc/{pid}/ns/net")).ok()?;
+            let is_it = shown.to_str() == Some(&*format!("net:[{number}]"));
+            is_it.then(|| Self::of_process(pid).ok()).flatten()
+        });
+        opened.into_iter().find(|namespace| namespace.number == number)
+    }
+
     /// The namespace that a file stands for.
     pub(super) fn open(path: &Path) -> Result<Self, NetError> {
         let failed = |source| NetError::Io { act: "open", path: path.to_owned(), source };

@@ -1,10 +1,12 @@
-//! What the machine's own network looks like: the networks that it is connected to, and a subnet that nobody uses.
+//! What the machine's own network looks like: the networks that it is connected to, its way out, and a subnet that nobody uses.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::links;
 use super::names::Node;
@@ -26,6 +28,15 @@ const OWN_MAX: usize = 8_192;
 /// Routes that are read; a machine with the routes of the whole world is no provider.
 const ROUTES_MAX: usize = 65_536;
 
+/// The largest packet of a wire, where the way out carries larger ones: the internet beyond it does not.
+pub(super) const MTU_MAX: u32 = 1500;
+/// The smallest: what every host of the internet takes.
+const MTU_MIN: u32 = 576;
+/// Links that are looked at for the way out; machines have one or two.
+const WAYS_MAX: usize = 16;
+/// Where no packet leads out: multicast, and what is for nobody.
+const NOWHERE: (Ipv4Addr, u8) = (Ipv4Addr::new(224, 0, 0, 0), 3);
+
 /// One route of the machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Route {
@@ -40,6 +51,37 @@ struct ShownRoute {
     dst: String,
     #[serde(default)]
     dev: Option<String>,
+    /// Nothing for a route that leads somewhere.
+    #[serde(default, rename = "type")]
+    kind: Option<String>,
+    #[serde(default)]
+    nexthops: Vec<Hop>,
+    /// Versions differ in how they show them.
+    #[serde(default)]
+    metrics: Value,
+}
+
+/// One of several ways of a route.
+#[derive(Debug, Deserialize)]
+struct Hop {
+    #[serde(default)]
+    dev: Option<String>,
+}
+
+/// What `ip -j link show` says of one link.
+#[derive(Debug, Deserialize)]
+struct ShownLink {
+    #[serde(default)]
+    mtu: Option<u32>,
+}
+
+/// What every routing table says.
+#[derive(Debug)]
+pub(super) struct Routes {
+    /// The provider's own networks.
+    pub(super) own: Vec<Cidr>,
+    /// The largest packet that every way out carries, within what wires may have; nothing where no way leads out.
+    pub(super) mtu: Option<u32>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -79,12 +121,54 @@ fn parse(line: &str) -> Option<Route> {
     (prefix > 0).then_some(Route { link, to })
 }
 
+/// Reads every routing table.
+pub(super) fn look(ip: &Program, node: &Node) -> Result<Routes, NetError> {
+    let text = ip.must("list routes", &["-j", "-4", "route", "show", "table", "all"], "")?;
+    let shown: Vec<ShownRoute> = links::parse(&text, "list routes")?;
+    Ok(Routes { own: own(&shown, node)?, mtu: mtu(ip, &ways_out(&shown))? })
+}
+
+/// Each link that leads out of the machine, with the largest packet that its route says, if it says one.
+fn ways_out(shown: &[ShownRoute]) -> BTreeMap<&str, Option<u32>> {
+    let nowhere = Cidr::around(NOWHERE.0, NOWHERE.1);
+    let is_way_out = |route: &&ShownRoute| {
+        let is_nowhere = |to: Cidr| to.prefix() >= nowhere.prefix() && to.overlaps(nowhere);
+        let is_wide = |to: Cidr| to.prefix() < OWN_PREFIX_MIN && !is_nowhere(to);
+        route.kind.as_deref().is_none_or(|kind| kind == "unicast")
+            && (matches!(&*route.dst, "default" | "0.0.0.0/0")
+                || parse_destination(&route.dst).is_some_and(is_wide))
+    };
+    let mut ways = BTreeMap::new();
+    for route in shown.iter().take(ROUTES_MAX).filter(is_way_out) {
+        let metrics = route.metrics.as_array().into_iter().flatten();
+        let said = metrics.filter_map(|metric| metric.get("mtu")?.as_u64());
+        let said = said.filter_map(|mtu| u32::try_from(mtu).ok()).min();
+        let hops = route.nexthops.iter().map(|hop| &hop.dev);
+        for link in hops.chain([&route.dev]).filter_map(Option::as_deref) {
+            let way = ways.entry(link).or_insert(said);
+            *way = (*way).into_iter().chain(said).min();
+        }
+    }
+    ways
+}
+
+fn mtu(ip: &Program, ways: &BTreeMap<&str, Option<u32>>) -> Result<Option<u32>, NetError> {
+    let mut smallest: Option<u32> = None;
+    for (link, said) in ways.iter().take(WAYS_MAX) {
+        // A link may go while it is looked at.
+        let ran = ip.run("show a link", &["-j", "link", "show", "dev", link], "")?;
+        let shown: Vec<ShownLink> =
+            if ran.is_ok { links::parse(&ran.output, "show a link")? } else { Vec::new() };
+        let its = shown.first().and_then(|link| link.mtu);
+        smallest = [smallest, *said, its].into_iter().flatten().min();
+    }
+    Ok(smallest.map(|mtu| mtu.clamp(MTU_MIN, MTU_MAX)))
+}
+
 /// The provider's own networks, tenants' wires aside: what the machine is connected to, its addresses, and whatever else one
 /// of its routing tables names, such as networks behind a router, a tunnel or a VRF. What is wider than any network of one
 /// owner stands for the whole world.
-pub(super) fn own(ip: &Program, node: &Node) -> Result<Vec<Cidr>, NetError> {
-    let text = ip.must("list routes", &["-j", "-4", "route", "show", "table", "all"], "")?;
-    let shown: Vec<ShownRoute> = links::parse(&text, "list routes")?;
+fn own(shown: &[ShownRoute], node: &Node) -> Result<Vec<Cidr>, NetError> {
     let mut networks: Vec<Cidr> = shown
         .iter()
         .take(ROUTES_MAX)
@@ -174,6 +258,22 @@ mod tests {
         for text in ["default", "", "10.0.0.0/33", "nonsense"] {
             assert_eq!(parse_destination(text), None, "{text}");
         }
+    }
+
+    /// A way out that is overlooked stalls every upload through it; one that is none makes every packet small.
+    #[test]
+    fn ways_out_are_found_with_their_size() {
+        let text = r#"[{"dst":"default","dev":"a","flags":[],"metrics":[{"mtu":1300}]},
+            {"dst":"default","dev":"a","metric":7},
+            {"dst":"default","table":"9","nexthops":[{"dev":"b","weight":1},{"dev":"c"}]},
+            {"dst":"128.0.0.0/1","dev":"tunnel","metrics":[{"mtu":"lock 1280"}]},
+            {"type":"blackhole","dst":"default"},
+            {"type":"local","dst":"0.0.0.0/0","dev":"lo"},
+            {"dst":"224.0.0.0/4","dev":"multicast"},
+            {"dst":"10.0.0.0/8","dev":"lan"}]"#;
+        let shown: Vec<ShownRoute> = links::parse(text, "list").unwrap();
+        let ways: Vec<_> = ways_out(&shown).into_iter().collect();
+        assert_eq!(ways, [("a", Some(1300)), ("b", None), ("c", None), ("tunnel", None)]);
     }
 
     /// A chosen subnet that hides the provider's own network cuts it off; a node that finds none must say so.

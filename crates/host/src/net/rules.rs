@@ -2,7 +2,8 @@
 //!
 //! A tenant reaches public addresses and the named resolvers, and nothing else: not the machine, not its networks, not other
 //! tenants, not the addresses that clouds answer on. Its packets carry its own address or go nowhere. Only answers come back.
-//! What is let in is marked, and without the mark the machine's routing knows no way to or from a tenant.
+//! What is let in is marked, and without the mark the machine's routing knows no way to or from a tenant. It is marked last,
+//! behind whatever else on the machine sets marks.
 
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
@@ -43,8 +44,8 @@ const DYNAMIC_MAX: u32 = 1 << 20;
 /// What the rules depend on beside the wires.
 #[derive(Debug, Clone)]
 pub(super) struct Policy {
-    /// Where tenants' addresses come from.
-    pub(super) subnet: Cidr,
+    /// Where tenants' addresses come from, and addresses of wires that came from elsewhere.
+    pub(super) ranges: Vec<Cidr>,
     pub(super) denied: Vec<Cidr>,
     pub(super) resolvers: Vec<Ipv4Addr>,
     pub(super) bits_per_second: Option<u64>,
@@ -81,9 +82,13 @@ pub(super) fn load(
     nft.must("load the tenants' rules", &["-f", "-"], &whole(node, policy, wires)).map(drop)
 }
 
-/// Removes the table. Removing what is not there succeeds.
+/// Removes the table. Removing what is not there succeeds, and tells nobody: whoever hears of removals would look what it was.
 pub(super) fn unload(nft: &Program, node: &Node) -> Result<(), NetError> {
     let table = node.table();
+    let shown = nft.must("list tables", &["list", "tables", "inet"], "")?;
+    if !shown.split_ascii_whitespace().any(|word| word == table) {
+        return Ok(());
+    }
     let text = format!("add table inet {table}\ndelete table inet {table}\n");
     nft.must("remove the tenants' rules", &["-f", "-"], &text).map(drop)
 }
@@ -143,7 +148,7 @@ fn whole(node: &Node, policy: &Policy, wires: &[Wired<'_>]) -> String {
     let (table, links) = (node.table(), format!("\"{}*\"", node.prefix()));
     let (denied, resolvers) = (joined(&policy.denied), joined(&policy.resolvers));
     let rate = policy.bits_per_second.map_or_else(String::new, rate);
-    let (connections_max, subnet) = (policy.connections_max, policy.subnet);
+    let (connections_max, ranges) = (policy.connections_max, joined(&policy.ranges));
     let mut text = format!(
         r#"add table inet {table}
 delete table inet {table}
@@ -160,12 +165,12 @@ table inet {table} {{
     iifname != {links} accept
     meta nfproto != ipv4 counter drop
     iifname . ether saddr . ip saddr != @wires counter drop
-{rate}    meta mark set meta mark or 0x{MARK:08x}
-  }}
-  chain back {{
+{rate}  }}
+  chain marked {{
     type filter hook prerouting priority -90; policy accept;
+    iifname . ether saddr . ip saddr @wires meta mark set meta mark or 0x{MARK:08x} accept
     iifname {links} accept
-    ip daddr {subnet} ct state established,related meta mark set meta mark or 0x{MARK:08x}
+    ip daddr {{ {ranges} }} ct state established,related meta mark set meta mark or 0x{MARK:08x}
   }}
   chain machine {{
     type filter hook input priority -10; policy accept;
@@ -206,10 +211,23 @@ table inet {table} {{
 }}
 "#
     );
-    for wire in wires {
-        text.push_str(&elements(node, "add", *wire));
-    }
+    text.push_str(&news(&table, &ranges));
+    text.extend(wires.iter().map(|wire| elements(node, "add", *wire)));
     text
+}
+
+/// Marks what the machine says to a tenant about its packets, where their sender was translated: then the way is looked for
+/// once more, behind this, and no more by what the message is.
+fn news(table: &str, ranges: &str) -> String {
+    format!(
+        "table inet {table} {{\n\
+         chain news {{\n\
+         type filter hook output priority -150; policy accept;\n\
+         ip daddr {{ {ranges} }} icmp type {{ destination-unreachable, time-exceeded }} \
+         meta mark set meta mark or 0x{MARK:08x}\n\
+         }}\n\
+         }}\n"
+    )
 }
 
 fn rate(bits_per_second: u64) -> String {

@@ -30,6 +30,7 @@ mod gateway_terminal;
 mod gateway_world;
 mod gpus;
 mod net;
+mod net_ways;
 mod net_world;
 mod sandbox_crash;
 mod sandbox_gpus;

@@ -15,7 +15,7 @@ const PORT: u16 = 8080;
 /// Ports of mail, which no tenant may speak.
 const MAIL: [u16; 3] = [25, 465, 587];
 
-async fn tenant(fabric: &Fabric) -> (Place, Wire) {
+pub(crate) async fn tenant(fabric: &Fabric) -> (Place, Wire) {
     let place = Place::new();
     let wire = fabric.attach(lease(), place.pid()).await.expect("attach");
     (place, wire)
@@ -248,9 +248,9 @@ async fn removed_rules_are_heard_of_at_once() {
         fabric.mend().await.expect("mend");
     };
     let harms = async {
-        // Until it was heard: the listener may begin after the first one.
+        // Until it was heard: the listener may begin after the first one, and hears of nothing but this node's rules.
         loop {
-            world.machine.ok("nft add table inet firewall");
+            fabric.mend().await.expect("mend");
             world.machine.ok("nft flush ruleset");
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use nicompute_host::net::{Fabric, NetConfig};
 use nicompute_market::LeaseId;
+use rustix::net::{AddressFamily, SendFlags, SocketType, ipproto, sendto};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::support::{LIMIT, is_root, random, skip, wait_for};
@@ -161,6 +162,58 @@ impl Place {
                 let peer =
                     stream.peer_addr().map_or_else(|_| String::new(), |peer| peer.to_string());
                 drop(stream.write_all(peer.as_bytes()));
+            }
+        });
+    }
+
+    /// A TCP server at all its addresses that answers, when a caller has said everything, how much it was.
+    pub(crate) fn counts_tcp(&self, port: u16) {
+        let listener =
+            self.inside(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).expect("bind"));
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let Ok(mut stream) = stream else { return };
+                std::thread::spawn(move || {
+                    let heard = std::io::copy(&mut stream, &mut std::io::sink());
+                    heard.and_then(|bytes| stream.write_all(&bytes.to_ne_bytes()))
+                });
+            }
+        });
+    }
+
+    /// Whether so much passes to a server that counts.
+    pub(crate) fn uploads(&self, to: Ipv4Addr, port: u16, bytes: usize) -> bool {
+        self.inside(|| {
+            let mut stream =
+                TcpStream::connect_timeout(&(to, port).into(), LIMIT).expect("connect");
+            stream.set_write_timeout(Some(LIMIT)).expect("timeout");
+            stream.set_read_timeout(Some(LIMIT)).expect("timeout");
+            let mut counted = [0; 8];
+            let sent = stream.write_all(&vec![b'x'; bytes]);
+            let sent = sent.and_then(|()| stream.shutdown(std::net::Shutdown::Write));
+            let sent = sent.and_then(|()| stream.read_exact(&mut counted));
+            sent.is_ok_and(|()| usize::try_from(u64::from_ne_bytes(counted)) == Ok(bytes))
+        })
+    }
+
+    /// The largest packet of a link.
+    pub(crate) fn mtu(&self, link: &str) -> u32 {
+        let shown = self.ok(&format!("ip -o link show dev {link}"));
+        let mut words = shown.split_ascii_whitespace().skip_while(|word| *word != "mtu");
+        words.nth(1).expect("mtu").parse().expect("number")
+    }
+
+    /// Sends a message of that type and code to each.
+    pub(crate) fn sends_icmp(&self, kind: u8, code: u8, to: &[Ipv4Addr]) {
+        self.inside(|| {
+            let (family, raw) = (AddressFamily::INET, SocketType::RAW);
+            let socket = rustix::net::socket(family, raw, Some(ipproto::ICMP)).expect("socket");
+            // An empty message of type and code alone has this checksum.
+            let [a, b] = (!u16::from_be_bytes([kind, code])).to_be_bytes();
+            for to in to {
+                let to = SocketAddrV4::new(*to, 0);
+                // What is refused at once is not let through either.
+                let _ = sendto(&socket, &[kind, code, a, b, 0, 0, 0, 0], SendFlags::empty(), &to);
             }
         });
     }

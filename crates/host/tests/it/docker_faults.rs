@@ -69,11 +69,9 @@ async fn leases_outlive_the_engine() {
         assert_eq!(docker.list().await.expect("list"), [spec.lease]);
     }
     // The engine dies in the middle of a removal, at whatever moment.
-    let removal = docker.remove(spec.lease);
-    tokio::pin!(removal);
     tokio::select! {
         biased;
-        done = &mut removal => done.expect("it was faster"),
+        done = docker.remove(spec.lease) => done.expect("it was faster"),
         () = tokio::time::sleep(Duration::from_millis(20)) => engine.kill(),
     }
     engine.kill();

@@ -278,7 +278,9 @@ async fn all_of_it_as_an_ordinary_user() {
     let ran = tokio::task::spawn_blocking(move || command.output()).await.expect("join");
     let ran = ran.expect("run");
     let (out, err) = (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
-    for line in out.lines().filter(|line| line.contains("SKIPPED:")) {
+    // What only root can do has its turn as root, in this same program.
+    let is_lost = |line: &&str| line.contains("SKIPPED:") && !line.contains("only root");
+    for line in out.lines().filter(is_lost) {
         skip(line.trim_start_matches("SKIPPED: "));
     }
     assert!(ran.status.success(), "{out}\n{err}");

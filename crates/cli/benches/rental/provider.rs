@@ -19,6 +19,8 @@ use crate::world::{Daemon, World, program, wait_for};
 const BUDGET: Duration = Duration::from_secs(60);
 /// The offer of a node whose provider names none.
 const MACHINE: &str = "machine";
+/// What a node logs when it begins its work.
+const READY: &str = "nicompute::daemons: ready";
 
 /// How tenants are run.
 pub(crate) enum Kind<'k> {
@@ -107,6 +109,8 @@ impl Provider {
     /// in seconds: the median.
     pub(crate) fn bring_up(&self) -> Option<f64> {
         let log = self.daemon.log();
+        // The log goes on where the provider before this one ended.
+        let log = log.rsplit_once(READY).map_or(&*log, |(_, own)| own);
         let (mut began, mut took) = (BTreeMap::new(), Vec::new());
         for line in log.lines() {
             let (Some(at), Some(lease)) = (second_of_day(line), word(line, "lease=")) else {

@@ -140,12 +140,6 @@ impl Leases {
         Ok(found.filter(|lease| !lease.state.is_final()))
     }
 
-    /// The names of what is offered.
-    #[must_use]
-    pub fn offers(&self) -> Vec<OfferId> {
-        self.offers.ids()
-    }
-
     /// Whether an order for this offer would be given now, without a wait.
     ///
     /// # Errors

@@ -176,11 +176,6 @@ impl Offers {
         })
     }
 
-    /// The names of the offers.
-    pub(crate) fn ids(&self) -> Vec<OfferId> {
-        self.list().iter().map(|offer| offer.id.clone()).collect()
-    }
-
     /// What there is to lease, for a caller that names no offer.
     pub(crate) fn machines(&self) -> Vec<(OfferId, Machine)> {
         let one = |offer: &Defined| (offer.id.clone(), offer.machine.clone());
